@@ -1,0 +1,78 @@
+"""Every error a user can meet: what happened, what to do, and the exit code of the command that met it.
+
+Raise the narrowest class. The message says what is wrong in one line; `hint` says what to do about it.
+Mistakes of a programmer (a wrong type, a call out of order) raise Python's own exceptions instead.
+"""
+
+from __future__ import annotations
+
+
+class TtbertError(Exception):
+    """The base of all errors of ttbert; the command line prints `message` and `hint` and leaves with `exit_code`."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputError(TtbertError):
+    """What the user typed or gave as input cannot be used: a malformed file, a wrong count, an unknown name."""
+
+    exit_code = 2
+
+
+class CheckpointError(TtbertError):
+    """The checkpoint is not one that can be converted: missing or extra tensors, a bad shape, an unsafe file."""
+
+    exit_code = 3
+
+
+class BoardError(TtbertError):
+    """The board, its grid, the batch or the mesh is not supported."""
+
+    exit_code = 4
+
+
+class CacheError(TtbertError):
+    """The cache cannot be used as asked."""
+
+    exit_code = 5
+
+
+class NotCached(CacheError):
+    """Something is not there, and it may not be fetched or made: offline, or read-only."""
+
+    exit_code = 6
+
+
+class IntegrityError(CacheError):
+    """Stored bytes are not what their digest, their size or their header says. Nothing of them was used."""
+
+    exit_code = 7
+
+
+class StoreReadOnly(CacheError):
+    """The store may not be written to by this user."""
+
+    exit_code = 9
+
+
+class NoSpaceError(CacheError):
+    """The disk is full; what was being written is not visible to anybody."""
+
+    exit_code = 10
+
+
+class StoreUnavailable(CacheError):
+    """A store or the hub cannot be reached, or refuses: network, credentials, timeout."""
+
+    exit_code = 11
+
+
+class DeviceError(TtbertError):
+    """The device asked for is not there or cannot be used."""
+
+    exit_code = 12
