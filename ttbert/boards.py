@@ -1,0 +1,56 @@
+"""Tenstorrent boards, as far as planning needs them: the grid of worker cores, and the batches that it can hold.
+
+A batch is spread over one dimension of the core grid: 8 x batch, or batch x 8, as tt-metal's BERT-large demo does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import BoardError
+
+SPREAD = 8
+"""Cores over which the hidden dimension is split, in the dimension that the batch does not take."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """A board by name, with the columns and rows of worker cores that one of its chips offers to a program.
+
+    Sources: the e150's 12 x 9 is the grid of tt-metal's BERT-large demo, in releases up to v0.55; 8 x 8 of n150 and n300 and 11 x 10 of
+    p100 and p150 are what TT-NN 0.81 reports on mock devices of these boards (n300 with dispatch on its Ethernet cores).
+    """
+
+    name: str
+    columns: int
+    rows: int
+    chips: int = 1
+
+    @property
+    def largest_batch(self) -> int:
+        """The most inputs a chip can take at once."""
+        by_row = self.rows if self.columns >= SPREAD else 0
+        by_column = self.columns if self.rows >= SPREAD else 0
+        return max(by_row, by_column)
+
+
+BOARDS = {
+    board.name: board
+    for board in (
+        Board("e150", 12, 9),
+        Board("n150", 8, 8),
+        Board("n300", 8, 8, chips=2),
+        Board("p100", 11, 10),
+        Board("p150", 11, 10),
+    )
+}
+
+
+def check_batch(board: Board, batch: int) -> None:
+    """BoardError if a chip of the board cannot take so many inputs at once."""
+    if batch > board.largest_batch:
+        raise BoardError(
+            f"batch {batch} does not fit an {board.name}: its {board.columns} x {board.rows} cores hold at most "
+            f"{board.largest_batch}",
+            f"pass --batch {board.largest_batch} or less",
+        )

@@ -1,0 +1,110 @@
+"""A blob in memory, checked on its way there.
+
+The bytes are hashed while they are copied out of the store, into an anonymous memory file that is then sealed. So what was
+checked is exactly what is used: nobody can change it between the check and the use, and it is not read a second time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from types import TracebackType
+from typing import BinaryIO
+
+import blake3
+
+from ..errors import IntegrityError
+from .digest import Digest
+
+_CHUNK = 4 << 20
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class Blob:
+    """Checked bytes in a sealed memory file. Close it when done; mappings made of it stay valid."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor = descriptor
+        self.size = size
+
+    @property
+    def path(self) -> str:
+        """A path that this process can open for reading, while the blob is open."""
+        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
+
+    def bytes(self) -> bytes:
+        return os.pread(self._descriptor, self.size, 0)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def __enter__(self) -> Blob:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def read_blob(stream: BinaryIO, digest: Digest, size: int, where: str) -> Blob:
+    """Copy `size` bytes of `stream` into memory and check them; IntegrityError, naming `where`, if they are not `digest`."""
+    descriptor = os.memfd_create(f"ttbert-{digest.short}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        found = _copy(stream, descriptor, size, where)
+        if found != digest.hex:
+            raise damaged(where, f"its digest is blake3:{found[:12]}..., not {digest.algorithm}:{digest.short}...")
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Blob(descriptor, size)
+
+
+def hash_stream(stream: BinaryIO) -> tuple[Digest, int]:
+    """The BLAKE3 digest and the length of a stream, read to its end."""
+    hasher = blake3.blake3()
+    buffer = memoryview(bytearray(_CHUNK))
+    size = 0
+    while count := _fill(stream, buffer):
+        hasher.update(buffer[:count])
+        size += count
+    return Digest("blake3", hasher.hexdigest()), size
+
+
+def damaged(where: str, what: str) -> IntegrityError:
+    """The error for stored bytes that are not what they should be."""
+    return IntegrityError(
+        f"{where} is damaged: {what}; nothing of it was used",
+        "`ttbert cache verify --repair` moves it to quarantine, then `ttbert convert` makes it anew",
+    )
+
+
+def _copy(stream: BinaryIO, descriptor: int, size: int, where: str) -> str:
+    """Fill the memory file from the stream; the hex digest of what came."""
+    hasher = blake3.blake3()
+    if size:
+        os.ftruncate(descriptor, size)
+        with mmap.mmap(descriptor, size) as target, memoryview(target) as view:
+            position = 0
+            while position < size:
+                # In pieces that stay in the processor's cache between the copy and the hash.
+                with view[position : position + _CHUNK] as piece:
+                    count = _fill(stream, piece)
+                    hasher.update(piece[:count])
+                if count == 0:
+                    raise damaged(where, f"it has {position:,} bytes, not {size:,}")
+                position += count
+    if stream.read(1):
+        raise damaged(where, f"it has more than {size:,} bytes")
+    return hasher.hexdigest()
+
+
+def _fill(stream: BinaryIO, buffer: memoryview) -> int:
+    """Read until the buffer is full or the stream ends; how many bytes were read."""
+    count = 0
+    while count < len(buffer):
+        part = stream.readinto(buffer[count:])  # type: ignore[attr-defined]
+        if not part:
+            break
+        count += part
+    return count

@@ -1,0 +1,200 @@
+"""The cache of converted models: content-addressed blobs, manifests, and the names that lead to them.
+
+Two kinds of programs use it. A conversion publishes: blobs first, then the manifest, the action that leads to it, and the
+ref. A run only reads, and checks every byte against the manifest on its way into memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import CacheError, IntegrityError, NotCached
+from . import refs
+from .blob import Blob, damaged, hash_stream, read_blob
+from .digest import Digest, blake3_of
+from .document import LARGEST, Fields, canonical
+from .local import LocalStore
+from .manifest import FileEntry, Manifest, TensorEntry
+from .refs import Ref, RefEntry
+from .store import Store
+
+ACTION_SCHEMA = "ttbert.action/1"
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A manifest that was found, with its digest."""
+
+    digest: Digest
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A blob that a manifest names and the store does not have in the right size."""
+
+    entry: TensorEntry | FileEntry
+    found: int | None
+
+
+class Cache:
+    """Blobs, manifests, actions and refs in one store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    # Reading
+
+    def load(self, entry: TensorEntry | FileEntry) -> Blob:
+        """The blob of a manifest's entry, checked against its digest. IntegrityError where it is missing or damaged."""
+        key = blob_key(entry.blob)
+        try:
+            stream = self.store.open(key)
+        except KeyError:
+            raise IntegrityError(
+                f"{self._where(key)} is missing; {entry.name} needs it", "convert the model again, which restores it"
+            ) from None
+        with stream:
+            try:
+                return read_blob(stream, entry.blob, entry.size, f"{self._where(key)} ({entry.name})")
+            except OSError as error:
+                raise damaged(f"{self._where(key)} ({entry.name})", f"it cannot be read: {error}") from error
+
+    def manifest(self, digest: Digest) -> Cached:
+        """The manifest of that digest; NotCached where there is none, IntegrityError where it is damaged."""
+        key = manifest_key(digest)
+        entry = self.store.head(key)
+        if entry is None:
+            raise NotCached(f"{self.store.url} has no manifest {digest.short}", "see `ttbert cache ls`, or convert the model")
+        if entry.size > LARGEST:
+            raise damaged(self._where(key), f"{entry.size:,} bytes are too many for a manifest")
+        content = self.store.get(key)
+        if blake3_of(content) != digest:
+            raise damaged(self._where(key), f"its digest is {blake3_of(content).short}..., not {digest.short}...")
+        return Cached(digest, Manifest.parse(content, self._where(key)))
+
+    def missing(self, manifest: Manifest) -> list[Missing]:
+        """Entries whose blob is absent or of another size. Digests are checked when blobs are loaded, and by `verify`."""
+        found = {digest: self.store.head(blob_key(digest)) for digest in manifest.blobs()}
+        sizes = {digest: entry.size if entry else None for digest, entry in found.items()}
+        return [Missing(each, sizes[each.blob]) for each in manifest.entries() if sizes[each.blob] != each.size]
+
+    def find(self, action: Digest) -> Cached | None:
+        """The complete result of a conversion, or None: not done yet, or no longer whole."""
+        digest = self.read_action(action)
+        if digest is None:
+            return None
+        try:
+            cached = self.manifest(digest)
+        except (NotCached, IntegrityError):
+            return None
+        if cached.manifest.action != action or self.missing(cached.manifest):
+            return None
+        return cached
+
+    def read_action(self, action: Digest) -> Digest | None:
+        """The manifest that an action led to; None where there is none, or where the entry is damaged."""
+        key = action_key(action)
+        try:
+            fields = Fields.parse(self.store.get(key), self._where(key))
+            fields.schema(ACTION_SCHEMA)
+            manifest = fields.digest("manifest")
+            fields.done()
+        except (KeyError, IntegrityError):
+            return None
+        return manifest
+
+    def resolve(self, ref: Ref) -> Cached | None:
+        """What a ref means, or None where it is not known."""
+        entry = refs.read_ref(self.store, ref)
+        return self.manifest(entry.manifest) if entry else None
+
+    def read_ref(self, ref: Ref) -> RefEntry | None:
+        return refs.read_ref(self.store, ref)
+
+    def list_refs(self) -> Iterator[Ref]:
+        return refs.list_refs(self.store)
+
+    # Publishing: called by conversions alone
+
+    def publish_blob(self, content: bytes | memoryview) -> Digest:
+        """Store bytes under their digest. A copy that is there already is checked, and replaced where it is damaged."""
+        digest = blake3_of(content)
+        self._publish(blob_key(digest), content, digest)
+        return digest
+
+    def publish_manifest(self, manifest: Manifest) -> Cached:
+        """Store a manifest and the action that leads to it. Its blobs must have been published.
+
+        If the action already leads to a whole manifest, that one is given: of two that convert the same at once, one wins.
+        """
+        winner = self.find(manifest.action)
+        if winner:
+            return winner
+        absent = self.missing(manifest)
+        if absent:
+            raise CacheError(
+                f"{len(absent)} blobs vanished from {self.store.url} during the conversion, {absent[0].entry.name} first",
+                "somebody is deleting there; convert again",
+            )
+        content = manifest.to_bytes()
+        digest = blake3_of(content)
+        self._publish(manifest_key(digest), content, digest)
+        key = action_key(manifest.action)
+        if self.read_action(manifest.action) != digest:
+            # What stands there leads to nothing whole, or `find` would have given it.
+            self.store.delete(key)
+            self.store.put(key, canonical({"schema": ACTION_SCHEMA, "manifest": str(digest)}))
+        return self.find(manifest.action) or Cached(digest, manifest)
+
+    def move_ref(self, ref: Ref, cached: Cached, repo: str, commit: str | None) -> RefEntry | None:
+        """Make `ref` mean a manifest; what it meant before."""
+        return refs.move_ref(self.store, ref, cached.digest, repo, commit)
+
+    def remove_ref(self, ref: Ref) -> bool:
+        return refs.remove_ref(self.store, ref)
+
+    def hash(self, key: str) -> tuple[Digest, int] | None:
+        """The digest and size of what is stored under `key`, or None; reads all of it."""
+        try:
+            with self.store.open(key) as stream:
+                return hash_stream(stream)
+        except KeyError:
+            return None
+
+    def _publish(self, key: str, content: bytes | memoryview, digest: Digest) -> None:
+        if self.store.put(key, content):
+            return
+        self.store.touch(key)
+        if self.hash(key) != (digest, len(content)):
+            self.store.quarantine(key)
+            self.store.put(key, content)
+
+    def _where(self, key: str) -> str:
+        return f"{self.store.url.rstrip('/')}/{key}"
+
+
+def open_cache(url: str) -> Cache:
+    """The cache at a folder (`/path`, `~/path`, `file:///path`) or at another fsspec URL. Nothing is made before a write."""
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme == "file":
+        return Cache(LocalStore(Path(rest)))
+    if separator:
+        from .foreign import FsspecStore  # fsspec takes a tenth of a second, which a local folder need not wait for
+
+        return Cache(FsspecStore(url))
+    return Cache(LocalStore(Path(url).expanduser().absolute()))
+
+
+def blob_key(digest: Digest) -> str:
+    return f"blobs/{digest.hex[:2]}/{digest.hex}"
+
+
+def manifest_key(digest: Digest) -> str:
+    return f"manifests/{digest.hex[:2]}/{digest.hex}"
+
+
+def action_key(digest: Digest) -> str:
+    return f"actions/{digest.hex[:2]}/{digest.hex}"

@@ -1,0 +1,103 @@
+"""Documents in the store: JSON written in one canonical form, read without trust.
+
+Whatever is read may be damaged or hostile, so every field is taken by name and type, and all that is wrong ends in one
+IntegrityError that says where.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from ..errors import IntegrityError
+from .digest import Digest
+
+LARGEST = 64 << 20
+"""Bytes that a document may have: a 1,000-layer model needs 5 MB."""
+
+_T = TypeVar("_T")
+
+
+def canonical(document: object) -> bytes:
+    """The one way to write a document: sorted keys, no white space, ASCII; so equal documents have equal digests."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
+
+
+class Fields:
+    """A JSON object whose fields are taken one by one; what is missing, left over or of a wrong type is refused."""
+
+    def __init__(self, document: object, where: str) -> None:
+        if not isinstance(document, dict):
+            raise IntegrityError(f"{where}: an object was expected", "run `ttbert cache verify --repair`")
+        self._left: dict[str, Any] = dict(document)
+        self.where = where
+
+    @classmethod
+    def parse(cls, content: bytes, where: str) -> Fields:
+        """The object in `content`, which must be the canonical form of itself."""
+        if len(content) > LARGEST:
+            raise IntegrityError(f"{where}: {len(content):,} bytes are too many for a document")
+        try:
+            document = json.loads(content)
+            if canonical(document) != content:
+                raise ValueError("not in canonical form")
+        except (ValueError, RecursionError) as error:
+            raise IntegrityError(f"{where}: not a document of ttbert: {error}", "run `ttbert cache verify --repair`") from error
+        return cls(document, where)
+
+    def take(self, name: str, kind: type[_T]) -> _T:
+        """The field `name`, which must be exactly of type `kind`."""
+        if name not in self._left:
+            raise self.wrong(f"no {name!r}")
+        value = self._left.pop(name)
+        if type(value) is not kind:
+            raise self.wrong(f"{name!r} is {type(value).__name__}, not {kind.__name__}")
+        return value
+
+    def maybe(self, name: str, kind: type[_T]) -> _T | None:
+        """The field `name`, which may also be null."""
+        if name in self._left and self._left[name] is None:
+            return self._left.pop(name)  # type: ignore[no-any-return]
+        return self.take(name, kind)
+
+    def size(self, name: str) -> int:
+        """A number of bytes or of elements."""
+        value = self.take(name, int)
+        if not 0 <= value < 1 << 50:
+            raise self.wrong(f"{name!r} is {value}")
+        return value
+
+    def digest(self, name: str) -> Digest:
+        try:
+            return Digest.parse(self.take(name, str))
+        except ValueError as error:
+            raise self.wrong(str(error)) from error
+
+    def objects(self, name: str) -> list[Fields]:
+        """A list of objects."""
+        return [Fields(each, f"{self.where}: {name}[{i}]") for i, each in enumerate(self.take(name, list))]
+
+    def object(self, name: str) -> Fields:
+        return Fields(self.take(name, dict), f"{self.where}: {name}")
+
+    def strings(self, name: str) -> Mapping[str, str]:
+        """An object whose values are all strings."""
+        value = self.take(name, dict)
+        if not all(isinstance(each, str) for each in value.values()):
+            raise self.wrong(f"{name!r} holds something else than strings")
+        return value
+
+    def schema(self, expected: str) -> None:
+        """The field `schema`, which says what kind of document this is and in which version."""
+        found = self.take("schema", str)
+        if found != expected:
+            raise self.wrong(f"schema {found!r:.60}; this version of ttbert reads {expected!r}")
+
+    def done(self) -> None:
+        """Refuse fields that nobody took."""
+        if self._left:
+            raise self.wrong(f"unknown field {min(self._left)!r:.60}")
+
+    def wrong(self, what: str) -> IntegrityError:
+        return IntegrityError(f"{self.where}: {what}", "run `ttbert cache verify --repair`, or use a newer ttbert")

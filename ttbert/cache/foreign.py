@@ -1,0 +1,112 @@
+"""A store at any other fsspec URL (memory://, sftp://, ...), with the weaker promises that fsspec can make.
+
+fsspec's "create" is a look followed by a write on most of its file systems, so two writers of one key may both believe
+they won. With names made of content they then wrote the same bytes, and readers check digests; what can suffer is a ref
+entry written by two machines at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import fsspec
+
+from ..errors import InputError, StoreReadOnly, StoreUnavailable, TtbertError
+from .store import Capabilities, Entry, Store, check_key
+
+
+class FsspecStore(Store):
+    """Objects below an fsspec URL."""
+
+    capabilities = Capabilities(creates_atomically=False, survives_crash=False)
+
+    def __init__(self, url: str) -> None:
+        try:
+            # No listing cache: another machine's write is seen at once.
+            self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        except (ValueError, ImportError) as error:
+            raise InputError(
+                f"{url} cannot be opened as a cache: {error}", "give a folder, or an fsspec URL whose package is installed"
+            ) from error
+        self._root = root.rstrip("/")
+        self.url = url
+
+    def put(self, key: str, content: bytes | memoryview) -> bool:
+        path = self._path(key)
+        if self.head(key) is not None:
+            return False
+        try:
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._fs.pipe_file(path, bytes(content))
+        except OSError as error:
+            raise self._explain(error) from error
+        return True
+
+    def open(self, key: str) -> BinaryIO:
+        try:
+            return self._fs.open(self._path(key), "rb")  # type: ignore[no-any-return]
+        except FileNotFoundError:
+            raise KeyError(key) from None
+        except OSError as error:
+            raise self._explain(error) from error
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        try:
+            end = None if length is None else start + length
+            return bytes(self._fs.cat_file(self._path(key), start=start, end=end))
+        except FileNotFoundError:
+            raise KeyError(key) from None
+        except OSError as error:
+            raise self._explain(error) from error
+
+    def head(self, key: str) -> Entry | None:
+        try:
+            return _entry(key, self._fs.info(self._path(key)))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._explain(error) from error
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        folder = f"{self._root}/{prefix}".rstrip("/")
+        try:
+            found: dict[str, dict[str, Any]] = self._fs.find(folder, detail=True)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._explain(error) from error
+        for path in sorted(found):
+            yield _entry(path[len(self._root) :].lstrip("/"), found[path])
+
+    def delete(self, key: str) -> bool:
+        try:
+            self._fs.rm_file(self._path(key))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._explain(error) from error
+        return True
+
+    def quarantine(self, key: str) -> str:
+        moved = f"quarantine/{key.replace('/', '_')}@{time.time_ns()}"
+        self.put(moved, self.get(key))
+        self.delete(key)
+        return moved
+
+    def touch(self, key: str) -> None:
+        """Ages cannot be restarted here."""
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{check_key(key)}"
+
+    def _explain(self, error: OSError) -> TtbertError:
+        if isinstance(error, PermissionError):
+            return StoreReadOnly(f"{self.url}: {error}", "check the credentials and their rights")
+        return StoreUnavailable(f"{self.url}: {error}", "check the address and the network, then try again")
+
+
+def _entry(key: str, found: dict[str, Any]) -> Entry:
+    modified = found.get("mtime") or found.get("LastModified") or found.get("created") or 0.0
+    return Entry(key, int(found["size"]), modified.timestamp() if hasattr(modified, "timestamp") else float(modified))

@@ -1,0 +1,217 @@
+"""A store in a folder: a local disk, or a mounted share.
+
+To publish: a unique temporary file in the target's own folder, write, fsync, link to the final name, fsync the folder. The
+link has exactly one winner, on NFS too, and a writer killed at any point leaves a file that no reader looks at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pwd
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import CacheError, NoSpaceError, StoreReadOnly, StoreUnavailable, TtbertError
+from .store import Capabilities, Entry, Store, check_key
+
+_TEMPORARY = ".tmp-"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+class LocalStore(Store):
+    """Objects as files below `root`, which is made by the first write."""
+
+    capabilities = Capabilities(creates_atomically=True, survives_crash=True)
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.url = str(root)
+
+    def put(self, key: str, content: bytes | memoryview) -> bool:
+        path = self._path(key)
+        if path.exists():
+            return False
+        try:
+            self._make_folder(path.parent)
+            return self._publish(path, memoryview(content))
+        except OSError as error:
+            raise self._explain(error, path, len(content)) from error
+
+    def open(self, key: str) -> BinaryIO:
+        path = self._path(key)
+        try:
+            return path.open("rb", buffering=0)  # type: ignore[return-value]
+        except (FileNotFoundError, NotADirectoryError):
+            raise KeyError(key) from None
+        except OSError as error:
+            raise self._explain(error, path) from error
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        with self.open(key) as file:
+            try:
+                file.seek(start)
+                wanted = max(0, os.fstat(file.fileno()).st_size - start) if length is None else length
+                content = bytearray()
+                while len(content) < wanted and (part := file.read(wanted - len(content))):
+                    content += part
+                return bytes(content)
+            except OSError as error:
+                raise self._explain(error, self._path(key)) from error
+
+    def head(self, key: str) -> Entry | None:
+        path = self._path(key)
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise self._explain(error, path) from error
+        return Entry(key, status.st_size, status.st_mtime)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        return (entry for entry in self._walk(prefix) if not entry.key.rpartition("/")[2].startswith("."))
+
+    def delete(self, key: str) -> bool:
+        path = self._path(key)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._explain(error, path) from error
+        with contextlib.suppress(OSError):  # an empty folder is untidy, not wrong
+            path.parent.rmdir()
+        return True
+
+    def quarantine(self, key: str) -> str:
+        moved = f"quarantine/{key.replace('/', '_')}@{time.time_ns()}"
+        source, target = self._path(key), self._path(moved)
+        try:
+            self._make_folder(target.parent)
+            source.rename(target)
+        except FileNotFoundError:
+            raise KeyError(key) from None
+        except OSError as error:
+            raise self._explain(error, source) from error
+        return moved
+
+    def touch(self, key: str) -> None:
+        # Only the owner may restart a file's age at will. A file of somebody else's keeps its own, and convert makes sure at
+        # its end that everything is still there.
+        with contextlib.suppress(OSError):
+            os.utime(self._path(key))
+
+    def debris(self) -> Iterator[Entry]:
+        return (entry for entry in self._walk("") if entry.key.rpartition("/")[2].startswith(_TEMPORARY))
+
+    def remove_debris(self, key: str) -> None:
+        if not key.rpartition("/")[2].startswith(_TEMPORARY):
+            raise ValueError(f"not a temporary file: {key!r}")
+        (self.root / key).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    def _publish(self, path: Path, content: memoryview) -> bool:
+        temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+        try:
+            with temporary.open("xb", buffering=0) as file:
+                written = 0
+                while written < len(content):
+                    written += file.write(content[written : written + (1 << 24)])
+                os.fsync(file.fileno())
+                if os.fstat(file.fileno()).st_size != len(content):
+                    raise OSError(errno.EIO, "the file is not as long as what was written to it", str(temporary))
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno in _NO_LINKS and os.access(path.parent, os.W_OK):
+                    raise StoreUnavailable(
+                        f"{self.url} is on a file system without hard links, so nothing can be published there exactly once",
+                        "choose a folder on a local disk or on NFS with --cache or TTBERT_CACHE",
+                    ) from error
+                raise
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+        return True
+
+    def _make_folder(self, folder: Path) -> None:
+        missing = []
+        while not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        for each in reversed(missing):
+            each.mkdir(exist_ok=True)
+            _sync_folder(each.parent)
+
+    def _walk(self, prefix: str) -> Iterator[Entry]:
+        """Every file below a folder, in the order of their keys; one that vanishes meanwhile is left out."""
+        folder = self.root / prefix
+        try:
+            with os.scandir(folder) as scan:
+                found = sorted(scan, key=lambda item: item.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise self._explain(error, folder) from error
+        for item in found:
+            key = f"{prefix}/{item.name}" if prefix else item.name
+            if item.is_dir(follow_symlinks=False):
+                yield from self._walk(key)
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    status = item.stat()
+                    yield Entry(key, status.st_size, status.st_mtime)
+
+    def _explain(self, error: OSError, path: Path, needed: int = 0) -> TtbertError:
+        """The error a user can act on, for one of the operating system."""
+        if error.errno in _FULL:
+            free = shutil.disk_usage(_existing(path)).free
+            return NoSpaceError(
+                f"no space left in {self.url}: {needed:,} bytes needed, {free:,} free",
+                "free some space (`ttbert cache gc`), or choose another folder with --cache or TTBERT_CACHE",
+            )
+        if error.errno in _FORBIDDEN:
+            place = _existing(path)
+            return StoreReadOnly(
+                f"{self.url}: {(error.strerror or 'not permitted').lower()}: {place} belongs to {_owner(place)}",
+                "choose a folder of your own with --cache or TTBERT_CACHE, or ask its owner for access",
+            )
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            return CacheError(
+                f"{self.url} cannot be a cache: {_existing(path)} is a file", "choose a folder with --cache or TTBERT_CACHE"
+            )
+        return StoreUnavailable(f"{self.url}: {error}", "look at the disk or the mount, then try again")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _existing(path: Path) -> Path:
+    """The path itself or its nearest parent that exists."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _owner(path: Path) -> str:
+    try:
+        return pwd.getpwuid(path.stat().st_uid).pw_name
+    except (KeyError, OSError):
+        return "somebody else"

@@ -1,0 +1,226 @@
+"""The manifest: everything that one conversion made, and from what.
+
+A model is cached when its manifest is valid and every blob in it is there. The runtime needs nothing else: the
+configuration and the tokenizer are blobs beside the tensors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from .digest import Digest
+from .document import Fields, canonical
+
+SCHEMA = "ttbert.manifest/1"
+
+DTYPES = ("bfloat16", "bfloat8_b", "bfloat4_b")
+LAYOUTS = ("tile", "row_major")
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One device tensor: its name in the runtime, its logical shape, how it is stored, and the blob with its bytes."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str
+    tile: tuple[int, int] | None
+    memory: str
+    blob: Digest
+    size: int
+
+    def document(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "layout": self.layout,
+            "tile": list(self.tile) if self.tile else None,
+            "memory": self.memory,
+            "blob": str(self.blob),
+            "size": self.size,
+        }
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file that the runtime needs besides the tensors."""
+
+    name: str
+    blob: Digest
+    size: int
+
+    def document(self) -> dict[str, object]:
+        return {"name": self.name, "blob": str(self.blob), "size": self.size}
+
+
+@dataclass(frozen=True)
+class SourceEntry:
+    """A file of the checkpoint that was read."""
+
+    name: str
+    digest: Digest
+    size: int
+
+    def document(self) -> dict[str, object]:
+        return {"name": self.name, "digest": str(self.digest), "size": self.size}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model came from: the repository or folder, its commit, the files read, and the versions that converted it."""
+
+    repo: str
+    commit: str | None
+    sources: tuple[SourceEntry, ...]
+    versions: Mapping[str, str]
+
+    def document(self) -> dict[str, object]:
+        return {
+            "repo": self.repo,
+            "commit": self.commit,
+            "sources": [each.document() for each in self.sources],
+            "versions": dict(self.versions),
+        }
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The result of a conversion. `action` is the digest of the recipe together with the digests of the source files."""
+
+    action: Digest
+    architecture: str
+    policy: str
+    tensors: tuple[TensorEntry, ...]
+    files: tuple[FileEntry, ...]
+    provenance: Provenance
+
+    def to_bytes(self) -> bytes:
+        """The canonical form, whose BLAKE3 digest is the manifest's name."""
+        return canonical(
+            {
+                "schema": SCHEMA,
+                "action": str(self.action),
+                "architecture": self.architecture,
+                "policy": self.policy,
+                "tensors": [each.document() for each in self.tensors],
+                "files": [each.document() for each in self.files],
+                "provenance": self.provenance.document(),
+            }
+        )
+
+    @classmethod
+    def parse(cls, content: bytes, where: str) -> Manifest:
+        """Read the canonical form; IntegrityError, naming `where`, for anything else."""
+        fields = Fields.parse(content, where)
+        fields.schema(SCHEMA)
+        manifest = cls(
+            action=fields.digest("action"),
+            architecture=fields.take("architecture", str),
+            policy=fields.take("policy", str),
+            tensors=tuple(_tensor(each) for each in fields.objects("tensors")),
+            files=tuple(_file(each) for each in fields.objects("files")),
+            provenance=_provenance(fields.object("provenance")),
+        )
+        fields.done()
+        names = [each.name for each in manifest.tensors] + [each.name for each in manifest.files]
+        if len(names) != len(set(names)):
+            raise fields.wrong("a name appears twice")
+        return manifest
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors and files."""
+        return sum(self.blobs().values())
+
+    def blobs(self) -> dict[Digest, int]:
+        """Every blob that must be there, each once, with its size."""
+        return {each.blob: each.size for each in self.entries()}
+
+    def entries(self) -> Iterator[TensorEntry | FileEntry]:
+        """Tensors, then files."""
+        yield from self.tensors
+        yield from self.files
+
+    def file(self, name: str) -> FileEntry | None:
+        return next((each for each in self.files if each.name == name), None)
+
+
+def _tensor(fields: Fields) -> TensorEntry:
+    entry = TensorEntry(
+        name=_name(fields),
+        shape=_integers(fields, fields.take("shape", list), "shape"),
+        dtype=_one_of(fields, "dtype", DTYPES),
+        layout=_one_of(fields, "layout", LAYOUTS),
+        tile=_tile(fields),
+        memory=fields.take("memory", str),
+        blob=_blob(fields),
+        size=fields.size("size"),
+    )
+    fields.done()
+    return entry
+
+
+def _file(fields: Fields) -> FileEntry:
+    entry = FileEntry(_name(fields), _blob(fields), fields.size("size"))
+    fields.done()
+    return entry
+
+
+def _provenance(fields: Fields) -> Provenance:
+    provenance = Provenance(
+        repo=fields.take("repo", str),
+        commit=fields.maybe("commit", str),
+        sources=tuple(_source(each) for each in fields.objects("sources")),
+        versions=fields.strings("versions"),
+    )
+    fields.done()
+    return provenance
+
+
+def _source(fields: Fields) -> SourceEntry:
+    entry = SourceEntry(fields.take("name", str), fields.digest("digest"), fields.size("size"))
+    fields.done()
+    return entry
+
+
+def _name(fields: Fields) -> str:
+    name = fields.take("name", str)
+    if not _NAME.fullmatch(name):
+        raise fields.wrong(f"{name!r:.60} is not a plain name")
+    return name
+
+
+def _blob(fields: Fields) -> Digest:
+    digest = fields.digest("blob")
+    if digest.algorithm != "blake3":
+        raise fields.wrong("a blob is named by BLAKE3")
+    return digest
+
+
+def _one_of(fields: Fields, name: str, allowed: tuple[str, ...]) -> str:
+    value = fields.take(name, str)
+    if value not in allowed:
+        raise fields.wrong(f"{name} {value!r:.60} is none of {', '.join(allowed)}")
+    return value
+
+
+def _tile(fields: Fields) -> tuple[int, int] | None:
+    value = fields.maybe("tile", list)
+    if value is None:
+        return None
+    height, *width = _integers(fields, value, "tile")
+    if len(width) != 1:
+        raise fields.wrong("a tile has a height and a width")
+    return height, width[0]
+
+
+def _integers(fields: Fields, value: list[object], name: str) -> tuple[int, ...]:
+    numbers = tuple(each for each in value if type(each) is int and 0 < each < 1 << 31)
+    if not 0 < len(value) <= 8 or len(numbers) != len(value):
+        raise fields.wrong(f"{name!r} is not a short list of positive numbers")
+    return numbers

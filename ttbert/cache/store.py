@@ -1,0 +1,99 @@
+"""The contract of a store: named, immutable objects that appear whole or not at all.
+
+A store knows nothing of models, manifests or digests; `Cache` builds those on it. What lies in one:
+
+    blobs/3f/3f9a…        a tensor or a file, named by the BLAKE3 digest of its bytes
+    manifests/b0/b07c…    what one conversion made, named likewise
+    actions/77/77e1…      action key -> manifest: "this recipe over these source files is done"
+    refs/NAME/00000001    a name's history, one small entry a change; the highest number is what it means now
+    quarantine/…          damaged objects, kept for inspection
+
+Nothing is ever overwritten. `put` is put-if-absent, so the first writer wins, every later one finds the same bytes, and
+no lock is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+_KEY = re.compile(r"(?:[A-Za-z0-9_%@:+=~,-][A-Za-z0-9._%@:+=~,-]*/)*[A-Za-z0-9_%@:+=~,-][A-Za-z0-9._%@:+=~,-]*")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object in a store: its size in bytes and when it was published, in seconds since the epoch."""
+
+    key: str
+    size: int
+    modified: float
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a store promises beyond reading back what was written."""
+
+    creates_atomically: bool
+    """Of several writers of one key exactly one succeeds, and no reader sees a part of the object."""
+    survives_crash: bool
+    """What `put` returned for is still there after a power cut."""
+
+
+class Store(ABC):
+    """Named immutable objects; a key is one or more plain names joined by `/`, none of which begins with a dot."""
+
+    url: str
+    capabilities: Capabilities
+
+    @abstractmethod
+    def put(self, key: str, content: bytes | memoryview) -> bool:
+        """Publish `content` under `key` unless the key is taken; True if this call published it.
+
+        Afterwards the object is there, whole, whoever wrote it. Raises StoreReadOnly, NoSpaceError or StoreUnavailable, and
+        then nothing of this call is visible.
+        """
+
+    @abstractmethod
+    def open(self, key: str) -> BinaryIO:
+        """A stream over the whole object; KeyError if there is none. The caller closes it."""
+
+    @abstractmethod
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """The object's bytes from `start`, `length` of them or all that follow; KeyError if there is none."""
+
+    @abstractmethod
+    def head(self, key: str) -> Entry | None:
+        """The object's size and age, or None; always asked of the store itself."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Every published object below the folder `prefix`, in the order of the keys."""
+
+    @abstractmethod
+    def delete(self, key: str) -> bool:
+        """Remove an object; False if there was none."""
+
+    @abstractmethod
+    def quarantine(self, key: str) -> str:
+        """Move a damaged object out of the way, keeping its bytes; the key it has now. KeyError if there is none."""
+
+    @abstractmethod
+    def touch(self, key: str) -> None:
+        """Restart the object's age, so that pruning leaves it alone; does nothing where that is not possible."""
+
+    def debris(self) -> Iterator[Entry]:
+        """What killed writers left behind: never visible as an object, only as used space."""
+        return iter(())
+
+    def remove_debris(self, key: str) -> None:
+        """Remove an entry that `debris` gave."""
+
+
+def check_key(key: str) -> str:
+    """The key itself; ValueError where it could lead out of the store or collide with a temporary file."""
+    if not _KEY.fullmatch(key) or len(key) > 700:
+        raise ValueError(f"not a key: {key!r:.100}")
+    return key

@@ -1,0 +1,173 @@
+"""A conversion: plan it from the checkpoint's metadata, look it up, and only on a miss read weights, pack and publish."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .. import __version__
+from ..cache.cache import Cache, Cached
+from ..cache.manifest import FileEntry, Manifest, Provenance, SourceEntry, TensorEntry
+from ..cache.refs import Ref
+from ..errors import CheckpointError, InputError
+from ..model import parse_config
+from ..recipe.bert import POLICIES, bert_recipe, canonical_names, check_tensors
+from .checkpoint import Checkpoint, weight_files
+from .codec import Codec
+from ..recipe.recipe import CONFIG, MEMORY, RECIPE, TOKENIZER, Action, TensorRecipe
+from .source import Source, is_folder, open_source
+from ..recipe.steps import run_steps
+from .tokenizer import build_tokenizer, tokenizer_files
+
+BUNDLED = "bundled"
+"""The name of the model that comes with the package."""
+
+BUNDLED_FOLDER = Path(__file__).parent.parent / "models" / "bundled"
+
+_WORKERS = 2
+"""Tensors in work at once: one is read and packed while another is written. More would cost memory and gain nothing."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a conversion would do, known without reading a weight of a checkpoint on the hub."""
+
+    source: Source
+    ref: Ref
+    action: Action
+    weights: tuple[str, ...]
+    tokenizer: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the packed tensors, without their headers."""
+        return sum(tensor.payload for tensor in self.action.recipe.tensors)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A model that is in the cache now; `hit` if it was there before."""
+
+    cached: Cached
+    ref: Ref
+    hit: bool
+
+
+Progress = Callable[[TensorEntry], None]
+
+
+def model_ref(model: str, revision: str | None, policy: str, name: str | None = None) -> Ref:
+    """The ref under which `convert` files a model: its hub id and revision, or `local/FOLDER`."""
+    if name is not None:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._/-]*", name):
+            raise InputError(f"{name!r} cannot be a name", "use letters, digits, and . _ - /")
+        return Ref(name, None, policy)
+    if model == BUNDLED:
+        return Ref(BUNDLED, None, policy)
+    if is_folder(model):
+        folder = Path(model).expanduser().resolve().name
+        return Ref(f"local/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder)}", None, policy)
+    return Ref(model, revision or "main", policy)
+
+
+def plan_conversion(model: str, revision: str | None, policy: str, offline: bool, name: str | None = None) -> Plan:
+    """The plan for MODEL: `bundled`, a folder, or a hub id at a revision. Of a hub model only small files are fetched."""
+    if model == BUNDLED and revision:
+        raise InputError("the bundled model has no revisions", "leave --revision away")
+    source = open_source(str(BUNDLED_FOLDER) if model == BUNDLED else model, revision, offline)
+    if CONFIG not in source.files:
+        raise CheckpointError(f"{source.label} has no {CONFIG}", "is it a model in the Hugging Face format?")
+    shape = parse_config(source.path(CONFIG).read_bytes(), f"{source.label}/{CONFIG}")
+    weights, tokenizer = weight_files(source), tokenizer_files(source.files)
+    roles = {CONFIG: "config", **dict.fromkeys(weights, "weights"), **dict.fromkeys(tokenizer, "tokenizer")}
+    action = Action(
+        bert_recipe(shape, POLICIES[policy]), tuple((role, source.digest(name)) for name, role in roles.items())
+    )
+    return Plan(source, model_ref(model, revision, policy, name), action, weights, tokenizer)
+
+
+def find_converted(plan: Plan, cache: Cache) -> Conversion | None:
+    """The conversion, if its whole result is in the cache."""
+    cached = cache.find(plan.action.key)
+    return Conversion(cached, plan.ref, hit=True) if cached else None
+
+
+def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None) -> Conversion:
+    """Make sure that the planned model is in the cache under its ref, converting it on a miss.
+
+    `progress` is called with each tensor that was published, from a worker thread. Raises CheckpointError where the weights
+    are not what the recipe expects, and errors of the store; what was published until then is harmless and found again.
+    """
+    conversion = find_converted(plan, cache) or Conversion(_run(plan, cache, progress), plan.ref, hit=False)
+    cache.move_ref(plan.ref, conversion.cached, _repo(plan), plan.source.commit)
+    return conversion
+
+
+def _run(plan: Plan, cache: Cache, progress: Progress) -> Cached:
+    # Small and likely wrong things first: they need neither a download of weights nor TT-NN.
+    recipe, source = plan.action.recipe, plan.source
+    files = {
+        CONFIG: source.path(CONFIG).read_bytes(),
+        TOKENIZER: build_tokenizer(
+            {name: source.path(name).read_bytes() for name in plan.tokenizer}, recipe.shape.vocabulary
+        ),
+        RECIPE: plan.action.to_bytes(),
+    }
+    with Checkpoint([source.path(name) for name in plan.weights]) as checkpoint:
+        names = canonical_names(checkpoint.shapes)
+        check_tensors(recipe, {name: checkpoint.shapes[stored] for name, stored in names.items()})
+        codec = Codec()
+
+        def publish(tensor: TensorRecipe) -> TensorEntry:
+            arrays = [checkpoint.read(names[name]) for name in tensor.sources]
+            packed = codec.pack(run_steps(tensor.steps, arrays), tensor.dtype, tensor.layout)
+            entry = TensorEntry(
+                name=tensor.name,
+                shape=tensor.shape,
+                dtype=tensor.dtype,
+                layout=tensor.layout,
+                tile=tensor.tile,
+                memory=MEMORY,
+                blob=cache.publish_blob(packed),
+                size=len(packed),
+            )
+            progress(entry)
+            return entry
+
+        with ThreadPoolExecutor(_WORKERS) as workers:
+            try:
+                tensors = tuple(workers.map(publish, recipe.tensors))
+            except BaseException:
+                workers.shutdown(wait=False, cancel_futures=True)
+                raise
+    source.check_unchanged()
+    manifest = Manifest(
+        action=plan.action.key,
+        architecture=recipe.shape.architecture,
+        policy=recipe.policy,
+        tensors=tensors,
+        files=tuple(FileEntry(name, cache.publish_blob(content), len(content)) for name, content in files.items()),
+        provenance=Provenance(
+            repo=_repo(plan), commit=source.commit, sources=_sources(plan), versions=_versions(codec.ttnn_version)
+        ),
+    )
+    return cache.publish_manifest(manifest)
+
+
+def _repo(plan: Plan) -> str:
+    return BUNDLED if plan.ref.name == BUNDLED else plan.source.label
+
+
+def _sources(plan: Plan) -> tuple[SourceEntry, ...]:
+    names = sorted({CONFIG, *plan.weights, *plan.tokenizer})
+    return tuple(SourceEntry(name, plan.source.digest(name), plan.source.files[name].size) for name in names)
+
+
+def _versions(ttnn: str) -> Mapping[str, str]:
+    return {"ttbert": __version__, "ttnn": ttnn, "numpy": np.__version__, "python": platform.python_version()}

@@ -1,0 +1,79 @@
+"""The tokenizer of a checkpoint, as the one `tokenizer.json` that the runtime reads.
+
+Most repositories have that file; old ones have only `vocab.txt`, from which the same tokenizer is built. What
+`tokenizer_config.json` says of lower case, accents and Chinese characters overrides the file, as it does in transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.implementations import BertWordPieceTokenizer
+
+from ..errors import CheckpointError
+
+_SPECIAL = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
+_SETTINGS = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
+
+
+def tokenizer_files(names: Collection[str]) -> tuple[str, ...]:
+    """Which of a checkpoint's files make its tokenizer."""
+    main = next((name for name in ("tokenizer.json", "vocab.txt") if name in names), None)
+    if main is None:
+        raise CheckpointError(
+            "the checkpoint has neither tokenizer.json nor vocab.txt", "put the model's tokenizer beside its weights"
+        )
+    return (main, "tokenizer_config.json") if "tokenizer_config.json" in names else (main,)
+
+
+def build_tokenizer(files: dict[str, bytes], vocabulary: int) -> bytes:
+    """The `tokenizer.json` made of these files; CheckpointError if they are damaged or name more words than the model has."""
+    settings = _settings(files.get("tokenizer_config.json", b"{}"))
+    tokenizer = _read(files["tokenizer.json"]) if "tokenizer.json" in files else _from_vocabulary(files["vocab.txt"], settings)
+    absent = [token for token in _SPECIAL if tokenizer.token_to_id(token) is None]
+    if absent:
+        raise CheckpointError(f"the tokenizer has no {', '.join(absent)}", "is it the tokenizer of a BERT?")
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if largest >= vocabulary:
+        raise CheckpointError(
+            f"the tokenizer has a word number {largest}, but the model only {vocabulary} words",
+            "does the tokenizer belong to these weights?",
+        )
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    document = json.loads(tokenizer.to_str())
+    normalizer = document.get("normalizer")
+    if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
+        normalizer.update(settings)
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _settings(content: bytes) -> dict[str, Any]:
+    try:
+        config = json.loads(content)
+        return {ours: config[theirs] for theirs, ours in _SETTINGS.items() if theirs in config}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"tokenizer_config.json is damaged: {error}", "download the checkpoint again") from error
+
+
+def _read(content: bytes) -> Tokenizer:
+    try:
+        return Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises the bare class
+        raise CheckpointError(f"tokenizer.json cannot be read: {error}", "download the checkpoint again") from error
+
+
+def _from_vocabulary(content: bytes, settings: dict[str, Any]) -> Tokenizer:
+    try:
+        words = content.decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"vocab.txt is not UTF-8: {error}", "download the checkpoint again") from error
+    vocabulary = {word: number for number, word in enumerate(words)}
+    absent = [token for token in _SPECIAL if token not in vocabulary]
+    if absent:
+        raise CheckpointError(f"vocab.txt has no {', '.join(absent)}", "is it the vocabulary of a BERT?")
+    options: dict[str, Any] = {"lowercase": True, **settings}
+    return Tokenizer.from_str(BertWordPieceTokenizer(vocabulary, **options).to_str())

@@ -1,0 +1,129 @@
+"""The shape of a BERT model, read from its `config.json`.
+
+What is not a BERT that ttbert knows is refused here by name, so that no model is ever converted or run as something that
+it is not.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import CheckpointError
+
+TILE = 32
+"""Rows and columns of a tile, the unit in which Tenstorrent's cores hold matrices."""
+
+WIDEST_GRID = 8
+"""Most cores over which the hidden dimension is split: what every supported board has in one dimension."""
+
+ARCHITECTURES = ("BertForQuestionAnswering", "BertModel")
+
+_ABSENT: dict[str, Any] = {
+    "position_embedding_type": "absolute",
+    "hidden_act": "gelu",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "quantization_config": None,
+}
+"""Settings that change the computation, each with the one value that is supported; absent means this value."""
+
+
+@dataclass(frozen=True)
+class BertShape:
+    """The dimensions of a BERT encoder; every width is a multiple of 32."""
+
+    architecture: str
+    layers: int
+    hidden: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+    positions: int
+    token_types: int
+    norm_epsilon: float
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden // self.heads
+
+    @property
+    def has_answer_head(self) -> bool:
+        return self.architecture == "BertForQuestionAnswering"
+
+    @property
+    def grid(self) -> int:
+        """Cores over which the hidden dimension is split, each with whole heads and whole tiles: 8 for 1024 wide, 6 for 384.
+
+        It follows from the model alone, so that one conversion serves every board.
+        """
+        return max(cores for cores in range(1, WIDEST_GRID + 1) if self.heads % cores == 0)
+
+
+def parse_config(content: bytes, where: str) -> BertShape:
+    """The shape that `config.json` describes. CheckpointError, naming `where`, for any model that is not supported."""
+    try:
+        config = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where} is not JSON: {error}", "download the checkpoint again") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{where} is not a JSON object", "download the checkpoint again")
+    shape = BertShape(
+        architecture=_architecture(config, where),
+        layers=_count(config, "num_hidden_layers", where),
+        hidden=_count(config, "hidden_size", where),
+        heads=_count(config, "num_attention_heads", where),
+        intermediate=_count(config, "intermediate_size", where),
+        vocabulary=_count(config, "vocab_size", where),
+        positions=_count(config, "max_position_embeddings", where),
+        token_types=_count(config, "type_vocab_size", where),
+        norm_epsilon=_epsilon(config, where),
+    )
+    _check_widths(shape, where)
+    return shape
+
+
+def _architecture(config: dict[str, Any], where: str) -> str:
+    supported = " and ".join(ARCHITECTURES)
+    model_type, named = config.get("model_type"), config.get("architectures")
+    if model_type != "bert":
+        raise CheckpointError(f"{where}: model type {model_type!r} is not supported", f"ttbert converts {supported}")
+    if not isinstance(named, list) or len(named) != 1 or named[0] not in ARCHITECTURES:
+        names = ", ".join(map(str, named)) if isinstance(named, list) else str(named)
+        raise CheckpointError(f"{where}: architecture {names} is not supported", f"ttbert converts {supported}")
+    for setting, supported_value in _ABSENT.items():
+        value = config.get(setting, supported_value)
+        if value != supported_value:
+            raise CheckpointError(
+                f"{where}: {setting} {value!r:.80} is not supported", f"ttbert converts models with {supported_value!r} there"
+            )
+    return str(named[0])
+
+
+def _check_widths(shape: BertShape, where: str) -> None:
+    if shape.hidden % shape.heads:
+        raise CheckpointError(f"{where}: {shape.hidden} wide is not a multiple of its {shape.heads} heads")
+    for name, width in (
+        ("hidden size", shape.hidden),
+        ("head size", shape.head_size),
+        ("intermediate size", shape.intermediate),
+    ):
+        if width % TILE:
+            raise CheckpointError(
+                f"{where}: {name} {width} is not supported", f"a tile is {TILE} wide, so it must be a multiple of {TILE}"
+            )
+
+
+def _count(config: dict[str, Any], name: str, where: str) -> int:
+    value = config.get(name)
+    if type(value) is not int or not 0 < value < 1 << 24:
+        raise CheckpointError(f"{where}: {name} is {value!r:.80}, not a positive number", "is it the config.json of a BERT?")
+    return value
+
+
+def _epsilon(config: dict[str, Any], where: str) -> float:
+    value = config.get("layer_norm_eps", 1e-12)
+    if type(value) not in (int, float) or not 0 < value < 1:
+        raise CheckpointError(f"{where}: layer_norm_eps is {value!r:.80}, not a small positive number")
+    return float(value)

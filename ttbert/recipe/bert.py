@@ -1,0 +1,168 @@
+"""BERT's table: which source tensors make which device tensor, by which steps, in which format.
+
+Source names are canonical: without the `bert.` prefix that a model with a head has, and with `weight` and `bias` for the
+`gamma` and `beta` of the first TensorFlow conversions. The device side follows tt-metal's BERT-large demo
+(models/demos/metal_BERT_large_11): matmul weights transposed and tiled, Q, K and V fused and interleaved over the core grid,
+embeddings and norms row-major.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..errors import CheckpointError
+from ..model import TILE, BertShape
+from .recipe import Recipe, TensorRecipe
+from .steps import Step
+
+_PREFIX = "bert."
+_RENAMED = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
+
+IGNORED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
+"""Source tensors that are not used: a constant that old checkpoints store, and the pooler, which question answering and
+sentence embeddings from token states do without."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The precision of each kind of tensor. Embeddings and norms are bfloat16 in all of them."""
+
+    name: str
+    attention: str
+    feed_forward: str
+    bias: str
+    help: str
+
+
+POLICIES = {
+    each.name: each
+    for each in (
+        Policy("bfp8", "bfloat8_b", "bfloat8_b", "bfloat8_b", "matmul weights and biases in bfloat8_b, as tt-metal's demo"),
+        Policy("bf16", "bfloat16", "bfloat16", "bfloat16", "everything in bfloat16"),
+        Policy("bfp4", "bfloat8_b", "bfloat4_b", "bfloat8_b", "feed-forward weights in bfloat4_b, the rest as bfp8"),
+    )
+}
+
+
+def bert_recipe(shape: BertShape, policy: Policy) -> Recipe:
+    """The recipe of a model of this shape: 5 tensors, 12 a layer, and 2 more for a question-answering head."""
+    hidden = shape.hidden
+    tensors = [
+        _table("embeddings.word", "embeddings.word_embeddings.weight", shape.vocabulary, hidden),
+        _table("embeddings.position", "embeddings.position_embeddings.weight", shape.positions, hidden),
+        _table("embeddings.token_type", "embeddings.token_type_embeddings.weight", shape.token_types, hidden),
+        *_norm("embeddings.norm", "embeddings.LayerNorm", hidden),
+    ]
+    for i in range(shape.layers):
+        tensors += _layer(shape, policy, f"layers.{i}", f"encoder.layer.{i}")
+    if shape.has_answer_head:
+        # Two columns, start and end, padded to a whole tile.
+        tensors += _linear("answer", "qa_outputs", (2, hidden), policy.attention, policy.bias, pad=TILE)
+    return Recipe(policy.name, shape, tuple(tensors))
+
+
+def canonical_names(names: Iterable[str]) -> dict[str, str]:
+    """Canonical name -> name in the file; CheckpointError where two names mean the same tensor."""
+    found: dict[str, str] = {}
+    for name in sorted(names):
+        canonical = name.removeprefix(_PREFIX)
+        for old, new in _RENAMED.items():
+            if canonical.endswith(old):
+                canonical = canonical.removesuffix(old) + new
+        if canonical in found:
+            raise CheckpointError(f"the checkpoint has both {found[canonical]} and {name}, which mean the same tensor")
+        found[canonical] = name
+    return found
+
+
+def check_tensors(recipe: Recipe, found: dict[str, tuple[int, ...]]) -> None:
+    """Every tensor that the recipe reads is there with its exact shape, and every other one is on the ignore list."""
+    expected = recipe.sources
+    missing = sorted(set(expected) - set(found))
+    extra = sorted(set(found) - set(expected) - set(IGNORED))
+    wrong = [
+        f"{name} {found[name]}, not {shape}" for name, shape in expected.items() if name in found and found[name] != shape
+    ]
+    problems = [
+        f"{title}: {', '.join(names)}"
+        for title, names in (("missing", missing), ("not known", extra), ("of another shape", wrong))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"the tensors are not those of {recipe.shape.architecture} with {recipe.shape.layers} layers: "
+            + "; ".join(problems),
+            "does config.json belong to these weights?",
+        )
+
+
+def _layer(shape: BertShape, policy: Policy, name: str, source: str) -> list[TensorRecipe]:
+    hidden, inner = shape.hidden, shape.intermediate
+    attention = f"{source}.attention"
+    up, down = f"{source}.intermediate.dense", f"{source}.output.dense"
+    return [
+        *_qkv(f"{name}.qkv", f"{attention}.self", shape, policy),
+        *_linear(f"{name}.out", f"{attention}.output.dense", (hidden, hidden), policy.attention, policy.bias),
+        *_norm(f"{name}.attention_norm", f"{attention}.output.LayerNorm", hidden),
+        *_linear(f"{name}.up", up, (inner, hidden), policy.feed_forward, policy.bias),
+        *_linear(f"{name}.down", down, (hidden, inner), policy.feed_forward, policy.bias),
+        *_norm(f"{name}.norm", f"{source}.output.LayerNorm", hidden),
+    ]
+
+
+def _qkv(name: str, source: str, shape: BertShape, policy: Policy) -> list[TensorRecipe]:
+    hidden = shape.hidden
+    parts = [f"{source}.{part}" for part in ("query", "key", "value")]
+    fuse = Step("interleave", {"grid": shape.grid})
+    return [
+        TensorRecipe(
+            f"{name}.weight",
+            {f"{part}.weight": (hidden, hidden) for part in parts},
+            (Step("transpose"), fuse, Step("to_matrix")),
+            (1, 1, hidden, 3 * hidden),
+            policy.attention,
+            "tile",
+        ),
+        TensorRecipe(
+            f"{name}.bias",
+            {f"{part}.bias": (hidden,) for part in parts},
+            (fuse, Step("to_matrix")),
+            (1, 1, 1, 3 * hidden),
+            policy.bias,
+            "tile",
+        ),
+    ]
+
+
+def _linear(
+    name: str, source: str, size: tuple[int, int], weight: str, bias: str, pad: int | None = None
+) -> list[TensorRecipe]:
+    """Weight (out, in) and bias (out,) -> (1, 1, in, out) and (1, 1, 1, out), tiled."""
+    outer, inner = size
+    width = pad or outer
+    padded = (Step("pad_columns", {"width": pad}),) if pad else ()
+    matrix = Step("to_matrix")
+    return [
+        TensorRecipe(
+            f"{name}.weight",
+            {f"{source}.weight": size},
+            (Step("transpose"), *padded, matrix),
+            (1, 1, inner, width),
+            weight,
+            "tile",
+        ),
+        TensorRecipe(f"{name}.bias", {f"{source}.bias": (outer,)}, (*padded, matrix), (1, 1, 1, width), bias, "tile"),
+    ]
+
+
+def _norm(name: str, source: str, hidden: int) -> list[TensorRecipe]:
+    shape = (1, 1, hidden // TILE, TILE)
+    return [
+        TensorRecipe(f"{name}.{part}", {f"{source}.{part}": (hidden,)}, (Step("to_norm"),), shape, "bfloat16", "row_major")
+        for part in ("weight", "bias")
+    ]
+
+
+def _table(name: str, source: str, rows: int, hidden: int) -> TensorRecipe:
+    return TensorRecipe(name, {source: (rows, hidden)}, (), (rows, hidden), "bfloat16", "row_major")
