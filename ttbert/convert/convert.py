@@ -18,7 +18,7 @@ from ..cache.refs import Ref
 from ..errors import CheckpointError, InputError
 from ..model import parse_config
 from ..recipe.bert import POLICIES, bert_recipe, canonical_names, check_tensors
-from .checkpoint import Checkpoint, weight_files
+from .checkpoint import open_checkpoint, weight_files
 from .codec import Codec
 from ..recipe.recipe import CONFIG, MEMORY, RECIPE, TOKENIZER, Action, TensorRecipe
 from .source import Source, is_folder, open_source
@@ -119,33 +119,33 @@ def _run(plan: Plan, cache: Cache, progress: Progress) -> Cached:
         ),
         RECIPE: plan.action.to_bytes(),
     }
-    with Checkpoint([source.path(name) for name in plan.weights]) as checkpoint:
-        names = canonical_names(checkpoint.shapes)
-        check_tensors(recipe, {name: checkpoint.shapes[stored] for name, stored in names.items()})
-        codec = Codec()
+    checkpoint = open_checkpoint(source)
+    names = canonical_names(checkpoint.shapes)
+    check_tensors(recipe, {name: checkpoint.shapes[stored] for name, stored in names.items()})
+    codec = Codec()
 
-        def publish(tensor: TensorRecipe) -> TensorEntry:
-            arrays = [checkpoint.read(names[name]) for name in tensor.sources]
-            packed = codec.pack(run_steps(tensor.steps, arrays), tensor.dtype, tensor.layout)
-            entry = TensorEntry(
-                name=tensor.name,
-                shape=tensor.shape,
-                dtype=tensor.dtype,
-                layout=tensor.layout,
-                tile=tensor.tile,
-                memory=MEMORY,
-                blob=cache.publish_blob(packed),
-                size=len(packed),
-            )
-            progress(entry)
-            return entry
+    def publish(tensor: TensorRecipe) -> TensorEntry:
+        arrays = [checkpoint.read(names[name]) for name in tensor.sources]
+        packed = codec.pack(run_steps(tensor.steps, arrays), tensor.dtype, tensor.layout)
+        entry = TensorEntry(
+            name=tensor.name,
+            shape=tensor.shape,
+            dtype=tensor.dtype,
+            layout=tensor.layout,
+            tile=tensor.tile,
+            memory=MEMORY,
+            blob=cache.publish_blob(packed),
+            size=len(packed),
+        )
+        progress(entry)
+        return entry
 
-        with ThreadPoolExecutor(_WORKERS) as workers:
-            try:
-                tensors = tuple(workers.map(publish, recipe.tensors))
-            except BaseException:
-                workers.shutdown(wait=False, cancel_futures=True)
-                raise
+    with ThreadPoolExecutor(_WORKERS) as workers:
+        try:
+            tensors = tuple(workers.map(publish, recipe.tensors))
+        except BaseException:
+            workers.shutdown(wait=False, cancel_futures=True)
+            raise
     source.check_unchanged()
     manifest = Manifest(
         action=plan.action.key,

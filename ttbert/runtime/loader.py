@@ -15,7 +15,7 @@ from ..cache.blob import damaged
 from ..cache.cache import Cache, Cached, blob_key
 from ..cache.digest import blake3_of
 from ..cache.manifest import TensorEntry
-from ..errors import CacheError, IntegrityError
+from ..errors import CacheError, CheckpointError, IntegrityError
 from ..model import BertShape, parse_config
 from ..recipe.bert import POLICIES, bert_recipe
 from ..recipe.recipe import CONFIG, RECIPE, TOKENIZER, matches
@@ -33,6 +33,14 @@ class CachedModel:
         self.shape: BertShape = parse_config(self._file(CONFIG), f"{cached.digest}: {CONFIG}")
         self.tokenizer: bytes = self._file(TOKENIZER)
         self._check_recipe()
+
+    def require_answer_head(self) -> None:
+        """CheckpointError for a model that cannot answer questions."""
+        if not self.shape.has_answer_head:
+            raise CheckpointError(
+                f"{self.manifest.provenance.repo} is a {self.shape.architecture}, which has no question-answering head",
+                "choose a model that was trained to answer questions, such as phiyodr/bert-large-finetuned-squad2",
+            )
 
     def tensors(self) -> Iterator[tuple[TensorEntry, Any]]:
         """Each tensor as a TT-NN host tensor, in the manifest's order, its bytes checked before TT-NN sees them."""

@@ -1,0 +1,108 @@
+"""What people and programs see: results on stdout, everything else on stderr.
+
+With --json, stdout is one JSON document and nothing more. Progress is a bar on a terminal and a line now and then elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+import click
+
+from .errors import TtbertError
+
+_LINE_SECONDS = 5.0
+_OPEN, _CLOSE = "\ue000", "\ue001"
+
+
+def show(document: object) -> None:
+    """A result as JSON, on stdout."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def say(text: str = "") -> None:
+    """A result for people, on stdout."""
+    click.echo(text)
+
+
+def tell(text: str) -> None:
+    """A remark on what is going on, on stderr."""
+    click.echo(text, err=True)
+
+
+def tell_error(error: TtbertError) -> None:
+    """What happened, and what to do about it: two lines on stderr."""
+    tell(f"{click.style('error:', fg='red', bold=True)} {error.message}")
+    if error.hint:
+        tell(f"{click.style('hint:', fg='cyan')} {error.hint}")
+
+
+def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Rows in columns, the first one a heading; columns numbered in `right` are aligned there."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def size_text(size: float) -> str:
+    """A number of bytes for people, in decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError
+
+
+def passage(text: str, start: int, end: int, indent: str) -> str:
+    """A text wrapped to the terminal, with `text[start:end]` highlighted, or in [[...]] where there are no colours."""
+    marked = f"{text[:start]}{_OPEN}{text[start:end]}{_CLOSE}{text[end:]}" if end > start else text
+    columns = min(shutil.get_terminal_size().columns, 110)
+    wrapped = textwrap.fill(marked, columns, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    if sys.stdout.isatty():
+        return wrapped.replace(_OPEN, "\033[1;32m").replace(_CLOSE, "\033[0m")
+    return wrapped.replace(_OPEN, "[[").replace(_CLOSE, "]]")
+
+
+class Progress:
+    """Objects and bytes done, of so many. `advance` may be called from several threads."""
+
+    def __init__(self, what: str, objects: int, size: int) -> None:
+        self._what, self._objects, self._size = what, objects, size
+        self._done = self._bytes = 0
+        self._lock = threading.Lock()
+        self._started = self._told = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=self._size, unit="B", unit_scale=True, desc=self._what, disable=not sys.stderr.isatty(), leave=False)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.close()
+        if kind is None and not sys.stderr.isatty():
+            self._tell()
+
+    def advance(self, size: int) -> None:
+        with self._lock:
+            self._done += 1
+            self._bytes += size
+            self._bar.set_postfix_str(f"{self._done}/{self._objects}", refresh=False)
+            self._bar.update(size)
+            if not sys.stderr.isatty() and time.monotonic() - self._told >= _LINE_SECONDS:
+                self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        rate = self._bytes / max(self._told - self._started, 1e-3)
+        tell(f"{self._what}: {self._done}/{self._objects}, {size_text(self._bytes)}, {size_text(rate)}/s")

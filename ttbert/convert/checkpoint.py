@@ -1,0 +1,332 @@
+"""The tensors in a checkpoint's weight files, read one at a time.
+
+Names, shapes and stored types are known without reading a tensor; a tensor is read when asked for, as float32, and
+nothing of it is kept. Which names a model must have, and what is made of them, is not the concern of this module.
+
+Safetensors files are validated by the safetensors library and then read with plain reads, since a memory map counts as
+memory of the process, is slow on network disks, and kills the process when the file is cut meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CheckpointError, NotCached, TtbertError
+from .source import Source
+
+if TYPE_CHECKING:
+    import torch
+
+_SINGLE = ("model.safetensors", "pytorch_model.bin")
+_LOOKED_FOR = tuple(name for single in _SINGLE for name in (single, f"{single}.index.json"))
+_FOREIGN = {
+    ".h5": "TensorFlow",
+    ".msgpack": "Flax",
+    ".onnx": "ONNX",
+    ".gguf": "GGUF",
+    ".ot": "Rust",
+    ".ckpt": "TensorFlow",
+}
+_MAX_INDEX = 64 << 20
+_REMAP_AFTER = 256 << 20
+_TO_SAFETENSORS = "convert the file to safetensors: load it with transformers and save_pretrained() it"
+_NUMPY = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
+
+
+def weight_files(source: Source) -> tuple[str, ...]:
+    """The names of the files that hold the weights, safetensors before pickles, one file before shards.
+
+    Raises CheckpointError if there are none or an index cannot be followed; NotCached if `source` is only what a local
+    cache holds, so that they may exist elsewhere.
+    """
+    return tuple(_located(source)[0])
+
+
+def open_checkpoint(source: Source) -> Checkpoint:
+    """Fetch the weight files of a checkpoint, and only those, and open them."""
+    names, index = _located(source)
+    return Checkpoint([source.path(name) for name in names], index)
+
+
+class Checkpoint:
+    """The tensors in one or more weight files, by the names that they have there.
+
+    `index`, if there is one, says which file each tensor is to be in, by the file's name. Raises CheckpointError if a
+    file is damaged or unsafe, or if files and index contradict one another.
+    """
+
+    def __init__(self, paths: Sequence[Path], index: Mapping[str, str] | None = None) -> None:
+        self._file_of: dict[str, _WeightFile] = {}
+        for path in paths:
+            file = _SafetensorsFile(path) if path.name.endswith(".safetensors") else _PickleFile(path)
+            twice = sorted(file.tensors.keys() & self._file_of.keys())
+            if twice:
+                first = self._file_of[twice[0]].path.name
+                raise CheckpointError(f"{_some(twice)} in {first} and again in {path.name}")
+            self._file_of.update(dict.fromkeys(file.tensors, file))
+        lost = [name for name, shard in (index or {}).items() if not self._is_in(name, shard)]
+        if lost:
+            raise CheckpointError(f"the index promises tensors that its shards do not have: {_some(lost)}")
+        found = {name: file.tensors[name] for name, file in self._file_of.items()}
+        self.shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({k: v.shape for k, v in found.items()})
+        self.dtypes: Mapping[str, str] = MappingProxyType({k: v.dtype for k, v in found.items()})
+        """As safetensors writes them: F32, BF16, I64."""
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Forget the files; nothing can be read any more."""
+        self._file_of.clear()
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """A tensor as a new array in C order; KeyError if there is none of this name.
+
+        Raises CheckpointError if it is stored in a type other than F32, F16, BF16 or F64, or holds NaN or infinity.
+        """
+        file = self._file_of[name]
+        dtype = self.dtypes[name]
+        if dtype not in _NUMPY:
+            raise CheckpointError(f"tensor {name!r} is stored as {dtype}; F32, F16, BF16 and F64 can be converted")
+        array = file.read(name)
+        bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+        if bad:
+            raise CheckpointError(
+                f"tensor {name!r} holds {bad} values that are NaN or infinite as float32, of {array.size}",
+                "the checkpoint is damaged or its training diverged; choose another one",
+            )
+        return array
+
+    def _is_in(self, name: str, shard: str) -> bool:
+        file = self._file_of.get(name)
+        return file is not None and file.path.name == shard
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    shape: tuple[int, ...]
+    dtype: str
+    start: int = 0
+    """Where its bytes begin in the file, if they are read from there."""
+
+
+class _WeightFile(ABC):
+    path: Path
+    tensors: Mapping[str, _Tensor]
+
+    @abstractmethod
+    def read(self, name: str) -> NDArray[np.float32]:
+        """A tensor of a supported type as a new float32 array in C order."""
+
+
+class _SafetensorsFile(_WeightFile):
+    def __init__(self, path: Path) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self.path = path
+        try:
+            # Checks that the header is well formed, and that the tensors fill the file without a gap or an overlap.
+            with safe_open(path, framework="numpy") as file:
+                names = set(file.keys())
+            with path.open("rb") as stream:
+                (length,) = struct.unpack("<Q", stream.read(8))
+                header = json.loads(stream.read(length), object_pairs_hook=_without_repeats)
+            header.pop("__metadata__", None)
+            self.tensors = {
+                name: _Tensor(tuple(entry["shape"]), entry["dtype"], 8 + length + entry["data_offsets"][0])
+                for name, entry in header.items()
+            }
+            if names != self.tensors.keys():
+                raise ValueError("the header can be read in two ways")
+        except (SafetensorError, OSError, ValueError, TypeError, LookupError, struct.error) as error:
+            raise _damaged(path, error) from error
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        tensor = self.tensors[name]
+        stored = np.empty(tensor.shape, _NUMPY[tensor.dtype])
+        view = stored.reshape(-1).view(np.uint8).data
+        done = 0
+        try:
+            with self.path.open("rb", buffering=0) as stream:
+                stream.seek(tensor.start)
+                while done < len(view):
+                    got = stream.readinto(view[done:])
+                    if not got:
+                        raise EOFError(f"it ends inside of tensor {name!r}")
+                    done += got
+        except (OSError, EOFError) as error:
+            raise _damaged(self.path, error) from error
+        if tensor.dtype == "BF16":
+            wide = stored.astype(np.uint32)
+            wide <<= 16
+            return wide.view(np.float32)
+        with np.errstate(over="ignore"):
+            return stored.astype(np.float32, copy=False)
+
+
+class _PickleFile(_WeightFile):
+    """A file that `torch.save` wrote: a flat dictionary of tensors and nothing that could run code.
+
+    Its tensors are memory-mapped, and mapped anew after every 256 MB read. The format from before PyTorch 1.6 cannot be
+    mapped and stays in memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._is_mapped = zipfile.is_zipfile(path)
+        self._loaded: dict[str, torch.Tensor] | None = self._load()
+        self._bytes_read = 0
+        self.tensors = {
+            name: _Tensor(tuple(tensor.shape), _dtype_name(tensor)) for name, tensor in self._loaded.items()
+        }
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        import torch
+
+        if self._loaded is None:
+            self._loaded = self._load()
+        try:
+            tensor = self._loaded[name].detach()
+            array = np.array(tensor.to(torch.float32).numpy(), dtype=np.float32, order="C", copy=True)
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise _damaged(self.path, error) from error
+        self._bytes_read += tensor.numel() * tensor.element_size()
+        if self._is_mapped and self._bytes_read >= _REMAP_AFTER:
+            self._loaded, self._bytes_read = None, 0
+        return array
+
+    def _load(self) -> dict[str, torch.Tensor]:
+        import torch
+
+        version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+        if version < (2, 6):
+            raise CheckpointError(
+                f"{self.path} is a pickle, which PyTorch {torch.__version__} cannot open safely (CVE-2025-32434)",
+                f"use PyTorch 2.6 or later, or {_TO_SAFETENSORS}",
+            )
+        try:
+            loaded = torch.load(self.path, map_location="cpu", weights_only=True, mmap=self._is_mapped)
+        except Exception as error:  # Whatever an unpickler meets in a hostile file.
+            raise self._refusal(error) from error
+        return self._checked(loaded)
+
+    def _refusal(self, error: Exception) -> TtbertError:
+        import pickle
+
+        if isinstance(error, MemoryError):
+            return CheckpointError(f"{self.path} does not fit into memory", _TO_SAFETENSORS)
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
+            return CheckpointError(
+                f"{self.path} is a pickle with more than tensors in it, and could run code; it was not loaded",
+                _TO_SAFETENSORS,
+            )
+        return _damaged(self.path, error)
+
+    def _checked(self, loaded: Any) -> dict[str, torch.Tensor]:
+        import torch
+
+        if not isinstance(loaded, dict):
+            raise CheckpointError(f"{self.path} holds a {type(loaded).__name__}, not a dictionary of tensors")
+        for name, value in loaded.items():
+            plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided
+            if isinstance(name, str) and plain and not value.is_quantized and value.device.type == "cpu":
+                continue
+            nested = " (a training checkpoint?)" if isinstance(value, dict) else ""
+            raise CheckpointError(
+                f"{self.path} is not a flat dictionary of tensors: {name!r:.80} is a {type(value).__name__}{nested}",
+                "save the model's state_dict() itself, or better, save_pretrained() the model",
+            )
+        return loaded
+
+
+def _located(source: Source) -> tuple[list[str], Mapping[str, str] | None]:
+    """The weight files and, if they are shards, which of them each tensor is to be in."""
+    for single in _SINGLE:
+        if single in source.files:
+            return [single], None
+        if f"{single}.index.json" in source.files:
+            index = _read_index(source, f"{single}.index.json")
+            return sorted(set(index.values())), index
+    return _no_weights(source)
+
+
+def _read_index(source: Source, name: str) -> Mapping[str, str]:
+    suffix = Path(name.removesuffix(".index.json")).suffix
+    path = source.path(name)
+    try:
+        if path.stat().st_size > _MAX_INDEX:
+            raise ValueError(f"larger than {_MAX_INDEX >> 20} MiB")
+        document = json.loads(path.read_bytes(), object_pairs_hook=_without_repeats)
+        index = document["weight_map"]
+        if not isinstance(index, dict) or not index or not all(isinstance(shard, str) for shard in index.values()):
+            raise ValueError("weight_map is not a table of tensor names and file names")
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    shards = sorted(set(index.values()))
+    for shard in shards:
+        if "/" in shard or "\\" in shard or "\0" in shard or shard.startswith(".") or not shard.endswith(suffix):
+            raise CheckpointError(f"{name} of {source.label} names a shard that is not a {suffix} file: {shard!r:.100}")
+    missing = [shard for shard in shards if shard not in source.files]
+    if missing:
+        raise _absent(source, f"{name} of {source.label} names {_some(missing, 'shards')} that are not there")
+    return index
+
+
+def _no_weights(source: Source) -> tuple[list[str], Mapping[str, str] | None]:
+    foreign = sorted({format for name in source.files for end, format in _FOREIGN.items() if name.endswith(end)})
+    others = f", only weights for {' and '.join(foreign)}" if foreign else ""
+    there = f"there are: {_some(sorted(source.files))}" if source.files else "there are no files at all"
+    raise _absent(source, f"{source.label} has none of {', '.join(_LOOKED_FOR)}{others}; {there}")
+
+
+def _absent(source: Source, message: str) -> TtbertError:
+    if source.is_partial:
+        return NotCached(
+            f"in the local Hugging Face cache, {message}",
+            "run once without --offline, or give a local folder, or use --model bundled",
+        )
+    return CheckpointError(message, "give a model saved by transformers' save_pretrained()")
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    text = str(error).strip() or type(error).__name__
+    return CheckpointError(
+        f"{path} is damaged or not what its name says: {text.splitlines()[0]:.200}", "fetch or save it again"
+    )
+
+
+def _dtype_name(tensor: torch.Tensor) -> str:
+    import torch
+
+    names = {
+        torch.float32: "F32",
+        torch.float16: "F16",
+        torch.bfloat16: "BF16",
+        torch.float64: "F64",
+        torch.int64: "I64",
+    }
+    return names.get(tensor.dtype) or str(tensor.dtype).removeprefix("torch.")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a name is there twice")
+    return document
+
+
+def _some(names: Sequence[str], what: str = "", limit: int = 12) -> str:
+    """The first few names, for a message."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"{what} {', '.join(names[:limit])}{more}".lstrip()

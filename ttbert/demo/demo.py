@@ -1,0 +1,104 @@
+"""The demo: a batch of questions through a cached model, answered and timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..cache.cache import Cache, Cached
+from ..runtime.loader import CachedModel
+from ..runtime.qa import Answer, decode
+from ..runtime.reference import Reference
+from ..runtime.tokens import TOKENS, Batch, Encoder, Window, make_batches
+from .inputs import Question
+
+_STEADY_SECONDS = 3.0
+_STEADY_RUNS = 10
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of each phase. A run is one pass over all batches; `steady` has one entry for each run after the first."""
+
+    preparing_inputs: float
+    loading_weights: float
+    first_run: float
+    steady_runs: tuple[float, ...]
+    postprocessing: float
+    inputs: int
+    weight_bytes: int
+
+    @property
+    def inputs_per_second(self) -> float:
+        """Inputs answered in a second, by the median of the steady runs."""
+        return self.inputs / float(np.median(self.steady_runs))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The best answer to each question, and how long it all took."""
+
+    answers: tuple[Answer, ...]
+    timings: Timings
+    windows: int
+    batches: int
+
+
+def run_demo(cache: Cache, cached: Cached, questions: Sequence[Question], batch: int) -> Outcome:
+    """Answer the questions on the CPU, in batches of `batch` windows of 384 tokens, with what the cache holds.
+
+    CheckpointError for a model that has no question-answering head, InputError for a question that is too long.
+    """
+    started = time.perf_counter()
+    model = CachedModel(cache, cached)
+    model.require_answer_head()
+    runtime = Reference(model)
+    loaded = time.perf_counter()
+    encoder = Encoder(model.tokenizer, min(TOKENS, model.shape.positions))
+    windows = [
+        window for number, each in enumerate(questions) for window in encoder.windows(each.question, each.context, number)
+    ]
+    batches = list(make_batches(windows, batch, encoder.tokens, pad_id=encoder.pad_id))
+    prepared = time.perf_counter()
+    logits = [runtime.run(each) for each in batches]
+    first = time.perf_counter()
+    steady = _steady_runs(runtime, batches)
+    timed = time.perf_counter()
+    starts, ends = (np.concatenate([each[side][: b.rows] for each, b in zip(logits, batches, strict=True)]) for side in (0, 1))
+    answers = tuple(
+        decode([windows[row] for row in rows], starts[rows], ends[rows], question.context)[0]
+        for question, rows in zip(questions, _rows(windows, len(questions)), strict=True)
+    )
+    decoded = time.perf_counter()
+    timings = Timings(
+        preparing_inputs=prepared - loaded,
+        loading_weights=loaded - started,
+        first_run=first - prepared,
+        steady_runs=steady,
+        postprocessing=decoded - timed,
+        inputs=len(questions),
+        weight_bytes=sum(entry.size for entry in cached.manifest.tensors),
+    )
+    return Outcome(answers, timings, len(windows), len(batches))
+
+
+def _steady_runs(runtime: Reference, batches: Sequence[Batch]) -> tuple[float, ...]:
+    """Run everything again, at least once and until some seconds are filled; the seconds of each run."""
+    seconds: list[float] = []
+    while not seconds or (sum(seconds) < _STEADY_SECONDS and len(seconds) < _STEADY_RUNS):
+        started = time.perf_counter()
+        for batch in batches:
+            runtime.run(batch)
+        seconds.append(time.perf_counter() - started)
+    return tuple(seconds)
+
+
+def _rows(windows: Sequence[Window], questions: int) -> list[list[int]]:
+    """For each question, the rows of its windows among all windows."""
+    rows: list[list[int]] = [[] for _ in range(questions)]
+    for row, window in enumerate(windows):
+        rows[window.example].append(row)
+    return rows

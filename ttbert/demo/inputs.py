@@ -1,0 +1,76 @@
+"""The questions of a demo: those that come with the package, or a file in the format of tt-metal's BERT demo."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+BUILT_IN = Path(__file__).parent / "inputs.json"
+
+_FORMAT = 'it must be a list of {"context": "...", "question": "..."}'
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and the text in which its answer may be."""
+
+    question: str
+    context: str
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions in a JSON file; InputError, with the place, for anything that is not a list of them."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}", f"give a JSON file: {_FORMAT}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}", f"give a JSON file: {_FORMAT}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}", _FORMAT) from error
+    if not isinstance(document, list) or not document:
+        raise InputError(f"{path} holds {'nothing' if document == [] else 'no list'}", _FORMAT)
+    return [_question(each, f"{path}, input {number}") for number, each in enumerate(document, 1)]
+
+
+def built_in_questions() -> list[Question]:
+    """Questions and passages of our own writing, some without an answer."""
+    return read_questions(BUILT_IN)
+
+
+def choose_questions(path: Path | None, batch: int, pad: bool) -> list[Question]:
+    """The questions of one run: as many as the batch holds, unless `pad` allows another number.
+
+    Of the built-in questions the first ones are taken. InputError where the number does not fit.
+    """
+    found = read_questions(path) if path else built_in_questions()
+    if path is None and not pad:
+        if len(found) < batch:
+            raise InputError(
+                f"there are {len(found)} built-in questions, fewer than the batch of {batch}",
+                f"pass --batch {len(found)} or less, --pad to leave rows of the batch empty, or your own with --input FILE",
+            )
+        return found[:batch]
+    if len(found) != batch and not pad:
+        raise InputError(
+            f"{path} has {len(found)} inputs, but the batch is {batch}",
+            f"pass --batch {len(found)}, or --pad to run them in batches of {batch} of which the last is partly empty",
+        )
+    return found
+
+
+def _question(entry: Any, where: str) -> Question:
+    if not isinstance(entry, dict):
+        raise InputError(f"{where} is not an object", _FORMAT)
+    for name in ("context", "question"):
+        value = entry.get(name)
+        if not isinstance(value, str):
+            problem = f"its {name!r} is not text" if name in entry else f"it has no {name!r}"
+            raise InputError(f"{where}: {problem}", _FORMAT)
+        if not value.strip():
+            raise InputError(f"{where}: its {name!r} is empty", _FORMAT)
+    return Question(entry["question"], entry["context"])
