@@ -1,6 +1,7 @@
 """What people and programs see: results on stdout, everything else on stderr.
 
-With --json, stdout is one JSON document and nothing more. Progress is a bar on a terminal and a line now and then elsewhere.
+With --json, stdout is one JSON document and nothing more. Progress is a bar on a terminal and a line now and then
+elsewhere.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -85,7 +89,9 @@ class Progress:
     def __enter__(self) -> Progress:
         from tqdm import tqdm
 
-        self._bar = tqdm(total=self._size, unit="B", unit_scale=True, desc=self._what, disable=not sys.stderr.isatty(), leave=False)
+        self._bar = tqdm(
+            total=self._size, unit="B", unit_scale=True, desc=self._what, disable=not sys.stderr.isatty(), leave=False
+        )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -76,3 +76,11 @@ class DeviceError(TtbertError):
     """The device asked for is not there or cannot be used."""
 
     exit_code = 12
+
+
+class ReportedError(TtbertError):
+    """A process that ttbert started failed, has told the user why, and left with this exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,7 +1,7 @@
 """The shape of a BERT model, read from its `config.json`.
 
-What is not a BERT that ttbert knows is refused here by name, so that no model is ever converted or run as something that
-it is not.
+What is not a BERT that ttbert knows is refused here by name, so that no model is ever converted or run as something
+that it is not.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def _architecture(config: dict[str, Any], where: str) -> str:
         value = config.get(setting, supported_value)
         if value != supported_value:
             raise CheckpointError(
-                f"{where}: {setting} {value!r:.80} is not supported", f"ttbert converts models with {supported_value!r} there"
+                f"{where}: {setting} {value!r:.80} is not supported",
+                f"ttbert converts models with {supported_value!r} there",
             )
     return str(named[0])
 
@@ -111,7 +112,8 @@ def _check_widths(shape: BertShape, where: str) -> None:
     ):
         if width % TILE:
             raise CheckpointError(
-                f"{where}: {name} {width} is not supported", f"a tile is {TILE} wide, so it must be a multiple of {TILE}"
+                f"{where}: {name} {width} is not supported",
+                f"a tile is {TILE} wide, so it must be a multiple of {TILE}",
             )
 
 

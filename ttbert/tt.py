@@ -1,8 +1,8 @@
 """TT-NN for host work: packing and unpacking tensors with no device.
 
-TT-NN packs block formats only in the context of a device, and takes the first card it finds. In mock mode it needs none and
-leaves any card to others. The mode of a process is decided by its first call and cannot change, so a process that is to use
-a device must not come here first; a conversion therefore runs in a process of its own.
+TT-NN packs block formats only in the context of a device, and takes the first card it finds. In mock mode it needs
+none and leaves any card to others. The mode of a process is decided by its first call and cannot change, so a process
+that is to use a device must not come here first; a conversion therefore runs in a process of its own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A blob in memory, checked on its way there.
 
-The bytes are hashed while they are copied out of the store, into an anonymous memory file that is then sealed. So what was
-checked is exactly what is used: nobody can change it between the check and the use, and it is not read a second time.
+The bytes are hashed while they are copied out of the store, into an anonymous memory file that is then sealed. So
+what was checked is exactly what is used: nobody can change it between the check and the use, and it is not read a
+second time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The cache of converted models: content-addressed blobs, manifests, and the names that lead to them.
 
-Two kinds of programs use it. A conversion publishes: blobs first, then the manifest, the action that leads to it, and the
-ref. A run only reads, and checks every byte against the manifest on its way into memory.
+Two kinds of programs use it. A conversion publishes: blobs first, then the manifest, the action that leads to it, and
+the ref. A run only reads, and checks every byte against the manifest on its way into memory.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ class Cache:
     def publish_manifest(self, manifest: Manifest) -> Cached:
         """Store a manifest and the action that leads to it. Its blobs must have been published.
 
-        If the action already leads to a whole manifest, that one is given: of two that convert the same at once, one wins.
+        If the action already leads to a whole manifest, that one is given: of two that convert the same at once, one
+        wins.
         """
         winner = self.find(manifest.action)
         if winner:

@@ -1,7 +1,8 @@
 """A store in a folder: a local disk, or a mounted share.
 
-To publish: a unique temporary file in the target's own folder, write, fsync, link to the final name, fsync the folder. The
-link has exactly one winner, on NFS too, and a writer killed at any point leaves a file that no reader looks at.
+To publish: a unique temporary file in the target's own folder, write, fsync, link to the final name, fsync the
+folder. The link has exactly one winner, on NFS too, and a writer killed at any point leaves a file that no reader
+looks at.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ class LocalStore(Store):
 
     def put(self, key: str, content: bytes | memoryview) -> bool:
         path = self._path(key)
-        if path.exists():
-            return False
         try:
+            if path.exists():
+                return False
             self._make_folder(path.parent)
             return self._publish(path, memoryview(content))
         except OSError as error:
@@ -48,7 +49,7 @@ class LocalStore(Store):
     def open(self, key: str) -> BinaryIO:
         path = self._path(key)
         try:
-            return path.open("rb", buffering=0)  # type: ignore[return-value]
+            return path.open("rb", buffering=0)
         except (FileNotFoundError, NotADirectoryError):
             raise KeyError(key) from None
         except OSError as error:
@@ -104,8 +105,8 @@ class LocalStore(Store):
         return moved
 
     def touch(self, key: str) -> None:
-        # Only the owner may restart a file's age at will. A file of somebody else's keeps its own, and convert makes sure at
-        # its end that everything is still there.
+        # Only the owner may restart a file's age at will. A file of somebody else's keeps its own, and convert makes
+        # sure at its end that everything is still there.
         with contextlib.suppress(OSError):
             os.utime(self._path(key))
 
@@ -190,7 +191,8 @@ class LocalStore(Store):
             )
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             return CacheError(
-                f"{self.url} cannot be a cache: {_existing(path)} is a file", "choose a folder with --cache or TTBERT_CACHE"
+                f"{self.url} cannot be a cache: {_existing(path)} is a file",
+                "choose a folder with --cache or TTBERT_CACHE",
             )
         return StoreUnavailable(f"{self.url}: {error}", "look at the disk or the mount, then try again")
 

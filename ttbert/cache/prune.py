@@ -1,7 +1,7 @@
 """Pruning: what no ref leads to any more, planned first and then deleted.
 
-Only what is older than a grace period goes, since a conversion publishes its blobs before anything leads to them; ages are
-read again at the moment of deletion. Quarantine is left alone unless it is asked for.
+Only what is older than a grace period goes, since a conversion publishes its blobs before anything leads to them;
+ages are read again at the moment of deletion. Quarantine is left alone unless it is asked for.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Refs: names for manifests.
 
-A ref is written `NAME@REVISION:POLICY` for a model of the hub and `local/NAME:POLICY` for one converted from a folder. Its
-entries are numbered files, each created once: the highest number is the present meaning, the others are its history. So two
-machines that move a ref at once cannot overwrite each other, and nothing needs a lock.
+A ref is written `NAME@REVISION:POLICY` for a model of the hub and `local/NAME:POLICY` for one converted from a
+folder. Its entries are numbered files, each created once: the highest number is the present meaning, the others are
+its history. So two machines that move a ref at once cannot overwrite each other, and nothing needs a lock.
 """
 
 from __future__ import annotations
@@ -111,8 +111,9 @@ def move_ref(store: Store, ref: Ref, manifest: Digest, repo: str, commit: str | 
 def remove_ref(store: Store, ref: Ref) -> bool:
     """Forget `ref` and its history; False if it was not known. What it meant is left to pruning."""
     numbers = _numbers(store, ref)
-    # The oldest first, so that a reader sees the present meaning to the last.
-    return any([store.delete(_key(ref, number)) for number in numbers])
+    for number in numbers:  # the oldest first, so that a reader sees the present meaning to the last
+        store.delete(_key(ref, number))
+    return bool(numbers)
 
 
 def list_refs(store: Store) -> Iterator[Ref]:

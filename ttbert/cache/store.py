@@ -52,8 +52,8 @@ class Store(ABC):
     def put(self, key: str, content: bytes | memoryview) -> bool:
         """Publish `content` under `key` unless the key is taken; True if this call published it.
 
-        Afterwards the object is there, whole, whoever wrote it. Raises StoreReadOnly, NoSpaceError or StoreUnavailable, and
-        then nothing of this call is visible.
+        Afterwards the object is there, whole, whoever wrote it. Raises StoreReadOnly, NoSpaceError or
+        StoreUnavailable, and then nothing of this call is visible.
         """
 
     @abstractmethod
@@ -84,10 +84,11 @@ class Store(ABC):
     def touch(self, key: str) -> None:
         """Restart the object's age, so that pruning leaves it alone; does nothing where that is not possible."""
 
+    @abstractmethod
     def debris(self) -> Iterator[Entry]:
         """What killed writers left behind: never visible as an object, only as used space."""
-        return iter(())
 
+    @abstractmethod
     def remove_debris(self, key: str) -> None:
         """Remove an entry that `debris` gave."""
 

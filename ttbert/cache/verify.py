@@ -39,7 +39,11 @@ class Verdict:
 
 
 def verify(
-    cache: Cache, census: Census, only: Model | None = None, repair: bool = False, progress: Callable[[Entry], None] = lambda entry: None
+    cache: Cache,
+    census: Census,
+    only: Model | None = None,
+    repair: bool = False,
+    progress: Callable[[Entry], None] = lambda entry: None,
 ) -> Verdict:
     """Read every blob and manifest, or those of one model, and compare their digests.
 

@@ -187,9 +187,7 @@ class _PickleFile(_WeightFile):
         self._is_mapped = zipfile.is_zipfile(path)
         self._loaded: dict[str, torch.Tensor] | None = self._load()
         self._bytes_read = 0
-        self.tensors = {
-            name: _Tensor(tuple(tensor.shape), _dtype_name(tensor)) for name, tensor in self._loaded.items()
-        }
+        self.tensors = {name: _Tensor(tuple(tensor.shape), _dtype_name(tensor)) for name, tensor in self._loaded.items()}
 
     def read(self, name: str) -> NDArray[np.float32]:
         import torch

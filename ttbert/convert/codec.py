@@ -1,8 +1,8 @@
 """Arrays to the bytes of a `.tensorbin` file, by TT-NN itself.
 
-The bytes depend on neither board nor machine, only on the array, the data type, the layout and the version of TT-NN's file
-format. That version is in every action key, so this module makes sure, before it packs anything, that the ttnn at hand
-really writes it.
+The bytes depend on neither board nor machine, only on the array, the data type, the layout and the version of TT-NN's
+file format. That version is in every action key, so this module makes sure, before it packs anything, that the ttnn
+at hand really writes it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 from ..cache.digest import blake3_of
 from ..errors import TtbertError
-from ..tt import first_line, host_ttnn
 from ..recipe.recipe import SERIALIZATION
 from ..recipe.steps import Array
+from ..tt import first_line, host_ttnn
 
 _PROBES = (("bfloat16", "row_major"), ("bfloat16", "tile"), ("bfloat8_b", "tile"), ("bfloat4_b", "tile"))
 _PROBE_DIGEST = "e200610e74be50d4c14d674416daf96f0f7a8b8d9a68f56acb9234cbb1408f1e"

@@ -17,12 +17,13 @@ from ..cache.manifest import FileEntry, Manifest, Provenance, SourceEntry, Tenso
 from ..cache.refs import Ref
 from ..errors import CheckpointError, InputError
 from ..model import parse_config
-from ..recipe.bert import POLICIES, bert_recipe, canonical_names, check_tensors
+from ..recipe.bert import bert_recipe, canonical_names, check_tensors
+from ..recipe.policy import POLICIES
+from ..recipe.recipe import CONFIG, MEMORY, RECIPE, TOKENIZER, Action, TensorRecipe
+from ..recipe.steps import run_steps
 from .checkpoint import open_checkpoint, weight_files
 from .codec import Codec
-from ..recipe.recipe import CONFIG, MEMORY, RECIPE, TOKENIZER, Action, TensorRecipe
 from .source import Source, is_folder, open_source
-from ..recipe.steps import run_steps
 from .tokenizer import build_tokenizer, tokenizer_files
 
 BUNDLED = "bundled"
@@ -32,6 +33,35 @@ BUNDLED_FOLDER = Path(__file__).parent.parent / "models" / "bundled"
 
 _WORKERS = 2
 """Tensors in work at once: one is read and packed while another is written. More would cost memory and gain nothing."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The model that somebody asks for: `bundled`, a folder, or a hub id; its precision, and its name in the cache."""
+
+    model: str
+    revision: str | None = None
+    policy: str = "bfp8"
+    offline: bool = False
+    name: str | None = None
+
+    @property
+    def is_on_the_hub(self) -> bool:
+        return self.model != BUNDLED and not is_folder(self.model)
+
+    @property
+    def ref(self) -> Ref:
+        """Where `convert` files it: under its hub id and revision, or under `local/FOLDER`."""
+        if self.name is not None:
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._/-]*", self.name):
+                raise InputError(f"{self.name!r} cannot be a name", "use letters, digits, and . _ - /")
+            return Ref(self.name, None, self.policy)
+        if self.is_on_the_hub:
+            return Ref(self.model, self.revision or "main", self.policy)
+        if self.model == BUNDLED:
+            return Ref(BUNDLED, None, self.policy)
+        folder = Path(self.model).expanduser().resolve().name
+        return Ref(f"local/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder)}", None, self.policy)
 
 
 @dataclass(frozen=True)
@@ -62,34 +92,25 @@ class Conversion:
 Progress = Callable[[TensorEntry], None]
 
 
-def model_ref(model: str, revision: str | None, policy: str, name: str | None = None) -> Ref:
-    """The ref under which `convert` files a model: its hub id and revision, or `local/FOLDER`."""
-    if name is not None:
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._/-]*", name):
-            raise InputError(f"{name!r} cannot be a name", "use letters, digits, and . _ - /")
-        return Ref(name, None, policy)
-    if model == BUNDLED:
-        return Ref(BUNDLED, None, policy)
-    if is_folder(model):
-        folder = Path(model).expanduser().resolve().name
-        return Ref(f"local/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder)}", None, policy)
-    return Ref(model, revision or "main", policy)
+def plan_conversion(wanted: Wanted) -> Plan:
+    """The plan for a model. Of one on the hub only small files are fetched.
 
-
-def plan_conversion(model: str, revision: str | None, policy: str, offline: bool, name: str | None = None) -> Plan:
-    """The plan for MODEL: `bundled`, a folder, or a hub id at a revision. Of a hub model only small files are fetched."""
-    if model == BUNDLED and revision:
+    Raises InputError or CheckpointError for what cannot be converted, NotCached while offline, StoreUnavailable for a hub
+    that cannot be reached.
+    """
+    if wanted.model == BUNDLED and wanted.revision:
         raise InputError("the bundled model has no revisions", "leave --revision away")
-    source = open_source(str(BUNDLED_FOLDER) if model == BUNDLED else model, revision, offline)
+    folder = str(BUNDLED_FOLDER) if wanted.model == BUNDLED else wanted.model
+    source = open_source(folder, wanted.revision, wanted.offline)
     if CONFIG not in source.files:
         raise CheckpointError(f"{source.label} has no {CONFIG}", "is it a model in the Hugging Face format?")
     shape = parse_config(source.path(CONFIG).read_bytes(), f"{source.label}/{CONFIG}")
     weights, tokenizer = weight_files(source), tokenizer_files(source.files)
     roles = {CONFIG: "config", **dict.fromkeys(weights, "weights"), **dict.fromkeys(tokenizer, "tokenizer")}
     action = Action(
-        bert_recipe(shape, POLICIES[policy]), tuple((role, source.digest(name)) for name, role in roles.items())
+        bert_recipe(shape, POLICIES[wanted.policy]), tuple((role, source.digest(name)) for name, role in roles.items())
     )
-    return Plan(source, model_ref(model, revision, policy, name), action, weights, tokenizer)
+    return Plan(source, wanted.ref, action, weights, tokenizer)
 
 
 def find_converted(plan: Plan, cache: Cache) -> Conversion | None:
@@ -98,11 +119,20 @@ def find_converted(plan: Plan, cache: Cache) -> Conversion | None:
     return Conversion(cached, plan.ref, hit=True) if cached else None
 
 
+def find_by_name(wanted: Wanted, cache: Cache) -> Conversion | None:
+    """What the ref of a model leads to, if all of it is there. Whether the hub has something newer is not asked."""
+    cached = cache.resolve(wanted.ref)
+    if cached is None or cache.missing(cached.manifest):
+        return None
+    return Conversion(cached, wanted.ref, hit=True)
+
+
 def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None) -> Conversion:
     """Make sure that the planned model is in the cache under its ref, converting it on a miss.
 
-    `progress` is called with each tensor that was published, from a worker thread. Raises CheckpointError where the weights
-    are not what the recipe expects, and errors of the store; what was published until then is harmless and found again.
+    `progress` is called with each tensor that was published, from a worker thread. Raises CheckpointError where the
+    weights are not what the recipe expects, and errors of the store; what was published until then is harmless and
+    found again.
     """
     conversion = find_converted(plan, cache) or Conversion(_run(plan, cache, progress), plan.ref, hit=False)
     cache.move_ref(plan.ref, conversion.cached, _repo(plan), plan.source.commit)
@@ -114,9 +144,7 @@ def _run(plan: Plan, cache: Cache, progress: Progress) -> Cached:
     recipe, source = plan.action.recipe, plan.source
     files = {
         CONFIG: source.path(CONFIG).read_bytes(),
-        TOKENIZER: build_tokenizer(
-            {name: source.path(name).read_bytes() for name in plan.tokenizer}, recipe.shape.vocabulary
-        ),
+        TOKENIZER: build_tokenizer({name: source.path(name).read_bytes() for name in plan.tokenizer}, recipe.shape.vocabulary),
         RECIPE: plan.action.to_bytes(),
     }
     checkpoint = open_checkpoint(source)

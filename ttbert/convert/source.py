@@ -165,9 +165,7 @@ class HubSource(Source):
         self._etags: dict[str, str] = {}
         with _hub_errors(repo, self._revision):
             # Without a timeout of its own this request would wait for ever.
-            info = HfApi().model_info(
-                repo, revision=self._revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
-            )
+            info = HfApi().model_info(repo, revision=self._revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
             if info.sha is None or _COMMIT.fullmatch(info.sha) is None:
                 raise ValueError(f"not a commit: {info.sha!r:.100}")
             files = []

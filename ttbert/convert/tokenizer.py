@@ -1,7 +1,8 @@
 """The tokenizer of a checkpoint, as the one `tokenizer.json` that the runtime reads.
 
 Most repositories have that file; old ones have only `vocab.txt`, from which the same tokenizer is built. What
-`tokenizer_config.json` says of lower case, accents and Chinese characters overrides the file, as it does in transformers.
+`tokenizer_config.json` says of lower case, accents and Chinese characters overrides the file, as it does in
+transformers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from tokenizers.implementations import BertWordPieceTokenizer
 from ..errors import CheckpointError
 
 _SPECIAL = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
-_SETTINGS = {"do_lower_case": "lowercase", "strip_accents": "strip_accents", "tokenize_chinese_chars": "handle_chinese_chars"}
+_SETTINGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
 
 
 def tokenizer_files(names: Collection[str]) -> tuple[str, ...]:

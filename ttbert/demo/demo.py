@@ -12,7 +12,7 @@ from ..cache.cache import Cache, Cached
 from ..runtime.loader import CachedModel
 from ..runtime.qa import Answer, decode
 from ..runtime.reference import Reference
-from ..runtime.tokens import TOKENS, Batch, Encoder, Window, make_batches
+from ..runtime.tokens import STRIDE, TOKENS, Batch, Encoder, Window, make_batches
 from .inputs import Question
 
 _STEADY_SECONDS = 3.0
@@ -57,7 +57,8 @@ def run_demo(cache: Cache, cached: Cached, questions: Sequence[Question], batch:
     model.require_answer_head()
     runtime = Reference(model)
     loaded = time.perf_counter()
-    encoder = Encoder(model.tokenizer, min(TOKENS, model.shape.positions))
+    tokens = min(TOKENS, model.shape.positions)
+    encoder = Encoder(model.tokenizer, tokens, min(STRIDE, tokens // 2))
     windows = [
         window for number, each in enumerate(questions) for window in encoder.windows(each.question, each.context, number)
     ]

@@ -1,18 +1,18 @@
 """BERT's table: which source tensors make which device tensor, by which steps, in which format.
 
-Source names are canonical: without the `bert.` prefix that a model with a head has, and with `weight` and `bias` for the
-`gamma` and `beta` of the first TensorFlow conversions. The device side follows tt-metal's BERT-large demo
-(models/demos/metal_BERT_large_11): matmul weights transposed and tiled, Q, K and V fused and interleaved over the core grid,
-embeddings and norms row-major.
+Source names are canonical: without the `bert.` prefix that a model with a head has, and with `weight` and `bias` for
+the `gamma` and `beta` of the first TensorFlow conversions. The device side follows tt-metal's BERT-large demo
+(models/demos/metal_BERT_large_11): matmul weights transposed and tiled, Q, K and V fused and interleaved over the
+core grid, embeddings and norms row-major.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from ..errors import CheckpointError
 from ..model import TILE, BertShape
+from .policy import Policy
 from .recipe import Recipe, TensorRecipe
 from .steps import Step
 
@@ -22,27 +22,6 @@ _RENAMED = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerN
 IGNORED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
 """Source tensors that are not used: a constant that old checkpoints store, and the pooler, which question answering and
 sentence embeddings from token states do without."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """The precision of each kind of tensor. Embeddings and norms are bfloat16 in all of them."""
-
-    name: str
-    attention: str
-    feed_forward: str
-    bias: str
-    help: str
-
-
-POLICIES = {
-    each.name: each
-    for each in (
-        Policy("bfp8", "bfloat8_b", "bfloat8_b", "bfloat8_b", "matmul weights and biases in bfloat8_b, as tt-metal's demo"),
-        Policy("bf16", "bfloat16", "bfloat16", "bfloat16", "everything in bfloat16"),
-        Policy("bfp4", "bfloat8_b", "bfloat4_b", "bfloat8_b", "feed-forward weights in bfloat4_b, the rest as bfp8"),
-    )
-}
 
 
 def bert_recipe(shape: BertShape, policy: Policy) -> Recipe:
@@ -81,9 +60,7 @@ def check_tensors(recipe: Recipe, found: dict[str, tuple[int, ...]]) -> None:
     expected = recipe.sources
     missing = sorted(set(expected) - set(found))
     extra = sorted(set(found) - set(expected) - set(IGNORED))
-    wrong = [
-        f"{name} {found[name]}, not {shape}" for name, shape in expected.items() if name in found and found[name] != shape
-    ]
+    wrong = [f"{name} {found[name]}, not {shape}" for name, shape in expected.items() if name in found and found[name] != shape]
     problems = [
         f"{title}: {', '.join(names)}"
         for title, names in (("missing", missing), ("not known", extra), ("of another shape", wrong))

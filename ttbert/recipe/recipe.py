@@ -1,8 +1,8 @@
 """The recipe: everything that decides the bytes of a conversion, as data.
 
-A recipe together with the digests of the source files, in canonical JSON, is the *action*; its BLAKE3 digest is the action
-key. Whatever could change a byte of the result is in it, so equal keys mean equal tensors and there is nothing to
-invalidate.
+A recipe together with the digests of the source files, in canonical JSON, is the *action*; its BLAKE3 digest is the
+action key. Whatever could change a byte of the result is in it, so equal keys mean equal tensors and there is nothing
+to invalidate.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The array steps of a conversion: pure functions from checkpoint arrays to the array a device tensor is packed from.
 
-Each has a version, which is part of every action key: a step that computes something else gets another version, and what an
-older one made stays what it was, under its own key. Arrays are float32; a step takes the list of arrays that the step
-before it gave.
+Each has a version, which is part of every action key: a step that computes something else gets another version, and
+what an older one made stays what it was, under its own key. Arrays are float32; a step takes the list of arrays that
+the step before it gave.
 """
 
 from __future__ import annotations

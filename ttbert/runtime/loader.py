@@ -1,7 +1,7 @@
 """From a manifest to TT-NN tensors: every blob checked, every header compared, nothing of Hugging Face opened.
 
-A model is taken only if it was made by the very recipe that this version of the runtime is written for, so that tensors laid
-out in another way, by an older or newer ttbert, are never mistaken for these.
+A model is taken only if it was made by the very recipe that this version of the runtime is written for, so that
+tensors laid out in another way, by an older or newer ttbert, are never mistaken for these.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from ..cache.digest import blake3_of
 from ..cache.manifest import TensorEntry
 from ..errors import CacheError, CheckpointError, IntegrityError
 from ..model import BertShape, parse_config
-from ..recipe.bert import POLICIES, bert_recipe
+from ..recipe.bert import bert_recipe
+from ..recipe.policy import POLICIES
 from ..recipe.recipe import CONFIG, RECIPE, TOKENIZER, matches
 from ..tt import first_line, host_ttnn
 
@@ -73,7 +74,8 @@ class CachedModel:
         document = self._file(RECIPE)
         if blake3_of(document) != self.manifest.action:
             raise IntegrityError(
-                f"manifest {self.digest.short} is not of the recipe it carries", "convert the model again, and look at who wrote it"
+                f"manifest {self.digest.short} is not of the recipe it carries",
+                "convert the model again, and look at who wrote it",
             )
         policy = POLICIES.get(self.manifest.policy)
         if policy is None or not matches(bert_recipe(self.shape, policy), document, self.manifest.tensors):

@@ -1,7 +1,7 @@
 """BERT on the CPU, in torch and float32, with the values that a device would hold: the reference for every other runtime.
 
-The weights are the cached tensors as TT-NN decodes them, laid out as on the device: Q, K and V fused and interleaved over the
-core grid, the answer head padded to a tile. This is the board that is called `cpu`.
+The weights are the cached tensors as TT-NN decodes them, laid out as on the device: Q, K and V fused and interleaved
+over the core grid, the answer head padded to a tile. This is the board that is called `cpu`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -19,16 +20,19 @@ if TYPE_CHECKING:
     from .tokens import Batch
 
 
+Logits = npt.NDArray[np.float32]
+
+
 class Reference:
     """A loaded model; `run` gives logits."""
 
     def __init__(self, model: CachedModel) -> None:
         """Load and decode every tensor. IntegrityError where one is damaged."""
         self.shape: BertShape = model.shape
-        self._tensors = {entry.name: tensor.to_torch().float() for entry, tensor in model.tensors()}
+        self._tensors: dict[str, torch.Tensor] = {entry.name: tensor.to_torch().float() for entry, tensor in model.tensors()}
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, batch: Batch) -> tuple[Logits, Logits]:
         """Start and end logits of a batch, each (batch, tokens), float32."""
         states = self.encode(batch)
         logits = self._linear(states, "answer")[..., :2].numpy()
@@ -66,7 +70,7 @@ class Reference:
 
     def _linear(self, states: torch.Tensor, name: str) -> torch.Tensor:
         weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
-        return states @ weight[0, 0] + bias[0, 0, 0]
+        return F.linear(states, weight[0, 0].T, bias[0, 0, 0])
 
     def _norm(self, states: torch.Tensor, name: str) -> torch.Tensor:
         weight, bias = (self._tensors[f"{name}.{part}"].flatten() for part in ("weight", "bias"))

@@ -1,0 +1,5 @@
+"""`python -m ttbert` is `ttbert`."""
+
+from .cli import main
+
+main()

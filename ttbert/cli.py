@@ -1,0 +1,77 @@
+"""The command line: parse, call, report, leave with an exit code. What it reports is worked out elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from . import __version__
+from .cli_cache import cache_commands
+from .cli_run import convert_command, demo_command
+from .console import show, tell, tell_error
+from .errors import ReportedError, TtbertError
+
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="ttbert")
+def cli() -> None:
+    """Convert BERT checkpoints for Tenstorrent cards, share them in a cache, and run them.
+
+    \b
+    ttbert convert phiyodr/bert-large-finetuned-squad2
+    ttbert demo --model bundled --batch 8
+    ttbert cache ls
+    """
+
+
+cli.add_command(convert_command)
+cli.add_command(demo_command)
+cli.add_command(cache_commands)
+
+
+def main() -> None:
+    """The entry point: every error ends here, as two lines and an exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        tell("interrupted; nothing incomplete was published")
+        sys.exit(INTERRUPTED)
+    except TtbertError as error:
+        _leave(error)
+    except BrokenPipeError:
+        # Whoever read our output has enough of it; python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if _debugging():
+            raise
+        _leave(
+            TtbertError(
+                f"ttbert failed in a way it should not: {type(error).__name__}: {error}",
+                "run it again with TTBERT_DEBUG=1 for the traceback, and please report it",
+            )
+        )
+
+
+def _leave(error: TtbertError) -> None:
+    if _debugging():
+        raise error
+    if not isinstance(error, ReportedError):
+        tell_error(error)
+    if "--json" in sys.argv:
+        kind = type(error).__name__
+        show({"error": {"kind": kind, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}})
+    sys.exit(error.exit_code)
+
+
+def _debugging() -> bool:
+    return os.environ.get("TTBERT_DEBUG", "") not in ("", "0")

@@ -1,0 +1,331 @@
+"""`ttbert cache ...`: look at a cache, check it, and make room in it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .cli_options import cache_option, default_cache, json_option
+from .console import Progress, say, show, size_text, table, tell
+from .errors import IntegrityError
+
+if TYPE_CHECKING:
+    from .cache.census import Census, Model
+    from .cache.prune import PrunePlan
+    from .cache.verify import Verdict
+
+
+@click.group("cache")
+def cache_commands() -> None:
+    """Look at the cache, check it, and make room in it."""
+
+
+@cache_commands.command("info")
+@cache_option
+@json_option
+@click.pass_context
+def info_command(context: click.Context, cache_url: str, as_json: bool) -> None:
+    """Where the cache is, what it promises and how much is in it.
+
+    \b
+    ttbert cache info
+    """
+    from .cache.cache import open_cache
+    from .cache.census import take_census
+
+    cache = open_cache(cache_url)
+    census = take_census(cache)
+    source = _chosen_by(context)
+    document: dict[str, Any] = {
+        "cache": cache.store.url,
+        "chosen_by": source,
+        "default": default_cache(),
+        **asdict(cache.store.capabilities),
+        "models": len(census.models),
+        "blobs": len(census.blobs),
+        "bytes": census.size,
+        "quarantined": len(census.quarantine),
+        "left_behind": len(census.debris),
+        "bytes_free": _free(cache.store.url),
+    }
+    if as_json:
+        show(document)
+        return
+    say(f"cache        {document['cache']}  (from {source})")
+    say(f"publishing   {'exactly once' if document['creates_atomically'] else 'not exactly once: two writers can collide'}")
+    say(f"models       {document['models']}")
+    say(f"blobs        {document['blobs']}, {size_text(census.size)} in all")
+    say(f"quarantine   {document['quarantined']} objects")
+    say(f"left behind  {document['left_behind']} temporary files of killed writers")
+    if document["bytes_free"] is not None:
+        say(f"free         {size_text(document['bytes_free'])}")
+
+
+@cache_commands.command("ls")
+@click.option("--sort", type=click.Choice(("name", "size", "age")), default="name", show_default=True)
+@cache_option
+@json_option
+def ls_command(sort: str, cache_url: str, as_json: bool) -> None:
+    """The models in the cache: their size, and how much of it they share with others.
+
+    \b
+    ttbert cache ls --sort size
+    """
+    from .cache.cache import open_cache
+    from .cache.census import take_census
+
+    cache = open_cache(cache_url)
+    census = take_census(cache)
+    keys = {"name": _name, "size": lambda model: -_size(model), "age": _created}
+    models = sorted(census.models, key=keys[sort])
+    if as_json:
+        show([_model_row(model, census) for model in models])
+    elif not models:
+        say(f"The cache {cache.store.url} is empty. `ttbert convert bundled` puts a small model into it.")
+    else:
+        rows = [("model", "manifest", "size", "own", "converted", "state")]
+        for row in (_model_row(model, census) for model in models):
+            manifest = (row["manifest"] or "").removeprefix("blake3:")[:12]
+            created = (row["created"] or "")[:16].replace("T", " ")
+            rows.append((row["ref"], manifest, size_text(row["bytes"]), size_text(row["own_bytes"]), created, row["state"]))
+        say(table(rows, right=(2, 3)))
+
+
+@cache_commands.command("show")
+@click.argument("ref")
+@cache_option
+@json_option
+def show_command(ref: str, cache_url: str, as_json: bool) -> None:
+    """Everything about one model: where it came from, what made it, its tensors.
+
+    REF is NAME, NAME@REVISION, NAME@REVISION:POLICY or the beginning of a manifest's digest.
+
+    \b
+    ttbert cache show bundled
+    """
+    from .cache.cache import open_cache
+    from .cache.census import find_model, take_census
+
+    census = take_census(open_cache(cache_url))
+    model = find_model(census, ref)
+    if model.cached is None:
+        raise IntegrityError(
+            f"{model.ref}: {model.problem}", "`ttbert cache verify` says more; converting it again restores it"
+        )
+    manifest = model.cached.manifest
+    if as_json:
+        document = {
+            **_model_row(model, census),
+            "action": str(manifest.action),
+            "architecture": manifest.architecture,
+            "provenance": manifest.provenance.document(),
+            "files": [each.document() for each in manifest.files],
+            "tensors": [each.document() for each in manifest.tensors],
+        }
+        show(document)
+        return
+    provenance = manifest.provenance
+    row = _model_row(model, census)
+    say(f"model         {model.ref}  ({row['state']})")
+    say(f"manifest      {model.cached.digest}")
+    say(f"action key    {manifest.action}")
+    say(f"architecture  {manifest.architecture}, policy {manifest.policy}")
+    if model.entry:
+        say(f"asked as      {model.entry.repo}{_at(model.entry.commit)}, {model.entry.created}")
+    say(f"converted of  {provenance.repo}{_at(provenance.commit)}")
+    for source in provenance.sources:
+        say(f"              {source.name}  {source.digest}  {size_text(source.size)}")
+    say(f"versions      {', '.join(f'{name} {version}' for name, version in sorted(provenance.versions.items()))}")
+    say(f"size          {size_text(manifest.size)}, of which {size_text(row['own_bytes'])} are of this model alone")
+    say()
+    rows = [("tensor", "shape", "dtype", "layout", "bytes", "blob")]
+    for each in manifest.tensors:
+        rows.append((each.name, " x ".join(map(str, each.shape)), each.dtype, each.layout, f"{each.size:,}", each.blob.short))
+    rows += [(each.name, "", "file", "", f"{each.size:,}", each.blob.short) for each in manifest.files]
+    say(table(rows, right=(4,)))
+
+
+@cache_commands.command("verify")
+@click.argument("ref", required=False)
+@click.option("--repair", is_flag=True, help="Move what is damaged to quarantine, so that it can be converted again.")
+@cache_option
+@json_option
+def verify_command(ref: str | None, repair: bool, cache_url: str, as_json: bool) -> None:
+    """Read every byte in the cache, or of one model, and compare it with its digest.
+
+    Leaves with exit code 7 if something is damaged or missing. Nothing is ever deleted: --repair moves what is
+    damaged to the folder `quarantine`, and converting the model again restores it.
+
+    \b
+    ttbert cache verify
+    ttbert cache verify --repair
+    """
+    from .cache.cache import open_cache
+    from .cache.census import find_model, take_census
+    from .cache.verify import verify
+
+    cache = open_cache(cache_url)
+    census = take_census(cache)
+    only = find_model(census, ref) if ref else None
+    stored = {**census.blobs, **census.manifests}
+    with Progress("verifying", len(stored), sum(entry.size for entry in stored.values())) as progress:
+        verdict = verify(cache, census, only, repair, lambda entry: progress.advance(entry.size))
+    if as_json:
+        show({"cache": cache.store.url, "sound": verdict.sound, **asdict(verdict)})
+    else:
+        _print_verdict(verdict, repair)
+    if not verdict.sound:
+        click.get_current_context().exit(IntegrityError.exit_code)
+
+
+@cache_commands.command("rm")
+@click.argument("ref")
+@click.option("--dry-run", is_flag=True, help="Say what would be forgotten, and forget nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@cache_option
+@json_option
+def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool) -> None:
+    """Forget the name REF. Its bytes stay until `ttbert cache gc`, as far as no other model shares them.
+
+    \b
+    ttbert cache rm bundled
+    """
+    from .cache.cache import open_cache
+    from .cache.census import find_model, take_census
+
+    cache = open_cache(cache_url)
+    census = take_census(cache)
+    model = find_model(census, ref)
+    frees = census.own_size(model.cached) if model.cached and _names(census, model) == 1 else 0
+    if not as_json:
+        tell(f"{model.ref}: the name is forgotten; `ttbert cache gc` then frees {size_text(frees)}")
+    if not dry_run:
+        _agree(yes or as_json, "Forget it?")
+        cache.remove_ref(model.ref)
+    if as_json:
+        show({"ref": str(model.ref), "removed": not dry_run, "bytes_freed_by_gc": frees})
+    elif not dry_run:
+        say(f"forgot {model.ref}")
+
+
+@cache_commands.command("gc")
+@click.option("--dry-run", is_flag=True, help="Print the plan and delete nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=24.0,
+    show_default=True,
+    metavar="HOURS",
+    help="Spare what is younger.",
+)
+@click.option("--quarantined", is_flag=True, help="Delete what is in quarantine, too.")
+@cache_option
+@json_option
+def gc_command(dry_run: bool, yes: bool, grace: float, quarantined: bool, cache_url: str, as_json: bool) -> None:
+    """Delete what no name leads to any more, after printing what that is.
+
+    \b
+    ttbert cache gc --dry-run
+    """
+    from .cache.cache import open_cache
+    from .cache.census import take_census
+    from .cache.prune import plan_prune, run_prune
+
+    cache = open_cache(cache_url)
+    plan = plan_prune(cache, take_census(cache), grace * 3600, quarantined)
+    if not as_json:
+        _print_prune_plan(plan, grace)
+    freed = 0
+    if plan.waste and not dry_run:
+        _agree(yes or as_json, "Delete them?")
+        freed = run_prune(cache, plan, take_census(cache))
+    if as_json:
+        waste = [{"key": each.entry.key, "bytes": each.entry.size, "reason": each.reason} for each in plan.waste]
+        show({"cache": cache.store.url, "waste": waste, "spared": len(plan.spared), "freed": freed, "dry_run": dry_run})
+    elif plan.waste and not dry_run:
+        say(f"freed {size_text(freed)}")
+
+
+def _chosen_by(context: click.Context) -> str:
+    source = context.get_parameter_source("cache_url")
+    names = {click.core.ParameterSource.COMMANDLINE: "--cache", click.core.ParameterSource.ENVIRONMENT: "TTBERT_CACHE"}
+    return names.get(source, "default") if source else "default"
+
+
+def _free(url: str) -> int | None:
+    """Bytes free on the disk of a local cache, or None for another kind."""
+    if "://" in url:
+        return None
+    folder = Path(url)
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _model_row(model: Model, census: Census) -> dict[str, Any]:
+    return {
+        "ref": str(model.ref),
+        "manifest": str(model.entry.manifest) if model.entry else None,
+        "bytes": _size(model),
+        "own_bytes": census.own_size(model.cached) if model.cached else 0,
+        "created": _created(model),
+        "state": model.problem or "complete",
+    }
+
+
+def _name(model: Model) -> Any:
+    return str(model.ref)
+
+
+def _size(model: Model) -> int:
+    return model.cached.manifest.size if model.cached else 0
+
+
+def _created(model: Model) -> str:
+    return model.entry.created if model.entry else ""
+
+
+def _at(commit: str | None) -> str:
+    return f"@{commit[:12]}" if commit else ""
+
+
+def _names(census: Census, model: Model) -> int:
+    """How many names lead to a model's manifest."""
+    return sum(1 for other in census.models if other.cached and model.cached and other.cached.digest == model.cached.digest)
+
+
+def _agree(agreed: bool, question: str) -> None:
+    if not agreed:
+        click.confirm(question, abort=True, err=True)
+
+
+def _print_verdict(verdict: Verdict, repair: bool) -> None:
+    for finding in verdict.findings:
+        needed = f", needed by {', '.join(finding.models)}" if finding.models else ""
+        say(f"{finding.key}: {finding.problem}{needed}")
+        if finding.moved:
+            say(f"  moved to {finding.moved}")
+    result = "all sound" if verdict.sound else f"{len(verdict.findings)} wrong"
+    say(f"{verdict.objects} objects, {size_text(verdict.size)} read: {result}")
+    if not verdict.sound:
+        tell(
+            "hint: convert the models again"
+            if repair
+            else "hint: --repair moves it to quarantine; then convert the models again"
+        )
+
+
+def _print_prune_plan(plan: PrunePlan, grace: float) -> None:
+    groups: dict[str, list[int]] = {}
+    for each in plan.waste:
+        groups.setdefault(each.reason, []).append(each.entry.size)
+    for reason, sizes in sorted(groups.items(), key=lambda item: -sum(item[1])):
+        say(f"{len(sizes):>5} objects, {size_text(sum(sizes)):>9}: {reason}")
+    if plan.spared:
+        say(f"{len(plan.spared):>5} objects are unused too, but younger than {grace:g} hours, and are spared")
+    say(f"{len(plan.waste)} objects to delete, {size_text(plan.size)}" if plan.waste else "nothing to delete")

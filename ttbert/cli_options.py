@@ -1,0 +1,45 @@
+"""Options that several commands share, and where the cache is by default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import click
+import platformdirs
+
+from .recipe.policy import POLICIES
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def default_cache() -> str:
+    """The user's cache folder, as the platform has it: ~/.cache/ttbert on Linux, or below $XDG_CACHE_HOME."""
+    return platformdirs.user_cache_dir("ttbert")
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
+
+cache_option = click.option(
+    "--cache",
+    "cache_url",
+    envvar="TTBERT_CACHE",
+    default=default_cache,
+    metavar="URL",
+    show_default="~/.cache/ttbert",
+    help="The cache: a folder or an fsspec URL. Also TTBERT_CACHE.",
+)
+
+offline_option = click.option("--offline", is_flag=True, help="Open no network connection; use only what is on this machine.")
+
+policy_option = click.option(
+    "--policy",
+    type=click.Choice(tuple(POLICIES)),
+    default="bfp8",
+    show_default=True,
+    help="Precision. " + "; ".join(f"{each.name}: {each.help}" for each in POLICIES.values()) + ".",
+)
+
+revision_option = click.option(
+    "--revision", metavar="REV", help="Branch, tag or commit of a model on the hub.  [default: main]"
+)

@@ -1,0 +1,261 @@
+"""`ttbert convert` and `ttbert demo`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .boards import AUTO, BOARDS, CPU, choose_board
+from .cli_options import cache_option, json_option, offline_option, policy_option, revision_option
+from .console import Progress, passage, say, show, size_text, table, tell
+from .errors import NotCached
+
+if TYPE_CHECKING:
+    from .cache.cache import Cache, Cached
+    from .convert.convert import Conversion, Plan
+    from .demo.demo import Outcome, Timings
+    from .demo.inputs import Question
+
+DEFAULT_MODEL = "phiyodr/bert-large-finetuned-squad2"
+
+
+@click.command("convert")
+@click.argument("model")
+@revision_option
+@policy_option
+@click.option("--name", metavar="NAME", help="File the model under this name in the cache.")
+@cache_option
+@offline_option
+@click.option("--dry-run", is_flag=True, help="Print the plan and the action key, and convert nothing.")
+@json_option
+def convert_command(
+    model: str,
+    revision: str | None,
+    policy: str,
+    name: str | None,
+    cache_url: str,
+    offline: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Convert MODEL and publish it in the cache, unless it is there already.
+
+    MODEL is an id on the Hugging Face hub, a folder in the Hugging Face format, or `bundled`. A model is known by the
+    content of its files: what was converted once, under whatever name, is not converted again.
+
+    \b
+    ttbert convert phiyodr/bert-large-finetuned-squad2
+    ttbert convert ./my-finetuned-bert --policy bf16
+    """
+    from .cache.cache import open_cache
+    from .convert.convert import Wanted, convert, find_by_name, plan_conversion
+
+    cache = open_cache(cache_url)
+    wanted = Wanted(model, revision, policy, offline, name)
+    started = time.perf_counter()
+    try:
+        plan = plan_conversion(wanted)
+    except NotCached:
+        found = find_by_name(wanted, cache)
+        if found is None or dry_run:
+            raise
+        tell(f"{model} is in the cache under this name; whether the hub has newer files was not checked (offline)")
+        _report_conversion(found, cache, 0.0, as_json)
+        return
+    if dry_run:
+        _report_plan(plan, cache, as_json)
+        return
+    _warn_of_weak_store(cache)
+    with Progress(f"converting {model}", len(plan.action.recipe.tensors), plan.size) as progress:
+        conversion = convert(plan, cache, lambda entry: progress.advance(entry.size))
+    _report_conversion(conversion, cache, time.perf_counter() - started, as_json)
+
+
+@click.command("demo")
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="An id on the hub, a folder, or `bundled`.")
+@revision_option
+@policy_option
+@click.option("--batch", type=click.IntRange(1, 512), default=8, show_default=True, help="Inputs that run at once.")
+@click.option(
+    "--board", type=click.Choice((AUTO, CPU, *BOARDS)), default=AUTO, show_default=True, help="What to run on, by name."
+)
+@click.option(
+    "--input",
+    "input_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help='Questions: a JSON list of {"context", "question"}.  [default: built in]',
+)
+@click.option("--pad", is_flag=True, help="Take any number of inputs; the last batch may be partly empty.")
+@cache_option
+@offline_option
+@json_option
+def demo_command(
+    model: str,
+    revision: str | None,
+    policy: str,
+    batch: int,
+    board: str,
+    input_path: Path | None,
+    pad: bool,
+    cache_url: str,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Answer a batch of questions, each from its own passage.
+
+    The model is converted first if it is not in the cache; after that neither its checkpoint nor the hub is opened.
+
+    \b
+    ttbert demo --model bundled --batch 8
+    ttbert demo --batch 7 --input my-questions.json
+    """
+    from .cache.cache import open_cache
+    from .convert.convert import Wanted
+    from .demo.inputs import choose_questions
+    from .demo.supply import supply_model
+
+    board = choose_board(board, batch)
+    questions = choose_questions(input_path, batch, pad)
+    cache = open_cache(cache_url)
+    wanted = Wanted(model, revision, policy, offline)
+    miss = f"{model} ({policy}) is not in the cache {cache.store.url}: converting it first"
+    cached = supply_model(wanted, cache, lambda: tell(miss))
+
+    from .demo.demo import run_demo
+
+    tell(f"running {model} ({policy}) on {board}, the reference on this machine's processor; no device is used")
+    outcome = run_demo(cache, cached, questions, batch)
+    if as_json:
+        show(_outcome_document(outcome, questions, model, policy, batch, board, cached))
+    else:
+        _print_outcome(outcome, questions, batch)
+
+
+def _warn_of_weak_store(cache: Cache) -> None:
+    if not cache.store.capabilities.creates_atomically:
+        tell(
+            f"note: {cache.store.url} cannot create an object exactly once; two machines that name a model at the same "
+            "moment may both believe they did"
+        )
+
+
+def _report_plan(plan: Plan, cache: Cache, as_json: bool) -> None:
+    from .convert.convert import find_converted
+
+    recipe = plan.action.recipe
+    hit = find_converted(plan, cache) is not None
+    if as_json:
+        show(
+            {
+                "ref": str(plan.ref),
+                "action": str(plan.action.key),
+                "hit": hit,
+                "commit": plan.source.commit,
+                "sources": {name: str(plan.source.digest(name)) for name in (*plan.weights, *plan.tokenizer)},
+                "bytes": plan.size,
+                "recipe": recipe.document(),
+            }
+        )
+        return
+    rows = [("tensor", "shape", "dtype", "layout", "bytes", "made of")]
+    for each in recipe.tensors:
+        shape = " x ".join(map(str, each.shape))
+        made_of = (
+            ", ".join(each.sources)
+            if len(each.sources) == 1
+            else f"{len(each.sources)} tensors, {next(iter(each.sources))} first"
+        )
+        rows.append((each.name, shape, each.dtype, each.layout, f"{each.payload:,}", made_of))
+    say(table(rows, right=(4,)))
+    say()
+    say(f"ref         {plan.ref}")
+    say(f"action key  {plan.action.key}")
+    say(f"weights     {', '.join(plan.weights)}")
+    say(f"tensors     {len(recipe.tensors)}, {size_text(plan.size)} on the device")
+    say(f"in cache    {'yes: nothing to convert' if hit else 'no: `ttbert convert` would convert it'}")
+
+
+def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_json: bool) -> None:
+    cached = conversion.cached
+    manifest = cached.manifest
+    if as_json:
+        show(
+            {
+                "ref": str(conversion.ref),
+                "manifest": str(cached.digest),
+                "action": str(manifest.action),
+                "hit": conversion.hit,
+                "tensors": len(manifest.tensors),
+                "bytes": manifest.size,
+                "seconds": round(seconds, 3),
+                "cache": cache.store.url,
+            }
+        )
+        return
+    done = "already in the cache, nothing to do" if conversion.hit else f"converted in {seconds:.1f} s"
+    say(f"{conversion.ref}: {done}")
+    say(f"  manifest  {cached.digest}")
+    say(f"  tensors   {len(manifest.tensors)}, {size_text(manifest.size)} with the files beside them")
+    say(f"  cache     {cache.store.url}")
+
+
+def _print_outcome(outcome: Outcome, questions: list[Question], batch: int) -> None:
+    for number, (question, answer) in enumerate(zip(questions, outcome.answers, strict=True), 1):
+        say()
+        say(click.style(f"{number}. {question.question}", bold=True))
+        say(f"   {answer.text or 'no answer in this passage'}  (score {answer.score:.2f})")
+        say(passage(question.context, answer.start, answer.end, "   "))
+    timings = outcome.timings
+    say()
+    say(f"{timings.inputs} inputs in {outcome.windows} windows of 384 tokens, {outcome.batches} batches of {batch}")
+    for label, value in _timing_rows(timings):
+        say(f"  {label:<18} {value}")
+
+
+def _timing_rows(timings: Timings) -> list[tuple[str, str]]:
+    steady = ", ".join(f"{seconds:.3f}" for seconds in timings.steady_runs)
+    return [
+        ("loading weights", f"{timings.loading_weights:.3f} s ({size_text(timings.weight_bytes)}, digests checked)"),
+        ("preparing inputs", f"{timings.preparing_inputs:.3f} s"),
+        ("first run", f"{timings.first_run:.3f} s"),
+        ("steady runs", f"{steady} s"),
+        ("inputs/s", f"{timings.inputs_per_second:.2f}"),
+        ("postprocessing", f"{timings.postprocessing:.3f} s"),
+    ]
+
+
+def _outcome_document(
+    outcome: Outcome, questions: list[Question], model: str, policy: str, batch: int, board: str, cached: Cached
+) -> dict[str, Any]:
+    timings = outcome.timings
+    return {
+        "model": model,
+        "policy": policy,
+        "board": board,
+        "batch": batch,
+        "manifest": str(cached.digest),
+        "windows": outcome.windows,
+        "batches": outcome.batches,
+        "answers": [
+            {
+                "question": question.question,
+                "answer": a.text,
+                "start": a.start,
+                "end": a.end,
+                "score": round(a.score, 6),
+            }
+            for question, a in zip(questions, outcome.answers, strict=True)
+        ],
+        "seconds": {
+            "preparing_inputs": timings.preparing_inputs,
+            "loading_weights": timings.loading_weights,
+            "first_run": timings.first_run,
+            "steady_runs": list(timings.steady_runs),
+            "postprocessing": timings.postprocessing,
+        },
+        "inputs_per_second": timings.inputs_per_second,
+    }

@@ -1,0 +1,26 @@
+"""Precision policies: which data type each kind of tensor has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The precision of each kind of tensor. Embeddings and norms are bfloat16 in all of them."""
+
+    name: str
+    attention: str
+    feed_forward: str
+    bias: str
+    help: str
+
+
+POLICIES = {
+    each.name: each
+    for each in (
+        Policy("bfp8", "bfloat8_b", "bfloat8_b", "bfloat8_b", "matmul weights and biases in bfloat8_b, as tt-metal's demo"),
+        Policy("bf16", "bfloat16", "bfloat16", "bfloat16", "everything in bfloat16"),
+        Policy("bfp4", "bfloat8_b", "bfloat4_b", "bfloat8_b", "feed-forward weights in bfloat4_b, the rest as bfp8"),
+    )
+}
