@@ -96,7 +96,7 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.close()
-        if kind is None and not sys.stderr.isatty():
+        if kind is None and self._done and not sys.stderr.isatty():
             self._tell()
 
     def advance(self, size: int) -> None:

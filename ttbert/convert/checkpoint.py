@@ -168,9 +168,9 @@ class _SafetensorsFile(_WeightFile):
         except (OSError, EOFError) as error:
             raise _damaged(self.path, error) from error
         if tensor.dtype == "BF16":
-            wide = stored.astype(np.uint32)
+            wide = stored.reshape(-1).astype(np.uint32)
             wide <<= 16
-            return wide.view(np.float32)
+            return wide.view(np.float32).reshape(tensor.shape)
         with np.errstate(over="ignore"):
             return stored.astype(np.float32, copy=False)
 
@@ -224,9 +224,10 @@ class _PickleFile(_WeightFile):
 
         if isinstance(error, MemoryError):
             return CheckpointError(f"{self.path} does not fit into memory", _TO_SAFETENSORS)
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
+        if isinstance(error, pickle.UnpicklingError):
+            # PyTorch's own text advises to load the file unsafely.
             return CheckpointError(
-                f"{self.path} is a pickle with more than tensors in it, and could run code; it was not loaded",
+                f"{self.path} is damaged, or a pickle with more than tensors in it, which could run code; it was not loaded",
                 _TO_SAFETENSORS,
             )
         return _damaged(self.path, error)

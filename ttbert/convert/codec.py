@@ -51,7 +51,7 @@ class Codec:
             except RuntimeError as error:
                 raise TtbertError(
                     f"TT-NN could not pack a {dtype} tensor of shape {array.shape}: {first_line(error)}",
-                    f"is there space left in {tempfile.gettempdir()}?",
+                    f"if {tempfile.gettempdir()} is not full, please report it",
                 ) from error
             return path.read_bytes()
 

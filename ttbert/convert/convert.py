@@ -15,7 +15,7 @@ from .. import __version__
 from ..cache.cache import Cache, Cached
 from ..cache.manifest import FileEntry, Manifest, Provenance, SourceEntry, TensorEntry
 from ..cache.refs import Ref
-from ..errors import CheckpointError, InputError
+from ..errors import InputError
 from ..model import parse_config
 from ..recipe.bert import bert_recipe, canonical_names, check_tensors
 from ..recipe.policy import POLICIES
@@ -102,8 +102,6 @@ def plan_conversion(wanted: Wanted) -> Plan:
         raise InputError("the bundled model has no revisions", "leave --revision away")
     folder = str(BUNDLED_FOLDER) if wanted.model == BUNDLED else wanted.model
     source = open_source(folder, wanted.revision, wanted.offline)
-    if CONFIG not in source.files:
-        raise CheckpointError(f"{source.label} has no {CONFIG}", "is it a model in the Hugging Face format?")
     shape = parse_config(source.path(CONFIG).read_bytes(), f"{source.label}/{CONFIG}")
     weights, tokenizer = weight_files(source), tokenizer_files(source.files)
     roles = {CONFIG: "config", **dict.fromkeys(weights, "weights"), **dict.fromkeys(tokenizer, "tokenizer")}

@@ -1,0 +1,75 @@
+"""What a user gets from `pip install`: the wheel, built from a copy of this tree without a network."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOT_SOURCE = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    """The wheel of a copy, for building leaves files behind, and an older build/ would get into the wheel."""
+    tree = tmp_path_factory.mktemp("tree")
+    for name in ["ttbert", "tests", "scripts"]:
+        shutil.copytree(ROOT / name, tree / name, ignore=NOT_SOURCE)
+    for name in ["setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE"]:
+        shutil.copy(ROOT / name, tree / name)
+    out = tmp_path_factory.mktemp("wheel")
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet"]
+    built = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", out, tree], capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stderr
+    (path,) = out.iterdir()
+    with zipfile.ZipFile(path) as opened:
+        yield opened
+
+
+def metadata(wheel: zipfile.ZipFile, name: str) -> str:
+    """The text of a file of the wheel's dist-info."""
+    (path,) = (path for path in wheel.namelist() if path.endswith(f".dist-info/{name}"))
+    return wheel.read(path).decode()
+
+
+def test_wheel_has_every_file_of_the_package_and_no_other(wheel: zipfile.ZipFile) -> None:
+    files = {path.relative_to(ROOT) for path in (ROOT / "ttbert").rglob("*") if path.is_file()}
+    ours = {path.as_posix() for path in files if "__pycache__" not in path.parts}
+    assert {name for name in wheel.namelist() if ".dist-info/" not in name} == ours
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "ttbert/py.typed",
+        "ttbert/demo/inputs.json",
+        "ttbert/mock/n150.yaml",
+        "ttbert/models/bundled/config.json",
+        "ttbert/models/bundled/model.safetensors",
+        "ttbert/models/bundled/tokenizer.json",
+        "ttbert/models/bundled/tokenizer_config.json",
+        "ttbert/models/bundled/vocab.txt",
+    ],
+)
+def test_wheel_has_the_files_that_the_package_reads(wheel: zipfile.ZipFile, path: str) -> None:
+    assert wheel.read(path) == (ROOT / path).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "NOTICE"])
+def test_wheel_has_the_license_and_the_notice(wheel: zipfile.ZipFile, name: str) -> None:
+    assert metadata(wheel, f"licenses/{name}") == (ROOT / name).read_text()
+
+
+def test_wheel_states_license_pythons_and_command(wheel: zipfile.ZipFile) -> None:
+    about = metadata(wheel, "METADATA").splitlines()
+    assert "License-Expression: Apache-2.0" in about
+    assert "Requires-Python: !=3.11.*,<3.13,>=3.10" in about
+    assert metadata(wheel, "entry_points.txt").split("\n")[:2] == ["[console_scripts]", "ttbert = ttbert.cli:main"]
