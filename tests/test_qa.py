@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -101,8 +100,8 @@ def test_a_span_grows_to_whole_words():
     start, end = logits([1, 1, 1, 5, 1, 0.5, 0.5]), logits([1, 1, 1, 1, 4, 1, 1])
     assert decode([window], start, end, context, allow_no_answer=False)[0].text == "unlucky foxes"
     # Merged with it: un..fox .1x.4, un..##es .1x.1, ##lucky..##es .5x.1.
-    best = decode([window], start, end, context)
-    assert best == approximately(("unlucky foxes", 4, 17, 0.2 + 0.04 + 0.01 + 0.05))
+    best = decode([window], start, end, context, top_k=5)[0]
+    assert [best] == approximately(("unlucky foxes", 4, 17, 0.2 + 0.04 + 0.01 + 0.05))
 
 
 def test_a_word_cut_by_the_window_grows_as_far_as_the_window_shows_it():
@@ -205,9 +204,9 @@ def test_spans_of_score_zero_are_no_answers():
 def test_a_logit_that_is_not_finite_is_refused(bad, position):
     good, broken = logits([1, 6, 2, 1]), logits([1, 6, 2, 1])
     broken[0, position] = bad
-    with pytest.raises(ValueError, match="a start logit of window 0 is not a finite number"):
+    with pytest.raises(ValueError, match="not all start logits of window 0 are finite numbers"):
         decode([ABC], broken, good, "red old fox")
-    with pytest.raises(ValueError, match="an? end logit of window 0 is not a finite number"):
+    with pytest.raises(ValueError, match="not all end logits of window 0 are finite numbers"):
         decode([ABC], good, broken, "red old fox")
 
 
@@ -274,12 +273,8 @@ def test_a_smaller_top_k_gives_the_first_of_a_larger_one(seed, top_k, count):
     assert few == many[: len(few)]
 
 
-def tied(answers: list[list]) -> list[tuple[float, set[tuple]]]:
-    """Answers in groups of equal score: the pipeline leaves the order within a group to the sort of numpy."""
-    return [
-        (float(score), {(text, start, end) for text, start, end, _ in group})
-        for score, group in groupby(answers, key=lambda answer: float(f"{answer[3]:.5g}"))
-    ]
+# The cases with answers of equal scores, whose order the pipeline leaves to the sort of numpy.
+TIED = {"all equal, one word", "all equal, two words", "the same text, four times", "two equal peaks"}
 
 
 @pytest.fixture(scope="module")
@@ -302,11 +297,10 @@ def test_answers_are_those_of_the_pipeline_of_transformers_4(bundled, case):
         found = [[answer.text, answer.start, answer.end, answer.score] for answer in answers]
         # The pipeline fills its list with spans of score zero when it has no others.
         expected = [answer for answer in setting["answers"] if answer[3] > 0]
-        assert [answer[3] for answer in found] == pytest.approx([answer[3] for answer in expected], rel=1e-4)
-        *groups, last = tied(found)
-        *expected_groups, expected_last = tied(expected)
-        assert [members for _, members in groups] == [members for _, members in expected_groups]
-        # At top_k, which of several equals are left out is free too.
-        if len(expected) < setting["top_k"] or len(last[1]) == len(expected_last[1]) == 1:
-            exact = last[1] == expected_last[1]
-            assert exact or "equal" in case["question"]
+        scores = [answer[3] for answer in expected]
+        assert [answer[3] for answer in found] == pytest.approx(scores, rel=1e-4)
+        if case["question"] in TIED:
+            # Among equals at the end of the list it is free too which are left out.
+            cut = 0 if len(scores) < setting["top_k"] else scores[-1] * 1.0001
+            found, expected = (sorted(row[:3] for row in rows if row[3] > cut) for rows in (found, expected))
+        assert [row[:3] for row in found] == [row[:3] for row in expected]

@@ -65,7 +65,9 @@ def test_a_window_is_cls_question_sep_context_sep(encoder):
     ("context", "expected"),
     [
         ("Café.", ["Café", "."]),
-        ("Cafe\u0301.", ["Cafe\u0301", "."]),
+        ("Ca\u0301fe.", ["Ca\u0301fe", "."]),
+        # An accent that is dropped after the last letter is in no token, as in transformers.
+        ("Cafe\u0301.", ["Cafe", "."]),
         ("😀 fox", ["😀", "fox"]),
         ("中fox", ["中", "fox"]),
         ("the\x00 \x07fox", ["the", "fox"]),
@@ -75,9 +77,7 @@ def test_a_window_is_cls_question_sep_context_sep(encoder):
 )
 def test_offsets_are_characters_of_the_original_context(encoder, context, expected):
     (window,) = encoder.windows("who?", context)
-    found = pieces(window, context)
-    # Where the tokenizer drops characters at the end of a token, it may count them or not.
-    assert [piece.rstrip("\u200b") for piece in found] == [piece.rstrip("\u200b") for piece in expected]
+    assert pieces(window, context) == expected
 
 
 def test_windows_overlap_by_the_stride(encoder):
@@ -119,9 +119,9 @@ def test_a_context_of_nothing_is_one_window_without_context(encoder, context):
 
 
 def test_unknown_words_are_tokens_too(encoder):
-    (window,) = encoder.windows("who?", "zebra 𝔛 fox")
+    (window,) = encoder.windows("who?", "zebra ß fox")
     assert window.ids.tolist()[4:] == [1, 1, 6, 3]
-    assert pieces(window, "zebra 𝔛 fox") == ["zebra", "𝔛", "fox"]
+    assert pieces(window, "zebra ß fox") == ["zebra", "ß", "fox"]
 
 
 @pytest.mark.parametrize(("question", "context", "name"), [("a\ud800", "b", "question"), ("a", "b\udcff", "context")])
@@ -202,7 +202,7 @@ def assert_same_windows(encoder: Encoder, tokenizer, question: str, context: str
 @settings(max_examples=60, deadline=None)
 @given(question=TEXTS, context=TEXTS, repeats=st.integers(1, 12))
 def test_windows_are_those_of_transformers(bundled, transformers_tokenizer, question, context, repeats):
-    context = " ".join([context] * repeats)
+    context = " ".join([context] * repeats) or " "  # transformers takes "" for no context at all
     if len(bundled._encode(question, "question").ids) > 252:  # more, and transformers stops with an error
         question = "who"
     assert_same_windows(bundled, transformers_tokenizer, question, context)
@@ -212,7 +212,7 @@ def test_windows_are_those_of_transformers(bundled, transformers_tokenizer, ques
 @given(context=TEXTS, tokens=st.integers(16, 40), stride=st.integers(0, 10))
 def test_windows_of_any_size_are_those_of_transformers(transformers_tokenizer, context, tokens, stride):
     encoder = Encoder((BUNDLED / "tokenizer.json").read_bytes(), tokens, stride)
-    assert_same_windows(encoder, transformers_tokenizer, "who?", context)
+    assert_same_windows(encoder, transformers_tokenizer, "who?", context or " ")
 
 
 @settings(max_examples=40, deadline=None)

@@ -211,7 +211,8 @@ def _print_outcome(outcome: Outcome, questions: list[Question], batch: int) -> N
         say(passage(question.context, answer.start, answer.end, "   "))
     timings = outcome.timings
     say()
-    say(f"{timings.inputs} inputs in {outcome.windows} windows of 384 tokens, {outcome.batches} batches of {batch}")
+    plural = "" if outcome.batches == 1 else "es"
+    say(f"{timings.inputs} inputs in {outcome.windows} windows of 384 tokens, {outcome.batches} batch{plural} of {batch}")
     for label, value in _timing_rows(timings):
         say(f"  {label:<18} {value}")
 

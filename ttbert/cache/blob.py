@@ -64,7 +64,7 @@ def read_blob(stream: BinaryIO, digest: Digest, size: int, where: str) -> Blob:
 def hash_stream(stream: BinaryIO) -> tuple[Digest, int]:
     """The BLAKE3 digest and the length of a stream, read to its end."""
     hasher = blake3.blake3()
-    buffer = memoryview(bytearray(_CHUNK))
+    buffer = memoryview(bytearray(_CHUNK // 4))
     size = 0
     while count := _fill(stream, buffer):
         hasher.update(buffer[:count])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 from ..errors import CacheError, InputError
 from . import refs
@@ -38,20 +39,19 @@ class Census:
     quarantine: tuple[Entry, ...]
     debris: tuple[Entry, ...]
 
-    @property
+    @cached_property
     def manifests_in_use(self) -> dict[Digest, Cached]:
         """The manifests that refs lead to."""
         return {model.cached.digest: model.cached for model in self.models if model.cached}
 
-    @property
+    @cached_property
     def users(self) -> Counter[Digest]:
         """For each blob in use, how many manifests in use share it."""
         return Counter(blob for cached in self.manifests_in_use.values() for blob in cached.manifest.blobs())
 
     def own_size(self, cached: Cached) -> int:
         """Bytes of a manifest's blobs that no other manifest in use has: what removing it would free."""
-        users = self.users
-        return sum(size for blob, size in cached.manifest.blobs().items() if users[blob] == 1)
+        return sum(size for blob, size in cached.manifest.blobs().items() if self.users[blob] == 1)
 
     @property
     def size(self) -> int:
@@ -75,14 +75,19 @@ def take_census(cache: Cache) -> Census:
 
 
 def find_model(census: Census, text: str) -> Model:
-    """The one model that `NAME[@REVISION][:POLICY]` or the beginning of a manifest's digest means; InputError otherwise."""
+    """The one model that `NAME[@REVISION][:POLICY]` or the beginning of a manifest's digest means; InputError otherwise.
+
+    A name may be shortened to what follows a `/` in it.
+    """
     name, revision, policy = refs.parse_ref(text)
-    found = [
+    alike = [
         model
         for model in census.models
-        if model.ref.name == name and revision in (None, model.ref.revision) and policy in (None, model.ref.policy)
+        if revision in (None, model.ref.revision) and policy in (None, model.ref.policy)
     ]
-    if not found and len(text.removeprefix("blake3")) >= 4:
+    found = [model for model in alike if model.ref.name == name]
+    found = found or [model for model in alike if model.ref.name.endswith(f"/{name}")]
+    if not found and len(text.removeprefix("blake3:")) >= 4:
         start = text.removeprefix("blake3:")
         found = [model for model in census.models if model.cached and model.cached.digest.hex.startswith(start)]
     if not found:

@@ -185,17 +185,20 @@ class _PickleFile(_WeightFile):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._is_mapped = zipfile.is_zipfile(path)
-        self._loaded: dict[str, torch.Tensor] | None = self._load()
+        # Several threads may read at once: each keeps the mapping that it took from here.
+        loaded = self._load()
+        self._loaded: dict[str, torch.Tensor] | None = loaded
         self._bytes_read = 0
-        self.tensors = {name: _Tensor(tuple(tensor.shape), _dtype_name(tensor)) for name, tensor in self._loaded.items()}
+        self.tensors = {name: _Tensor(tuple(tensor.shape), _dtype_name(tensor)) for name, tensor in loaded.items()}
 
     def read(self, name: str) -> NDArray[np.float32]:
         import torch
 
-        if self._loaded is None:
-            self._loaded = self._load()
+        loaded = self._loaded
+        if loaded is None:
+            loaded = self._loaded = self._load()
         try:
-            tensor = self._loaded[name].detach()
+            tensor = loaded[name].detach()
             array = np.array(tensor.to(torch.float32).numpy(), dtype=np.float32, order="C", copy=True)
         except (KeyError, RuntimeError, TypeError) as error:
             raise _damaged(self.path, error) from error

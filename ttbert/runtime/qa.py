@@ -89,7 +89,7 @@ def _as_rows(logits: npt.ArrayLike, windows: Sequence[Window], name: str) -> lis
     rows = [row[: len(window)] for row, window in zip(array, windows, strict=True)]
     for number, row in enumerate(rows):
         if not np.isfinite(row).all():
-            raise ValueError(f"a {name} logit of window {number} is not a finite number")
+            raise ValueError(f"not all {name} logits of window {number} are finite numbers")
     return rows
 
 
