@@ -51,7 +51,8 @@ def convert_command(
     ttbert convert ./my-finetuned-bert --policy bf16
     """
     from .cache.cache import open_cache
-    from .convert.convert import Wanted, convert, find_by_name, plan_conversion
+    from .convert.convert import convert, find_by_name, plan_conversion
+    from .convert.wanted import Wanted
 
     cache = open_cache(cache_url)
     wanted = Wanted(model, revision, policy, offline, name)
@@ -114,7 +115,7 @@ def demo_command(
     ttbert demo --batch 7 --input my-questions.json
     """
     from .cache.cache import open_cache
-    from .convert.convert import Wanted
+    from .convert.wanted import Wanted
     from .demo.inputs import choose_questions
     from .demo.supply import supply_model
 

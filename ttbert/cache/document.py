@@ -37,7 +37,9 @@ class Fields:
     def parse(cls, content: bytes, where: str) -> Fields:
         """The object in `content`, which must be the canonical form of itself."""
         if len(content) > LARGEST:
-            raise IntegrityError(f"{where}: {len(content):,} bytes are too many for a document")
+            raise IntegrityError(
+                f"{where}: {len(content):,} bytes are too many for a document", "run `ttbert cache verify --repair`"
+            )
         try:
             document = json.loads(content)
             if canonical(document) != content:
