@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ import pytest
 _HOME = tempfile.mkdtemp(prefix="ttbert-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 os.environ |= {"HF_HOME": _HOME, "HF_ENDPOINT": "http://127.0.0.1:9"}
+
+# Started in the background of a shell, this process ignores SIGINT and so would every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from forks import Forks  # noqa: E402
 from hub_server import HubServer  # noqa: E402
