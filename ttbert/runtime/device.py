@@ -110,7 +110,7 @@ def device_error(said: BaseException | str) -> DeviceError:
 def detect_arch() -> str | None:
     """The architecture of the devices that are here, such as `wormhole_b0`, or None; nothing is opened or taken.
 
-    Takes the seconds that a process needs to load TT-NN. DeviceError if TT-NN cannot tell.
+    DeviceError if TT-NN cannot tell.
     """
     arch = _ask("ttnn._ttnn.device.get_arch_name()", 60.0)
     return None if arch == "invalid" else str(arch)
@@ -150,7 +150,8 @@ def open_device(chips: int | None = None, *, command_queues: int = 1, trace_byte
 
 def _ask(expression: str, seconds: float, environment: Mapping[str, str] | None = None) -> Any:
     """The value of an expression of TT-NN, found in a process of its own with this one's devices."""
-    program = f"import json, ttnn\nprint('\\nanswer:' + json.dumps({expression}))"
+    # TT-NN loads torch where it is installed, which takes ten times as long as all the rest.
+    program = f"import json, sys\nsys.modules['torch'] = None\nimport ttnn\nprint('\\nanswer:' + json.dumps({expression}))"
     settings = {"TT_METAL_LOGGER_LEVEL": "warning", "LOGURU_LEVEL": "ERROR"}  # some causes are in the log alone
     process = subprocess.Popen(
         [sys.executable, "-c", program],
