@@ -246,6 +246,19 @@ def test_a_process_that_packs_without_a_device_can_have_none(folder: Path) -> No
     assert "can have none any more" in in_process(environment, program)
 
 
+def test_packing_needs_no_device_whatever_the_user_has_set_for_devices() -> None:
+    environment = os.environ | {"TT_METAL_SIMULATOR": "/no/simulator", "TT_METAL_LOGGER_LEVEL": "off"}
+    program = """
+        import numpy as np
+        from ttbert.tt import device_environment, host_ttnn
+        ttnn = host_ttnn()
+        packed = ttnn.Tensor(np.zeros((32, 32), np.float32), data_type=ttnn.bfloat8_b, layout=ttnn.TILE_LAYOUT)
+        passed_on = device_environment()
+        answer = [list(packed.shape), passed_on["TT_METAL_SIMULATOR"], "TT_METAL_MOCK_CLUSTER_DESC_PATH" in passed_on]
+    """
+    assert in_process(environment, program) == [[32, 32], "/no/simulator", False]
+
+
 def test_waiting_for_another_process_is_cut_short() -> None:
     # What TT-NN logs, word for word; then it waits until the other process has ended.
     log = "Waiting for lock 'CHIP_IN_USE_0_PCIe' which is currently held by thread TID: 77, PID: 4242"

@@ -17,15 +17,17 @@ _DESCRIPTOR = Path(__file__).parent / "mock" / "n150.yaml"
 
 _MOCK = "TT_METAL_MOCK_CLUSTER_DESC_PATH"
 
-_without_device: list[str] = []
-"""The descriptor that `host_ttnn` has put into this process's environment, if it has."""
+_without_device: list[dict[str, str]] = []
+"""Once this process has decided to have no device: the user's settings of devices, which it does without."""
 
 
 @functools.cache
 def host_ttnn() -> Any:
     """The ttnn module, in mock mode unless this process has a device, and quiet. Takes some seconds the first time."""
     if not device_ttnn.cache_info().currsize and _MOCK not in os.environ:
-        _without_device.append(os.environ.setdefault(_MOCK, str(_DESCRIPTOR)))
+        settings = [name for name in os.environ if name.startswith("TT_METAL_") and "_LOGGER_" not in name]
+        _without_device.append({name: os.environ.pop(name) for name in settings})
+        os.environ[_MOCK] = str(_DESCRIPTOR)
     return _quiet_ttnn()
 
 
@@ -38,8 +40,10 @@ def device_ttnn() -> Any:
 
 
 def device_environment() -> dict[str, str]:
-    """This process's environment as a process with a device should inherit it."""
-    return {name: value for name, value in os.environ.items() if not (name == _MOCK and value in _without_device)}
+    """The environment for another process that is to have the user's devices, whatever this one has."""
+    if not _without_device:
+        return dict(os.environ)
+    return {name: value for name, value in os.environ.items() if name != _MOCK} | _without_device[0]
 
 
 def first_line(error: BaseException | str) -> str:

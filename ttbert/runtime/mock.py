@@ -74,7 +74,7 @@ def mock_environment(board: str, folder: Path, inherit: Mapping[str, str] | None
         "TT_METAL_RUNTIME_ROOT": str(root),
         "TT_METAL_CACHE": str(folder / "cache"),
         "TT_METAL_LOGS_PATH": str(folder / "logs"),
-        "TT_METAL_INSPECTOR": "0",  # else every mock device listens on the same port
+        "TT_METAL_INSPECTOR": "0",  # it records for a debugger
         "TT_METAL_LOGGER_LEVEL": "off",
         "LOGURU_LEVEL": "ERROR",
     }
@@ -107,7 +107,7 @@ def _link_root(root: Path, wheel: Path, sfpi: Path | None) -> None:
 def _link_core_descriptors(wheel: Path, mine: Path, ethernet_dispatch: bool) -> None:
     """Link the tables of core grids; on a board that dispatches from Ethernet cores, the table of those for both.
 
-    On a mock device, ops of TT-NN's newer kind (embedding, add) check the cores they chose against the grid of a device
+    On a mock device, ops of TT-NN's newer kind (embedding, matmul) check the cores they chose against the grid of a device
     that dispatches from worker cores, whatever this one does (tenstorrent/tt-metal#54475). A chip of an n300 has 8 x 8
     worker cores to offer, as it dispatches from Ethernet cores, and such a check would refuse the last row. A card is
     checked against its own dispatch. So the table that the check looks into becomes the one that the device uses.
