@@ -46,6 +46,11 @@ def in_process(environment: dict[str, str], program: str, cwd: Path | None = Non
     return json.loads(done.stdout.rpartition("answer:")[2])
 
 
+def users_environment() -> dict[str, str]:
+    """This process's environment, with nothing said about devices."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TT_")}
+
+
 OPENED = """
     import numpy as np
     from ttbert.runtime.device import open_device, probe
@@ -217,7 +222,7 @@ def test_more_chips_than_there_are_is_a_device_error(folder: Path) -> None:
 
 @no_card
 def test_no_card_is_a_device_error() -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TT_")}
+    environment = users_environment()
     answer = in_process(environment, FAILED + "    answer = [said(detect_arch), said(probe), said(opened)]")
     assert answer == ["None", "no Tenstorrent device is here", "no Tenstorrent device is here"]
 
@@ -231,8 +236,8 @@ def test_a_missing_compiler_is_a_device_error(folder: Path) -> None:
     assert answer == "SFPI, the compiler of TT-NN's kernels, is not installed"
 
 
-def test_a_process_that_packs_without_a_device_can_have_none(folder: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TT_")}
+def test_a_process_that_packs_without_a_device_can_have_none() -> None:
+    environment = users_environment()
     program = """
         from ttbert.runtime.device import open_device
         from ttbert.tt import host_ttnn
@@ -247,7 +252,7 @@ def test_a_process_that_packs_without_a_device_can_have_none(folder: Path) -> No
 
 
 def test_packing_needs_no_device_whatever_the_user_has_set_for_devices() -> None:
-    environment = os.environ | {"TT_METAL_SIMULATOR": "/no/simulator", "TT_METAL_LOGGER_LEVEL": "off"}
+    environment = users_environment() | {"TT_METAL_SIMULATOR": "/no/simulator", "TT_METAL_LOGGER_LEVEL": "off"}
     program = """
         import numpy as np
         from ttbert.tt import device_environment, host_ttnn
