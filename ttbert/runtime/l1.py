@@ -1,6 +1,6 @@
 """A model of one core's L1 over the ops of a plan.
 
-TT-NN puts buffers at the top of L1, best fit, at the same address on every core, and the circular buffers of the program
+TT-NN puts buffers at the top of L1, each in the highest gap that it fits, at the same address on every core, and the circular buffers of the program
 that runs at the bottom. A program is refused where the two would meet, so what an op needs is its circular buffers and
 everything from the lowest live buffer to the top, gaps included.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..boards import Chip
-from ..model import TILE
+from ..model import REGISTERS, TILE
 from .ops import Add, Embed, JoinHeads, Linear, Matmul, Norm, Op, Softmax, SplitHeads, ToInterleaved, ToShards, tile_bytes
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ _FREED_AFTER: dict[str, tuple[str, ...]] = {
 }
 """Buffers that `bert` frees after each op, by the name of the op that made them; softmax and norms work in place."""
 
+
+_T16 = tile_bytes("bfloat16")
 
 @dataclass(frozen=True)
 class Usage:
@@ -65,7 +67,52 @@ def usage(plan: Plan) -> list[Usage]:
 
 
 def circular_buffers(op: Op, plan: Plan) -> int:
+    """Bytes on one core of the circular buffers that an op's program allocates for itself, those over its tensors not counted.
+
+    As TT-NN 0.81 allocates them, which the tests measure: `tests/test_l1.py`.
+    """
+    width = plan.shape.hidden // TILE
+    if isinstance(op, Embed):
+        return 4 * width * _T16 + TILE * 4  # rows in and tiles out, both twice; the ids of one tile
+    if isinstance(op, Add):
+        return 6 * _T16  # two tiles of each operand and of the sum
+    if isinstance(op, Norm):
+        return _sharded_norm(op, plan) if op.blocks else (5 * (-(-width // REGISTERS) * REGISTERS) + 10 * REGISTERS) * _T16
+    if isinstance(op, ToShards):
+        assert op.memory.shard
+        return op.memory.shard.tiles * _T16 if op.dtype != "bfloat16" else 0  # the shard once more, before its conversion
+    if isinstance(op, Linear):
+        return _linear(op)
+    if isinstance(op, SplitHeads):
+        assert op.key_memory.shard
+        # Tiles of K on their way to be transposed: two columns, or all of them.
+        tiles = 2 * plan.tokens // TILE if op.heads_per_core == 2 else op.key_memory.shard.tiles
+        return tiles * op.tile_bytes
+    if isinstance(op, Softmax):
+        return (3 * op.blocks[1] + 4) * _T16  # a row of the mask, of scaled scores, of exponentials; sums and constants
     return 0
+
+
+def _linear(op: Linear) -> int:
+    """Blocks of both operands, twice where there are several; the bias; partial sums, where they are not the output's format."""
+    blocks = op.blocks
+    count = op.inner // TILE // blocks.inner
+    copies = 2 if count > 1 else 1
+    left = blocks.rows * blocks.inner * tile_bytes("bfloat8_b" if op.input_dtype == "bfloat8_b" else "bfloat16") * copies
+    right = blocks.columns * blocks.inner * tile_bytes(op.weight_dtype) * copies
+    bias = blocks.columns * tile_bytes(op.bias_dtype)
+    out = blocks.rows * blocks.columns
+    partial = out * _T16 if op.kernel.adds_in_packer and count > 1 and op.dtype != "bfloat16" else 0
+    own_output = out * op.tile_bytes if op.memory.shard is None else 0
+    return left + right + bias + partial + own_output
+
+
+def _sharded_norm(op: Norm, plan: Plan) -> int:
+    assert op.blocks
+    rows, width, _ = op.blocks
+    spread = plan.shape.grid
+    tiles = 2 * rows * width + 2 * width + 5 * rows + 2 * spread + -(-rows // spread) + 3
+    return tiles * _T16
 
 
 def _made(op: Op, chip: Chip) -> Iterator[tuple[str, int]]:
@@ -86,7 +133,7 @@ def _pages(count: int, size: int, chip: Chip) -> int:
 
 
 class _Heap:
-    """The buffers of a core: best fit, and from the top."""
+    """The buffers of a core: each in the highest gap that it fits, and there from the top."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -103,8 +150,7 @@ class _Heap:
 
     def allocate(self, name: str, size: int) -> None:
         """May go below zero: the caller sees that in `depth`."""
-        gaps = [(end - start, end) for start, end in self._gaps() if end - start >= size]
-        end = min(gaps)[1] if gaps else self._size - self.depth
+        end = next((end for start, end in self._gaps() if end - start >= size), self._size - self.depth)
         self._held[name] = (end - size, size)
 
     def free(self, name: str) -> None:

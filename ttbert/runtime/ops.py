@@ -146,6 +146,7 @@ class Linear(Op):
 
     linear: str
     inner: int
+    input_dtype: str
     weight_dtype: str
     bias_dtype: str
     blocks: Blocks

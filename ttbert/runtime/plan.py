@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields, replace
 
 from ..boards import GRAYSKULL, Chip, Grid, largest_batch
 from ..errors import BoardError
-from ..model import TILE, BertShape
+from ..model import REGISTERS, TILE, BertShape
 from ..recipe.policy import POLICIES
 from .l1 import Usage, usage
 from .ops import (
@@ -38,9 +38,6 @@ from .ops import (
     ToInterleaved,
     ToShards,
 )
-
-REGISTERS = 8
-"""Tiles that the destination registers hold, half of them being packed while the other half is computed, in 16 bits."""
 
 FIDELITY = {"bfp8": "HiFi2", "bf16": "HiFi4", "bfp4": "LoFi"}
 """Math fidelity of matmuls by policy: enough passes over the mantissas for the weights' format (7 bits need two passes, those
@@ -190,7 +187,7 @@ def _fit(plan: Plan) -> Plan:
 def _narrower(plan: Plan, over: Usage) -> Plan | None:
     """The plan with the next smaller inner block for this op; None if there is none."""
     op = getattr(plan, over.op)
-    if not isinstance(op, Linear | Matmul) or op.blocks.inner == 1:
+    if not isinstance(op, Linear) or op.blocks.inner == 1:
         return None
     inner = _divisor(op.blocks.inner, op.blocks.inner - 1)
     return replace(plan, **{over.op: replace(op, blocks=replace(op.blocks, inner=inner))})  # type: ignore[arg-type]
@@ -224,6 +221,7 @@ def _draft(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str) -
             dtype=dtype,
             memory=block(outer),
             inner=inner,
+            input_dtype=dtype,
             weight_dtype=weight_dtype,
             bias_dtype=precision.bias,
             blocks=Blocks(inner // TILE // spread, rows, columns, _subblock(rows, columns)),
@@ -314,11 +312,11 @@ def _draft(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str) -
         down=linear("down", shape.intermediate, hidden, precision.feed_forward, kernel),
         norm=norm("norm"),
         unsharded=ToInterleaved(name="unsharded", shape=states, dtype=dtype, memory=L1),
-        answer=_answer(shape, batch, tokens, chip, policy, attention_kernel) if shape.has_answer_head else None,
+        answer=_answer(shape, batch, tokens, chip, policy, dtype, attention_kernel) if shape.has_answer_head else None,
     )
 
 
-def _answer(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str, kernel: Kernel) -> Linear:
+def _answer(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str, dtype: str, kernel: Kernel) -> Linear:
     """The answer head: one tile of columns, its rows spread over all cores of the chip."""
     rows = -(-batch * tokens // TILE // chip.grid.cores)
     precision = POLICIES[policy]
@@ -329,6 +327,7 @@ def _answer(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str, 
         dtype="bfloat16",
         memory=L1,
         inner=shape.hidden,
+        input_dtype=dtype,
         weight_dtype=precision.attention,
         bias_dtype=precision.bias,
         blocks=Blocks(_divisor(shape.hidden // TILE, REGISTERS), rows, 1, (_divisor(rows, REGISTERS), 1)),
