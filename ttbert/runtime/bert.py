@@ -112,7 +112,7 @@ class Bert:
         self._free(summed)
         states = tt.interleaved_to_sharded(embedded, ops.sharded.memory, ops.sharded.dtype)  # (b, 1, t, h), sharded
         self._free(embedded)
-        return states
+        return tt.reallocate(states) if ops.moved else states
 
     def _attend(self, states: Tensor, mask: Tensor, layer: Layer) -> Tensor:
         tt, ops = self._tt, self._ops

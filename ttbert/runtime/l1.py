@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..boards import Chip
 from ..model import REGISTERS, TILE
-from .ops import Add, Embed, JoinHeads, Linear, Matmul, Norm, Op, Softmax, SplitHeads, ToInterleaved, ToShards, tile_bytes
+from .ops import Add, Embed, JoinHeads, Linear, Matmul, Move, Norm, Op, Softmax, SplitHeads, ToInterleaved, ToShards, tile_bytes
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -58,8 +58,10 @@ def usage(plan: Plan) -> list[Usage]:
     heap.allocate("mask", _pages(plan.batch * plan.tokens // TILE, 2 * TILE, plan.chip))
     found = []
     for op in plan.ops():
+        if isinstance(op, Move):
+            heap.free("sharded")
         for name, size in _made(op, plan.chip):
-            heap.allocate(name, size)
+            heap.allocate("sharded" if isinstance(op, Move) else name, size)
         found.append(Usage(op.name, circular_buffers(op, plan), heap.used, heap.depth))
         for name in _FREED_AFTER.get(op.name, ()):
             heap.free(name)

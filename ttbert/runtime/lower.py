@@ -48,6 +48,7 @@ class LoweredPlan:
     down: Lowered
     norm: Lowered
     unsharded: Lowered
+    moved: Lowered | None = None
     answer: Lowered | None = None
 
 

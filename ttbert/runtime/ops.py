@@ -136,6 +136,11 @@ class ToShards(Op):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Move(Op):
+    """The same tensor at a higher address, so that no gap is left above it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ToInterleaved(Op):
     """From sharded to interleaved."""
 

@@ -30,6 +30,7 @@ from .ops import (
     Linear,
     Matmul,
     Memory,
+    Move,
     Norm,
     Op,
     Shard,
@@ -65,6 +66,7 @@ class Plan:
     summed: Add
     embedded: Norm
     sharded: ToShards
+    moved: Move | None
 
     qkv: Linear
     heads: SplitHeads
@@ -121,7 +123,8 @@ def plan_bert(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str
         return _fit(_draft(shape, batch, tokens, chip, policy))
     except _DoesNotFit as error:
         smaller = next((each for each in range(batch - 1, 0, -1) if _fits(shape, each, tokens, chip, policy)), None)
-        hint = f"pass --batch {smaller} or less" if smaller else "no batch fits: choose fewer tokens or --policy bfp8"
+        other = " or --policy bfp8" if policy == "bf16" else ""
+        hint = f"pass --batch {smaller} or less" if smaller else f"no batch fits: choose fewer tokens{other}"
         raise BoardError(f"batch {batch} of {tokens} tokens does not fit: {error}", hint) from None
 
 
@@ -170,6 +173,14 @@ def _check_request(shape: BertShape, batch: int, tokens: int, chip: Chip) -> Non
 
 
 def _fit(plan: Plan) -> Plan:
+    """The plan with the widest inner blocks that fit, and without the move of the states if it fits without."""
+    try:
+        return _narrowed(replace(plan, moved=None))
+    except _DoesNotFit:
+        return _narrowed(plan)
+
+
+def _narrowed(plan: Plan) -> Plan:
     """The plan with the widest inner block for each matmul with which it fits."""
     while True:
         over = next((each for each in usage(plan) if each.needed > plan.chip.l1), None)
@@ -282,6 +293,7 @@ def _draft(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str) -
             kernel=exact,
         ),
         sharded=ToShards(name="sharded", shape=states, dtype=dtype, memory=block(hidden)),
+        moved=Move(name="moved", shape=states, dtype=dtype, memory=block(hidden)),
         qkv=linear("qkv", hidden, 3 * hidden, precision.attention, attention_kernel),
         heads=SplitHeads(
             name="heads",

@@ -211,6 +211,7 @@ _COMPUTE: dict[str, Callable[[Any, Any, list[Any], dict[str, Any]], Values]] = {
     "layer_norm": _norm,
     "interleaved_to_sharded": _first,
     "sharded_to_interleaved": _first,
+    "reallocate": _first,
     "linear": _golden,
     "matmul": _golden,
     "split_query_key_value_and_split_heads": _split_pairs,
