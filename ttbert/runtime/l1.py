@@ -39,13 +39,26 @@ _FREED_AFTER: dict[str, tuple[str, ...]] = {
 _T16 = tile_bytes("bfloat16")
 
 @dataclass(frozen=True)
+class Buffer:
+    """A live buffer on one core: the op that made it, its first byte counted from the start of usable L1, and its size."""
+
+    name: str
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
 class Usage:
     """L1 of one core while an op runs: its circular buffers, the live buffers, and how far down the lowest of those lies."""
 
     op: str
     circular: int
-    buffers: int
+    held: tuple[Buffer, ...]
     depth: int
+
+    @property
+    def buffers(self) -> int:
+        return sum(each.size for each in self.held)
 
     @property
     def needed(self) -> int:
@@ -62,7 +75,7 @@ def usage(plan: Plan) -> list[Usage]:
             heap.free("sharded")
         for name, size in _made(op, plan.chip):
             heap.allocate("sharded" if isinstance(op, Move) else name, size)
-        found.append(Usage(op.name, circular_buffers(op, plan), heap.used, heap.depth))
+        found.append(Usage(op.name, circular_buffers(op, plan), heap.held, heap.depth))
         for name in _FREED_AFTER.get(op.name, ()):
             heap.free(name)
     return found
@@ -142,8 +155,8 @@ class _Heap:
         self._held: dict[str, tuple[int, int]] = {}
 
     @property
-    def used(self) -> int:
-        return sum(size for _, size in self._held.values())
+    def held(self) -> tuple[Buffer, ...]:
+        return tuple(Buffer(name, start, size) for name, (start, size) in self._held.items())
 
     @property
     def depth(self) -> int:
