@@ -72,7 +72,7 @@ def plan_command(
     if picture:
         from .picture import draw_l1
 
-        draw_l1(plan, picture, f"{source.label} on {board}, batch {batch} of {plan.tokens} tokens, {policy}")
+        draw_l1(plan, picture, f"{model} on {board}, batch {batch} of {plan.tokens} tokens, {policy}")
         tell(f"drew {picture}")
     if as_json:
         show(_plan_document(plan, BOARDS[board], verdict))

@@ -24,6 +24,7 @@ def draw_l1(plan: Plan, path: Path, title: str) -> None:
         raise InputError(f"{path} is not the name of a picture", f"end it in {' or '.join(_FORMATS)}")
     try:
         import matplotlib as mpl
+        import matplotlib.patches
 
         mpl.use("agg")
         from matplotlib import pyplot
@@ -41,6 +42,8 @@ def draw_l1(plan: Plan, path: Path, title: str) -> None:
             if each.size > plan.chip.l1 / 30:
                 middle = (each.start + each.size / 2) / _KIB
                 axes.text(i, middle, each.name, ha="center", va="center", fontsize=7)
+    handles = [mpl.patches.Patch(color=colours[name], label=name) for name in names]
+    figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
     axes.axhline(plan.chip.l1 / _KIB, color="black", linewidth=1)
     axes.set_ylim(0, plan.chip.l1 / _KIB * 1.02)
     axes.set_xticks(range(len(steps)), [step.op for step in steps], rotation=45, ha="right")

@@ -10,30 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from ..model import TILE
+from .inputs import Inputs, embed_positions
 from .lower import LoweredPlan, lower_plan
 from .plan import Plan
 
-if TYPE_CHECKING:
-    from .tokens import Batch
-
 Tensor = Any
-
-MASKED = -100_000.0
-"""Added to the scores of padding: its exponential is 0, and finite arithmetic is all it takes."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """A batch on the device: ids and token types in DRAM, (b, t) row-major; the mask, which every layer reads, in L1."""
-
-    ids: Tensor
-    token_types: Tensor
-    mask: Tensor
 
 
 @dataclass(frozen=True)
@@ -59,7 +42,7 @@ class Bert:
 
     def __init__(self, tt: Any, device: Any, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
         self.plan = plan
-        self._tt, self._device = tt, device
+        self._tt = tt
         self._ops: LoweredPlan = lower_plan(plan, tt)
         self._word, self._token_type = tensors["embeddings.word"], tensors["embeddings.token_type"]
         self._norm = _linear(tensors, "embeddings.norm")
@@ -68,17 +51,7 @@ class Bert:
             for i in range(plan.shape.layers)
         ]
         self._answer = _linear(tensors, "answer") if plan.answer else None
-        self._positions = self._embed_positions(tensors["embeddings.position"])
-
-    def inputs(self, batch: Batch) -> Inputs:
-        """A batch, sent to the device. Its rows are the plan's."""
-        mask = np.where(batch.attention_mask == 1, 0.0, MASKED).astype(np.float32)
-        return Inputs(
-            ids=self._send(batch.ids.astype(np.uint32), self._tt.uint32, self._tt.DRAM_MEMORY_CONFIG),
-            token_types=self._send(batch.token_types.astype(np.uint32), self._tt.uint32, self._tt.DRAM_MEMORY_CONFIG),
-            # (b, 1, t / 32, 32): the softmax takes a row-major mask in pieces as wide as a tile.
-            mask=self._send(mask.reshape(len(mask), 1, -1, TILE), self._tt.bfloat16, self._tt.L1_MEMORY_CONFIG),
-        )
+        self._positions = embed_positions(tt, device, plan, tensors["embeddings.position"])
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits (b, 1, t, 32), of which column 0 is start and 1 is end; without a head the last states, (b, 1, t, h)."""
@@ -87,10 +60,6 @@ class Bert:
             states = self._attend(states, inputs.mask, layer)
             states = self._feed_forward(states, layer)
         return self._head(states)
-
-    def free(self, inputs: Inputs) -> None:
-        for each in (inputs.ids, inputs.token_types, inputs.mask):
-            self._tt.deallocate(each)
 
     def _embed(self, inputs: Inputs) -> Tensor:
         tt, ops = self._tt, self._ops
@@ -195,18 +164,6 @@ class Bert:
         return experimental.create_qkv_heads(
             fused, num_heads=op.op.heads, num_kv_heads=op.op.heads, transpose_k_heads=True, memory_config=op.memory
         )
-
-    def _embed_positions(self, table: Tensor) -> Tensor:
-        """(b, 1, t, h) in DRAM: looked up once, since it is the same for every batch."""
-        tt, plan = self._tt, self.plan
-        rows = np.tile(np.arange(plan.tokens, dtype=np.uint32), (plan.batch, 1))
-        ids = self._send(rows, tt.uint32, tt.DRAM_MEMORY_CONFIG)
-        positions = tt.embedding(ids, table, layout=tt.TILE_LAYOUT, memory_config=tt.DRAM_MEMORY_CONFIG)
-        self._free(ids)
-        return tt.reshape(positions, self._ops.embedded.shape)
-
-    def _send(self, array: Any, dtype: Any, memory: Any) -> Tensor:
-        return self._tt.Tensor(array, data_type=dtype, layout=self._tt.ROW_MAJOR_LAYOUT).to(self._device, memory)
 
     def _free(self, *tensors: Tensor) -> None:
         for each in tensors:

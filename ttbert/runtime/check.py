@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..model import TILE
 from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
 from ..tt import first_line
 from .bert import Bert
+from .inputs import free_batch, send_batch
 from .plan import Plan
 from .tokens import Batch
 
@@ -74,11 +74,11 @@ def judge(ttnn: Any, device: Any, plan: Plan, passes: int = 1) -> Verdict:
     try:
         bert = Bert(watched, device, plan, weights)
         done.clear()
-        inputs = bert.inputs(empty_batch(plan))
+        inputs = send_batch(ttnn, device, plan, empty_batch(plan))
         for _ in range(passes):
             done.clear()
             ttnn.deallocate(bert.forward(inputs))
-        bert.free(inputs)
+        free_batch(ttnn, inputs)
     except RuntimeError as error:
         name = names[len(done)][1] if len(done) < len(names) else "set-up"
         return Verdict(False, name, first_line(error), len(done))
@@ -90,8 +90,6 @@ def judge(ttnn: Any, device: Any, plan: Plan, passes: int = 1) -> Verdict:
 
 def compare(ttnn: Any, device: Any, plan: Plan, model: CachedModel, batch: Batch) -> Comparison:
     """Run a cached model in the shadow of the device, and the reference; every op the reference also has is set beside it."""
-    import torch
-
     from .shadow import Shadow, pcc
 
     expected = _record(model, batch)
@@ -106,11 +104,11 @@ def compare(ttnn: Any, device: Any, plan: Plan, model: CachedModel, batch: Batch
 
     shadow = Shadow(ttnn)
     bert = Bert(shadow, device, plan, {entry.name: shadow.shadow(host, device) for entry, host in model.tensors()})
-    inputs = bert.inputs(batch)
+    inputs = send_batch(shadow, device, plan, batch)
     start, end = expected.pop((None, "start")), expected.pop((None, "end"))
     shadow.on_op = on_op
     logits = bert.forward(inputs).value[:, 0]
-    bert.free(inputs)
+    free_batch(shadow, inputs)
     starts, ends = logits[..., 0], logits[..., 1]
     rows = batch.rows or len(batch.ids)
     return Comparison(
@@ -226,7 +224,3 @@ def by_op(comparison: Comparison) -> Iterator[tuple[str, float, float]]:
     for name in dict.fromkeys(each.op for each in comparison.ops):
         found = [each.pcc for each in comparison.ops if each.op == name]
         yield name, found[0], min(found)
-
-
-def logit_width(plan: Plan) -> int:
-    return TILE if plan.answer else plan.shape.hidden

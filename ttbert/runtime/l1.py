@@ -1,8 +1,8 @@
 """A model of one core's L1 over the ops of a plan.
 
-TT-NN puts buffers at the top of L1, each in the highest gap that it fits, at the same address on every core, and the circular buffers of the program
-that runs at the bottom. A program is refused where the two would meet, so what an op needs is its circular buffers and
-everything from the lowest live buffer to the top, gaps included.
+TT-NN puts a buffer into the highest gap of L1 that it fits, and there at the top, at the same address on every core. The
+circular buffers of the program that runs grow from the bottom. A program is refused where the two would meet, so what an op
+needs is its circular buffers and everything from the lowest live buffer to the top, gaps included.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..boards import Chip
 from ..model import REGISTERS, TILE
-from .ops import Add, Embed, JoinHeads, Linear, Matmul, Move, Norm, Op, Softmax, SplitHeads, ToInterleaved, ToShards, tile_bytes
+from .ops import Add, Embed, Linear, Move, Norm, Op, Softmax, SplitHeads, ToShards, tile_bytes
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -37,6 +37,7 @@ _FREED_AFTER: dict[str, tuple[str, ...]] = {
 
 
 _T16 = tile_bytes("bfloat16")
+
 
 @dataclass(frozen=True)
 class Buffer:
@@ -109,7 +110,7 @@ def circular_buffers(op: Op, plan: Plan) -> int:
 
 
 def _linear(op: Linear) -> int:
-    """Blocks of both operands, twice where there are several; the bias; partial sums, where they are not the output's format."""
+    """Blocks of both operands, twice where there are several; the bias; partial sums in another format than the output's."""
     blocks = op.blocks
     count = op.inner // TILE // blocks.inner
     copies = 2 if count > 1 else 1

@@ -171,7 +171,9 @@ def _split_pairs(op: Any, source: Any, given: list[Any], settings: dict[str, Any
     Source: tt-metal, .../split_query_key_value_and_split_heads/device/kernels/dataflow/*_sharded.cpp, whose first argument
     is the constant 2 (`num_heads_per_tensor` in the program factory).
     """
-    return _per_core(source, given[0], settings["num_heads"], lambda core: core.unflatten(-1, (3, 2, -1)).movedim(-3, 0))
+    return _per_core(
+        source, given[0], settings["num_heads"], lambda core: core.reshape(*core.shape[:2], 3, 2, -1).movedim(2, 0)
+    )
 
 
 def _split_groups(op: Any, source: Any, given: list[Any], settings: dict[str, Any]) -> Values:
@@ -181,11 +183,11 @@ def _split_groups(op: Any, source: Any, given: list[Any], settings: dict[str, An
     """
     heads = settings["num_heads"]
     here = heads // _cores_across(source)
-    return _per_core(source, given[0], heads, lambda core: core.unflatten(-1, (here, 3, -1)).movedim(-2, 0))
+    return _per_core(source, given[0], heads, lambda core: core.reshape(*core.shape[:2], here, 3, -1).movedim(3, 0))
 
 
 def _per_core(source: Any, fused: torch.Tensor, heads: int, split: Callable[[torch.Tensor], torch.Tensor]) -> Values:
-    """Q (b, n, t, d), K (b, n, d, t) and V (b, n, t, d) of a fused (b, 1, t, 3h), `split` giving (3, b, t, heads, d) of a core."""
+    """Q, K transposed and V of a fused (b, 1, t, 3h); `split` gives (3, b, t, heads, d) of a core's (b, t, 3h / cores)."""
     cores = [split(core[:, 0]) for core in fused.chunk(_cores_across(source), dim=-1)]
     parts = torch.cat(cores, dim=-2).transpose(2, 3)  # (3, b, n, t, d)
     if parts.shape[2] != heads:
