@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +47,9 @@ _OF_WORKERS, _OF_ETHERNET = "wormhole_b0_80_arch.yaml", "wormhole_b0_80_arch_eth
 _ETHERNET_DISPATCH = ("n300", "t3000")
 """Boards that TT-NN dispatches from Ethernet cores unless told otherwise."""
 
+_SHELL_SAFE = re.compile(r"[\w@%+=:,./-]+")
+"""Paths that TT-NN can pass to its compiler: it joins a command line and quotes nothing."""
+
 _SETTINGS = ("TT_METAL_", "TT_LOGGER_", "TT_MESH_", "TT_VISIBLE_", "TTNN_")
 """How TT-NN's own settings begin. A mock device inherits none of them: they are about the user's devices."""
 
@@ -55,10 +59,12 @@ def mock_environment(board: str, folder: Path, inherit: Mapping[str, str] | None
 
     `folder` may be used again, by any board and by several processes at once: kernels in its cache are used again.
     `inherit` is this process's environment unless given. BoardError for a board that cannot be mocked; DeviceError
-    where TT-NN was not installed from a wheel.
+    where TT-NN was not installed from a wheel, or cannot use the folder.
     """
     if board not in MOCK_BOARDS:
         raise BoardError(f"TT-NN has no mock device of a board {board}", f"choose one of {', '.join(MOCK_BOARDS)}")
+    if not _SHELL_SAFE.fullmatch(str(folder.absolute())):
+        raise DeviceError(f"TT-NN cannot compile in {folder}: its path has a space or the like", "set TMPDIR to another")
     wheel = _wheel()
     sfpi = _installed_sfpi(wheel)
     folder = folder.absolute() / board / ("sfpi" if sfpi else "stand-in")
