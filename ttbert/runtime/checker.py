@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -103,23 +102,15 @@ def _compare(device: Any, ttnn: Any, request: Request) -> Any:
     return asdict(compare(ttnn, device, plan, model, batch))
 
 
-@contextmanager
-def _device(ttnn: Any) -> Iterator[Any]:
-    device = ttnn.open_mesh_device(ttnn.MeshShape(1, ttnn.get_num_devices()))
-    try:
-        yield device
-    finally:
-        ttnn.close_mesh_device(device)
-
-
 def main() -> None:
     """The child: answers what is asked on stdin, with the devices of its environment."""
-    from ..tt import host_ttnn
+    from ..tt import device_ttnn
+    from .device import open_device
 
     work: dict[str, Callable[[Any, Any, Request], Any]] = {"judge": _judge, "compare": _compare}
     requests = [Request(**{**each, "shape": BertShape(**each["shape"])}) for each in json.load(sys.stdin)]
-    ttnn = host_ttnn()
-    with _device(ttnn) as device:
+    ttnn = device_ttnn()
+    with open_device() as device:
         for request in requests:
             print("answer:" + json.dumps(work[sys.argv[1]](device, ttnn, request)), flush=True)
 
