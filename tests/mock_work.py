@@ -146,9 +146,7 @@ def measure(device: Any, name: str, batch: int, tokens: int, policy: str, narrow
     bert._tt = meter
     ttnn.deallocate(bert.forward(inputs))
     free_batch(ttnn, inputs)
-    return {
-        each.op: [meter.found[each.op], (each.circular, each.buffers, each.depth)] for each in usage(plan)
-    }
+    return {each.op: [meter.found[each.op], (each.circular, each.buffers, each.depth)] for each in usage(plan)}
 
 
 def measures(cases: list[list[Any]]) -> list[Any]:

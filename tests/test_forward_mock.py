@@ -1,4 +1,4 @@
-"""The forward pass on mock devices: TT-NN accepts every plan, the model of L1 is TT-NN's, values are the reference's, nothing leaks."""
+"""The forward pass on mock devices: TT-NN accepts every plan, L1 is as modelled, values are right, nothing leaks."""
 
 from __future__ import annotations
 
