@@ -1,4 +1,4 @@
-"""What the tests of the forward pass do on a mock device, in a process of its own: python mock_work.py WHAT, answer on stdout."""
+"""What tests do on a mock device, in a process of its own: python mock_work.py WHAT ARGUMENT, answer on stdout."""
 
 from __future__ import annotations
 
