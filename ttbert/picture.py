@@ -41,7 +41,7 @@ def draw_l1(plan: Plan, path: Path, title: str) -> None:
             axes.bar(i, each.size / _KIB, bottom=each.start / _KIB, width=0.96, color=colours[each.name])
             if each.size > plan.chip.l1 / 30:
                 middle = (each.start + each.size / 2) / _KIB
-                axes.text(i, middle, each.name, ha="center", va="center", fontsize=7)
+                axes.text(i, middle, each.name, ha="center", va="center", fontsize=6)
     handles = [mpl.patches.Patch(color=colours[name], label=name) for name in names]
     figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
     axes.axhline(plan.chip.l1 / _KIB, color="black", linewidth=1)
