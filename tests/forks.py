@@ -1,8 +1,8 @@
 """Command lines of ttbert, one after another, each in a process of its own that is forked when TT-NN is imported already.
 
 So that a conversion can be killed at a hundred places in the time that ten would take. Run as a script: it takes one
-JSON object a line, `{"arguments": [...], "cache": "...", "kill_at": 7}`, and answers with one. `kill_at` is the
-number of the step at which the process sends itself a SIGKILL: a step is whatever is about to change the cache.
+JSON object a line, `{"arguments": [...], "cache": "...", "kill_at": 7, "signal": 9}`, and answers with one. `kill_at`
+is the number of the step at which the process sends itself that signal: a step is whatever is about to change the cache.
 """
 
 from __future__ import annotations
@@ -32,16 +32,27 @@ class Forks:
     def close(self) -> None:
         self._process.communicate()
 
-    def run(self, *arguments: object, cache: Path, kill_at: int = 0) -> tuple[Done, int]:
+    def ttbert(self, *arguments: object, cache: Path) -> Done:
+        """How a command line on this cache ended."""
+        return self.run(*arguments, cache=cache)[0]
+
+    def run(
+        self, *arguments: object, cache: Path, kill_at: int = 0, kill_with: signal.Signals = signal.SIGKILL
+    ) -> tuple[Done, int]:
         """How the process ended (-9 if it was killed), and how many steps it came to."""
         assert self._process.stdin and self._process.stdout
-        line = {"arguments": [*map(str, arguments), "--cache", str(cache)], "cache": str(cache), "kill_at": kill_at}
+        line = {
+            "arguments": [*map(str, arguments), "--cache", str(cache)],
+            "cache": str(cache),
+            "kill_at": kill_at,
+            "signal": kill_with,
+        }
         self._process.stdin.write(json.dumps(line) + "\n")
         answer = json.loads(self._process.stdout.readline())
         return Done(answer["exit_code"], answer["out"], answer["err"]), answer["steps"]
 
 
-def _run(arguments: list[str], cache: str, kill_at: int, written: Path) -> None:
+def _run(arguments: list[str], cache: str, kill_at: int, kill_with: int, written: Path) -> None:
     """In the child: run the command line, and never return."""
     steps = 0
 
@@ -52,7 +63,7 @@ def _run(arguments: list[str], cache: str, kill_at: int, written: Path) -> None:
         if isinstance(details[0], (str, os.PathLike)) and os.fspath(details[0]).startswith(cache):
             steps += 1
             if steps == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), kill_with)
 
     for name, descriptor in (("out", 1), ("err", 2)):
         os.dup2(os.open(written / name, os.O_WRONLY | os.O_CREAT), descriptor)
@@ -77,7 +88,7 @@ def _serve() -> None:
     import torch  # noqa: F401
 
     import ttbert.cli_cache
-    import ttbert.convert.convert
+    import ttbert.convert.convert  # noqa: F401
     from ttbert.tt import host_ttnn
 
     host_ttnn()
@@ -87,7 +98,7 @@ def _serve() -> None:
             written = Path(folder)
             child = os.fork()
             if child == 0:
-                _run(task["arguments"], task["cache"], task["kill_at"], written)
+                _run(task["arguments"], task["cache"], task["kill_at"], task["signal"], written)
             exit_code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             steps = written / "steps"
             answer = {

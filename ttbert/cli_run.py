@@ -10,7 +10,7 @@ import click
 
 from .boards import AUTO, BOARDS, CPU, choose_board
 from .cli_options import cache_option, json_option, offline_option, policy_option, revision_option
-from .console import Progress, passage, say, show, size_text, table, tell
+from .console import Progress, count_text, passage, say, show, size_text, styled, table, tell
 from .errors import NotCached
 
 if TYPE_CHECKING:
@@ -207,13 +207,13 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
 def _print_outcome(outcome: Outcome, questions: list[Question], batch: int) -> None:
     for number, (question, answer) in enumerate(zip(questions, outcome.answers, strict=True), 1):
         say()
-        say(click.style(f"{number}. {question.question}", bold=True))
+        say(styled(f"{number}. {question.question}", bold=True))
         say(f"   {answer.text or 'no answer in this passage'}  (score {answer.score:.2f})")
         say(passage(question.context, answer.start, answer.end, "   "))
     timings = outcome.timings
     say()
-    plural = "" if outcome.batches == 1 else "es"
-    say(f"{timings.inputs} inputs in {outcome.windows} windows of 384 tokens, {outcome.batches} batch{plural} of {batch}")
+    inputs, windows = count_text(timings.inputs, "input"), count_text(outcome.windows, "window")
+    say(f"{inputs} in {windows} of {outcome.tokens} tokens, {count_text(outcome.batches, 'batch', 'batches')} of {batch}")
     for label, value in _timing_rows(timings):
         say(f"  {label:<18} {value}")
 
@@ -240,6 +240,7 @@ def _outcome_document(
         "board": board,
         "batch": batch,
         "manifest": str(cached.digest),
+        "tokens": outcome.tokens,
         "windows": outcome.windows,
         "batches": outcome.batches,
         "answers": [

@@ -194,10 +194,15 @@ class LocalStore(Store):
             key = f"{prefix}/{item.name}" if prefix else item.name
             if item.is_dir(follow_symlinks=False):
                 yield from self._walk(key, skip_forbidden)
-            else:
-                with contextlib.suppress(FileNotFoundError):
-                    status = item.stat()
-                    yield Entry(key, status.st_size, status.st_mtime)
+                continue
+            try:
+                status = item.stat()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise self._explain(error, folder / item.name) from error
+            if stat.S_ISREG(status.st_mode):
+                yield Entry(key, status.st_size, status.st_mtime)
 
     def _explain(self, error: OSError, path: Path, needed: int = 0) -> TtbertError:
         """The error a user can act on, for one of the operating system."""
@@ -214,11 +219,31 @@ class LocalStore(Store):
                 "choose a folder of your own with --cache or TTBERT_CACHE, or ask its owner for access",
             )
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
-            return CacheError(
-                f"{self.url} cannot be a cache: {nearest_existing(path)} is a file",
-                "choose a folder with --cache or TTBERT_CACHE",
-            )
+            return _not_a_folder(path)
         return StoreUnavailable(f"{self.url}: {error}", "look at the disk or the mount, then try again")
+
+
+def open_folder(folder: Path) -> LocalStore:
+    """The store in a folder, which need not be there yet; CacheError where it cannot be made, since a file is in its place."""
+    for place in (folder, *folder.parents):
+        try:
+            if place.is_dir():
+                break
+        except OSError:  # below a folder that may not be looked into; reading or writing will say so
+            continue
+        if place.exists() or place.is_symlink():
+            raise _not_a_folder(folder)
+    return LocalStore(folder)
+
+
+def _not_a_folder(path: Path) -> CacheError:
+    place = nearest_existing(path)
+    if place.is_dir():
+        place = next(each for each in (path, *path.parents) if each.parent == place)
+        what = "leads to nothing"
+    else:
+        what = "is a file"
+    return CacheError(f"{path} cannot be in a cache: {place} {what}", "choose a folder with --cache or TTBERT_CACHE")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -231,8 +256,8 @@ def _sync_folder(folder: Path) -> None:
 
 def _is_temporary(key: str) -> bool:
     """Whether a file is one that `put` made on the way; its folder must be one that keys can lead to."""
-    folder, _, name = key.rpartition("/")
-    return _TEMPORARY.fullmatch(name) is not None and (not folder or is_key(folder))
+    folder, slash, name = key.rpartition("/")
+    return _TEMPORARY.fullmatch(name) is not None and (not slash or is_key(folder))
 
 
 def nearest_existing(path: Path) -> Path:

@@ -13,7 +13,7 @@ import json
 import struct
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -91,18 +91,22 @@ class Checkpoint:
         """Forget the files; nothing can be read any more."""
         self._file_of.clear()
 
+    def check_dtypes(self, names: Iterable[str]) -> None:
+        """CheckpointError if one of these tensors is stored in a type other than F32, F16, BF16 or F64."""
+        for name in names:
+            if self.dtypes[name] not in _NUMPY:
+                raise CheckpointError(
+                    f"tensor {name!r} is stored as {self.dtypes[name]}; F32, F16, BF16 and F64 can be converted",
+                    "give the checkpoint from before it was quantized",
+                )
+
     def read(self, name: str) -> NDArray[np.float32]:
         """A tensor as a new array in C order; KeyError if there is none of this name.
 
-        Raises CheckpointError if it is stored in a type other than F32, F16, BF16 or F64, or holds NaN or infinity.
+        Raises CheckpointError if its type is not supported, or if it holds NaN or infinity.
         """
         file = self._file_of[name]
-        dtype = self.dtypes[name]
-        if dtype not in _NUMPY:
-            raise CheckpointError(
-                f"tensor {name!r} is stored as {dtype}; F32, F16, BF16 and F64 can be converted",
-                "give the checkpoint from before it was quantized",
-            )
+        self.check_dtypes([name])
         array = file.read(name)
         bad = array.size - int(np.count_nonzero(np.isfinite(array)))
         if bad:

@@ -63,7 +63,7 @@ def plan_conversion(wanted: Wanted) -> Plan:
     that cannot be reached.
     """
     source = wanted.open_source()
-    shape = parse_config(source.path(CONFIG).read_bytes(), f"{source.label}/{CONFIG}")
+    shape = parse_config(source.read(CONFIG), f"{source.label}/{CONFIG}")
     weights, tokenizer = weight_files(source), tokenizer_files(source.files)
     roles = {CONFIG: "config", **dict.fromkeys(weights, "weights"), **dict.fromkeys(tokenizer, "tokenizer")}
     action = Action(
@@ -99,16 +99,19 @@ def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None) -
 
 
 def _run(plan: Plan, cache: Cache, progress: Progress) -> Cached:
-    # Small and likely wrong things first: they need neither a download of weights nor TT-NN.
+    # Small and likely wrong things first, a store that cannot be written to among them: they need neither a download of
+    # weights nor TT-NN.
     recipe, source = plan.action.recipe, plan.source
-    files = {
-        CONFIG: source.path(CONFIG).read_bytes(),
-        TOKENIZER: build_tokenizer({name: source.path(name).read_bytes() for name in plan.tokenizer}, recipe.shape.vocabulary),
+    contents = {
+        CONFIG: source.read(CONFIG),
+        TOKENIZER: build_tokenizer({name: source.read(name) for name in plan.tokenizer}, recipe.shape.vocabulary),
         RECIPE: plan.action.to_bytes(),
     }
+    files = tuple(FileEntry(name, cache.publish_blob(content), len(content)) for name, content in contents.items())
     checkpoint = open_checkpoint(source)
     names = canonical_names(checkpoint.shapes)
     check_tensors(recipe, {name: checkpoint.shapes[stored] for name, stored in names.items()})
+    checkpoint.check_dtypes(names[name] for name in recipe.sources)
     codec = Codec()
 
     def publish(tensor: TensorRecipe) -> TensorEntry:
@@ -139,7 +142,7 @@ def _run(plan: Plan, cache: Cache, progress: Progress) -> Cached:
         architecture=recipe.shape.architecture,
         policy=recipe.policy,
         tensors=tensors,
-        files=tuple(FileEntry(name, cache.publish_blob(content), len(content)) for name, content in files.items()),
+        files=files,
         provenance=Provenance(
             repo=_repo(plan), commit=source.commit, sources=_sources(plan), versions=_versions(codec.ttnn_version)
         ),

@@ -79,6 +79,12 @@ class Source(ABC):
             self._paths[name] = path
         return self._paths[name]
 
+    def read(self, name: str) -> bytes:
+        """The content of a small file; raises what `path` does, and CheckpointError if it cannot be read."""
+        path = self.path(name)
+        with _reading(path):
+            return path.read_bytes()
+
     def digest(self, name: str) -> Digest:
         """The SHA-256 of the file's content: what the hub says if it does, else by reading the file, once."""
         file = self.files.get(name)
