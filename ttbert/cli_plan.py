@@ -13,7 +13,6 @@ from .boards import BOARDS, Board
 from .cli_options import cache_option, json_option, offline_option, policy_option, revision_option
 from .console import say, show, size_text, table, tell
 from .errors import AccuracyError, BoardError, DeviceError
-from .runtime.tokens import TOKENS
 
 if TYPE_CHECKING:
     from .runtime.check import Comparison, Verdict
@@ -64,6 +63,7 @@ def plan_command(
     from .model import parse_config
     from .recipe.recipe import CONFIG
     from .runtime.plan import plan_bert
+    from .runtime.tokens import TOKENS
 
     source = Wanted(model, revision, policy, offline).open_source()
     shape = parse_config(source.path(CONFIG).read_bytes(), f"{source.label}/{CONFIG}")
@@ -119,6 +119,7 @@ def check_command(
     from .runtime.check import LEAST_PCC
     from .runtime.checker import Request, compare_on
     from .runtime.plan import plan_bert
+    from .runtime.tokens import TOKENS
 
     _require_runs(board)
     cache = open_cache(cache_url)
