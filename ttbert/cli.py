@@ -9,6 +9,7 @@ import click
 
 from . import __version__
 from .cli_cache import cache_commands
+from .cli_plan import check_command, plan_command
 from .cli_run import convert_command, demo_command
 from .console import show, tell, tell_error
 from .errors import ReportedError, TtbertError
@@ -30,6 +31,8 @@ def cli() -> None:
 
 cli.add_command(convert_command)
 cli.add_command(demo_command)
+cli.add_command(plan_command)
+cli.add_command(check_command)
 cli.add_command(cache_commands)
 
 

@@ -78,6 +78,12 @@ class DeviceError(TtbertError):
     exit_code = 12
 
 
+class AccuracyError(TtbertError):
+    """Values are further from the reference than they may be."""
+
+    exit_code = 13
+
+
 class ReportedError(TtbertError):
     """A process that ttbert started failed, has told the user why, and left with this exit code."""
 

@@ -15,6 +15,9 @@ from .errors import CheckpointError
 TILE = 32
 """Rows and columns of a tile, the unit in which Tenstorrent's cores hold matrices."""
 
+REGISTERS = 8
+"""Tiles of 16 bits that a core's destination registers hold, half of them being packed while the other half is computed."""
+
 WIDEST_GRID = 8
 """Most cores over which the hidden dimension is split: what every supported board has in one dimension."""
 

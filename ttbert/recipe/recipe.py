@@ -30,7 +30,7 @@ TOKENIZER_VERSION = "tokenizers/1"
 CONFIG, TOKENIZER, RECIPE = "config.json", "tokenizer.json", "recipe.json"
 """The files that a manifest carries beside its tensors."""
 
-_BITS = {"bfloat16": 16.0, "bfloat8_b": 8 + 8 / 16, "bfloat4_b": 4 + 8 / 16}
+BITS = {"bfloat16": 16.0, "bfloat8_b": 8 + 8 / 16, "bfloat4_b": 4 + 8 / 16}
 """Bits an element takes; in the block formats sixteen elements share an exponent of eight bits."""
 
 
@@ -58,7 +58,7 @@ class TensorRecipe:
         elements = rows * columns
         for each in outer:
             elements *= each
-        return int(elements * _BITS[self.dtype] / 8)
+        return int(elements * BITS[self.dtype] / 8)
 
     def document(self) -> dict[str, object]:
         return {

@@ -1,0 +1,277 @@
+"""`ttbert plan` and `ttbert check`: how a board would run a model, and whether TT-NN and the reference agree with that."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .boards import BOARDS, Board
+from .cli_options import cache_option, json_option, offline_option, policy_option, revision_option
+from .console import say, show, size_text, table, tell
+from .errors import AccuracyError, BoardError, DeviceError
+
+if TYPE_CHECKING:
+    from .runtime.check import Comparison, Verdict
+    from .runtime.l1 import Usage
+    from .runtime.ops import Op
+    from .runtime.plan import Plan
+
+_board_option = click.option("--board", type=click.Choice(tuple(BOARDS)), default="n150", show_default=True, help="A board.")
+_batch_option = click.option("--batch", type=click.IntRange(1, 512), default=8, show_default=True, help="Inputs on each chip.")
+_tokens_option = click.option(
+    "--tokens", type=click.IntRange(32, 512), metavar="N", help="Tokens of an input.  [default: 384, or what the model takes]"
+)
+
+
+@click.command("plan")
+@click.argument("model")
+@revision_option
+@policy_option
+@_board_option
+@_batch_option
+@_tokens_option
+@click.option("--check", "wants_check", is_flag=True, help="Let TT-NN judge the plan on a mock device of the board.")
+@click.option("--picture", type=click.Path(path_type=Path), metavar="FILE", help="Draw L1 over the ops: a .svg or .png.")
+@offline_option
+@json_option
+def plan_command(
+    model: str,
+    revision: str | None,
+    policy: str,
+    board: str,
+    batch: int,
+    tokens: int | None,
+    wants_check: bool,
+    picture: Path | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Show how a board would run MODEL: each op's cores, shards, precision and memory. Needs no board and no weights.
+
+    MODEL is an id on the Hugging Face hub, a folder in the Hugging Face format, or `bundled`; of its files only
+    config.json is read.
+
+    \b
+    ttbert plan bundled --board n150 --batch 8 --check
+    ttbert plan phiyodr/bert-large-finetuned-squad2 --board p150 --batch 11 --picture l1.svg
+    """
+    from .convert.wanted import Wanted
+    from .model import parse_config
+    from .recipe.recipe import CONFIG
+    from .runtime.plan import plan_bert
+    from .runtime.tokens import TOKENS
+
+    source = Wanted(model, revision, policy, offline).open_source()
+    shape = parse_config(source.path(CONFIG).read_bytes(), f"{source.label}/{CONFIG}")
+    plan = plan_bert(shape, batch, tokens or min(TOKENS, shape.positions), BOARDS[board].chip, policy)
+    verdict = _judge(board, plan) if wants_check else None
+    if picture:
+        from .picture import draw_l1
+
+        draw_l1(plan, picture, f"{model} on {board}, batch {batch} of {plan.tokens} tokens, {policy}")
+        tell(f"drew {picture}")
+    if as_json:
+        show(_plan_document(plan, BOARDS[board], verdict))
+    else:
+        _print_plan(plan, BOARDS[board], verdict)
+    if verdict and not verdict.accepted:
+        raise BoardError(f"TT-NN refuses {verdict.op}: {verdict.reason}", "please report it: a plan should never be refused")
+
+
+@click.command("check")
+@click.argument("model")
+@revision_option
+@policy_option
+@_board_option
+@click.option("--batch", type=click.IntRange(1, 512), default=2, show_default=True, help="Inputs on each chip.")
+@_tokens_option
+@cache_option
+@offline_option
+@json_option
+def check_command(
+    model: str,
+    revision: str | None,
+    policy: str,
+    board: str,
+    batch: int,
+    tokens: int | None,
+    cache_url: str,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Run MODEL on a mock device with values from TT-NN's golden functions, and compare each op with the reference.
+
+    Shapes, data types, memory and program configurations are judged by TT-NN itself; how exact a card's arithmetic is
+    cannot be seen here. The model is converted first if it is not in the cache.
+
+    \b
+    ttbert check bundled --board n150 --batch 2
+    """
+    from .cache.cache import open_cache
+    from .convert.wanted import Wanted
+    from .demo.supply import supply_model
+    from .model import parse_config
+    from .recipe.recipe import CONFIG
+    from .runtime.check import LEAST_PCC
+    from .runtime.checker import Request, compare_on
+    from .runtime.plan import plan_bert
+    from .runtime.tokens import TOKENS
+
+    _require_runs(board)
+    cache = open_cache(cache_url)
+    miss = f"{model} ({policy}) is not in the cache {cache.store.url}: converting it first"
+    cached = supply_model(Wanted(model, revision, policy, offline), cache, lambda: tell(miss))
+    config = cached.manifest.file(CONFIG)
+    assert config
+    with cache.load(config) as blob:
+        shape = parse_config(blob.bytes(), f"{cached.digest}: {CONFIG}")
+    tokens = tokens or min(TOKENS, shape.positions)
+    plan_bert(shape, batch, tokens, BOARDS[board].chip, policy)
+    tell(f"running {model} ({policy}) in the shadow of a mock {board}, batch {batch} of {tokens} tokens; no device is used")
+    request = Request(shape, batch, tokens, policy, cache.store.url, str(cached.digest))
+    comparison = compare_on(board, request)
+    if as_json:
+        show({"model": model, "policy": policy, "board": board, "batch": batch, "tokens": tokens, **asdict(comparison)})
+    else:
+        _print_comparison(comparison)
+    if comparison.pcc < LEAST_PCC and policy != "bfp4":
+        raise AccuracyError(
+            f"the logits' PCC with the reference is {comparison.pcc:.4f}, below {LEAST_PCC}", "please report it with the table"
+        )
+
+
+def _require_runs(board: str) -> None:
+    if not BOARDS[board].runs:
+        raise DeviceError(
+            f"no TT-NN since v0.55 supports Grayskull, so nothing can be checked on an {board}",
+            "choose another board; `ttbert plan` without --check works for it",
+        )
+
+
+def _judge(board: str, plan: Plan) -> Verdict:
+    from .runtime.checker import Request, judge_on
+
+    _require_runs(board)
+    tell(f"opening a mock {board} for TT-NN to judge the plan")
+    [verdict] = judge_on(board, [Request(plan.shape, plan.batch, plan.tokens, plan.policy)])
+    return verdict
+
+
+def _weight_bytes(plan: Plan) -> dict[str, int]:
+    """Bytes of DRAM of each op's weights, of one layer in the encoder."""
+    from .recipe.bert import bert_recipe
+    from .recipe.policy import POLICIES
+
+    sizes = {each.name: each.payload for each in bert_recipe(plan.shape, POLICIES[plan.policy]).tensors}
+    in_layer = {op.name for op in plan.layer_ops}
+    return {
+        op.name: sum(sizes[f"layers.0.{name}" if op.name in in_layer else name] for name in op.weights) for op in plan.ops()
+    }
+
+
+def _dram_bytes(plan: Plan) -> int:
+    """Weights, the position states that are looked up once, and the inputs of one batch."""
+    from .recipe.bert import bert_recipe
+    from .recipe.policy import POLICIES
+
+    weights = sum(each.payload for each in bert_recipe(plan.shape, POLICIES[plan.policy]).tensors)
+    return weights + plan.batch * plan.tokens * (2 * plan.shape.hidden + 2 * 4)
+
+
+def _fidelity(op: Op) -> str:
+    kernel = getattr(op, "kernel", None)
+    return kernel.fidelity if kernel else ""
+
+
+def _grid_text(op: Op) -> str:
+    grid = op.memory.shard.grid if op.memory.shard else getattr(op, "grid", None)
+    return str(grid) if grid else "any"
+
+
+def _print_plan(plan: Plan, board: Board, verdict: Verdict | None) -> None:
+    from .runtime.l1 import usage
+
+    weights, layer = _weight_bytes(plan), {op.name for op in plan.layer_ops}
+    used = {each.op: each for each in usage(plan)}
+    rows = [("op", "grid", "output", "where", "dtype", "fidelity", "L1 a core", "weights", "GFLOP")]
+    for op in plan.ops():
+        rows.append(
+            (
+                f"{'  ' if op.name in layer else ''}{op.name}",
+                _grid_text(op),
+                " x ".join(map(str, op.shape)),
+                str(op.memory),
+                op.dtype,
+                _fidelity(op),
+                f"{used[op.name].needed:,}",
+                f"{weights[op.name]:,}" if weights[op.name] else "",
+                f"{op.flops / 1e9:.2f}" if op.flops else "",
+            )
+        )
+    say(table(rows, right=(6, 7, 8)))
+    say()
+    peak = max(used.values(), key=lambda each: each.needed)
+    order = "column" if plan.column_major else "row"
+    chips = f", {board.chips} chips each with its own batch" if board.chips > 1 else ""
+    say(f"board       {board.name}: {plan.chip.arch.name}, {plan.chip.grid} cores a chip{chips}")
+    say(f"grid        {plan.grid} of them, one input in each {order}; the {plan.shape.layers} layers are all planned alike")
+    say(f"peak L1     {peak.needed:,} of {plan.chip.l1:,} bytes a core, in {peak.op}: {_peak_text(peak)}")
+    say(f"DRAM        {size_text(_dram_bytes(plan))} of {size_text(plan.chip.dram)}")
+    say(f"work        {plan.flops / 1e9:.0f} GFLOP a batch, {plan.flops / plan.batch / 1e9:.1f} an input, matmuls only")
+    if verdict:
+        done = f"accepted by TT-NN on a mock {board.name}: {verdict.ops} ops, all {plan.shape.layers} layers"
+        say(f"check       {done if verdict.accepted else 'refused'}")
+
+
+def _peak_text(peak: Usage) -> str:
+    gaps = peak.depth - peak.buffers
+    return f"{peak.circular:,} circular buffers, {peak.buffers:,} tensors, {gaps:,} gaps"
+
+
+def _plan_document(plan: Plan, board: Board, verdict: Verdict | None) -> dict[str, Any]:
+    from .runtime.l1 import usage
+
+    weights = _weight_bytes(plan)
+    used = {each.op: each for each in usage(plan)}
+    layer = {op.name for op in plan.layer_ops}
+    return {
+        "board": board.name,
+        "chips": board.chips,
+        "arch": plan.chip.arch.name,
+        "policy": plan.policy,
+        "batch": plan.batch,
+        "tokens": plan.tokens,
+        "layers": plan.shape.layers,
+        "grid": [plan.grid.columns, plan.grid.rows],
+        "column_major": plan.column_major,
+        "l1": {"usable": plan.chip.l1, "peak": max(each.needed for each in used.values())},
+        "dram": {"size": plan.chip.dram, "used": _dram_bytes(plan)},
+        "flops": plan.flops,
+        "ops": [
+            {
+                **asdict(replace(op, memory=op.memory)),
+                "elements": prod(op.shape),
+                "in_layer": op.name in layer,
+                "l1": {"circular": used[op.name].circular, "buffers": used[op.name].buffers, "needed": used[op.name].needed},
+                "weight_bytes": weights[op.name],
+                "flops": op.flops,
+            }
+            for op in plan.ops()
+        ],
+        "check": asdict(verdict) if verdict else None,
+    }
+
+
+def _print_comparison(comparison: Comparison) -> None:
+    from .runtime.check import by_op
+
+    rows = [("op", "PCC, first layer", "PCC, lowest")]
+    rows += [(name, f"{first:.6f}", f"{lowest:.6f}") for name, first, lowest in by_op(comparison)]
+    say(table(rows, right=(1, 2)))
+    say()
+    say(f"start logits  PCC {comparison.start_pcc:.6f}, best start the same in {comparison.same_start} of {comparison.inputs}")
+    say(f"end logits    PCC {comparison.end_pcc:.6f}, best end the same in {comparison.same_end} of {comparison.inputs}")

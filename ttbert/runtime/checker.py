@@ -1,0 +1,119 @@
+"""Checks of plans in a process of their own, on a mock device of a board.
+
+Which devices a process has is settled before its first use of TT-NN, so what `check` does runs in a child: requests go to
+its stdin as JSON, one result a line comes from its stdout. `python -m ttbert.runtime.checker` is that child.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import DeviceError
+from ..model import BertShape
+from .check import Comparison, OpCorrelation, Verdict
+from .mock import temporary_mock_environment
+
+_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Request:
+    """A plan to be judged, made for the mock device's own grid. With a model in a cache, by digest, it is compared too."""
+
+    shape: BertShape
+    batch: int
+    tokens: int
+    policy: str
+    cache: str = ""
+    manifest: str = ""
+
+
+def judge_on(board: str, requests: Iterable[Request]) -> Iterator[Verdict]:
+    """What TT-NN says of each plan on a mock device of the board, all in one process; chips of one board in a mesh.
+
+    BoardError where a plan does not fit the device's grid or memory, DeviceError if the process fails.
+    """
+    for answer in _answers(board, "judge", list(requests)):
+        yield Verdict(**answer)
+
+
+def compare_on(board: str, request: Request) -> Comparison:
+    """A cached model's shadow run on a mock device of the board beside the reference, on the built-in questions."""
+    [answer] = _answers(board, "compare", [request])
+    return Comparison(**{**answer, "ops": tuple(OpCorrelation(**each) for each in answer["ops"])})
+
+
+def _answers(board: str, what: str, requests: list[Request]) -> Iterator[Any]:
+    with temporary_mock_environment(board) as environment:
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, what],
+            env=environment,
+            input=json.dumps([asdict(each) for each in requests]),
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    answers = [json.loads(line.removeprefix("answer:")) for line in done.stdout.splitlines() if line.startswith("answer:")]
+    if done.returncode or len(answers) != len(requests):
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise DeviceError(f"the check on a mock {board} failed: {last}", "run it again with TTBERT_DEBUG=1, and report it")
+    yield from answers
+
+
+def _judge(device: Any, ttnn: Any, request: Request) -> Any:
+    from ..errors import BoardError
+    from .check import judge
+    from .lower import chip_of
+    from .plan import plan_bert
+
+    try:
+        plan = plan_bert(request.shape, request.batch, request.tokens, chip_of(device, ttnn), request.policy)
+    except BoardError as error:
+        return asdict(Verdict(False, "the plan", error.message))
+    return asdict(judge(ttnn, device, plan))
+
+
+def _compare(device: Any, ttnn: Any, request: Request) -> Any:
+    from ..cache.cache import open_cache
+    from ..cache.digest import Digest
+    from ..demo.inputs import built_in_questions
+    from .check import compare
+    from .loader import CachedModel
+    from .lower import chip_of
+    from .plan import plan_bert
+    from .tokens import Encoder, make_batches
+
+    cache = open_cache(request.cache)
+    model = CachedModel(cache, cache.manifest(Digest.parse(request.manifest)))
+    plan = plan_bert(model.shape, request.batch, request.tokens, chip_of(device, ttnn), request.policy)
+    encoder = Encoder(model.tokenizer, request.tokens, request.tokens // 3)
+    questions = built_in_questions()
+    windows = [
+        encoder.windows(each.question, each.context, number)[0]
+        for number, each in enumerate(questions[i % len(questions)] for i in range(request.batch))
+    ]
+    batch = next(make_batches(windows, request.batch, request.tokens, pad_id=encoder.pad_id))
+    return asdict(compare(ttnn, device, plan, model, batch))
+
+
+def main() -> None:
+    """The child: answers what is asked on stdin, with the devices of its environment."""
+    from ..tt import device_ttnn
+    from .device import open_device
+
+    work: dict[str, Callable[[Any, Any, Request], Any]] = {"judge": _judge, "compare": _compare}
+    requests = [Request(**{**each, "shape": BertShape(**each["shape"])}) for each in json.load(sys.stdin)]
+    ttnn = device_ttnn()
+    with open_device() as device:
+        for request in requests:
+            print("answer:" + json.dumps(work[sys.argv[1]](device, ttnn, request)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
