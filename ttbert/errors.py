@@ -78,6 +78,12 @@ class DeviceError(TtbertError):
     exit_code = 12
 
 
+class AccuracyError(TtbertError):
+    """A score is below the bound that the user set, or has dropped by more."""
+
+    exit_code = 13
+
+
 class ReportedError(TtbertError):
     """A process that ttbert started failed, has told the user why, and left with this exit code."""
 

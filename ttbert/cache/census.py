@@ -80,11 +80,7 @@ def find_model(census: Census, text: str) -> Model:
     A name may be shortened to what follows a `/` in it.
     """
     name, revision, policy = refs.parse_ref(text)
-    alike = [
-        model
-        for model in census.models
-        if revision in (None, model.ref.revision) and policy in (None, model.ref.policy)
-    ]
+    alike = [model for model in census.models if revision in (None, model.ref.revision) and policy in (None, model.ref.policy)]
     found = [model for model in alike if model.ref.name == name]
     found = found or [model for model in alike if model.ref.name.endswith(f"/{name}")]
     if not found and len(text.removeprefix("blake3:")) >= 4:
