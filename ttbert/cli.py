@@ -10,6 +10,7 @@ import click
 from . import __version__
 from .cli_cache import cache_commands
 from .cli_run import convert_command, demo_command
+from .cli_squad import squad_command
 from .console import show, tell, tell_error
 from .errors import ReportedError, TtbertError
 
@@ -24,12 +25,14 @@ def cli() -> None:
     \b
     ttbert convert phiyodr/bert-large-finetuned-squad2
     ttbert demo --model bundled --batch 8
+    ttbert squad --model bundled --data dev-v2.0.json
     ttbert cache ls
     """
 
 
 cli.add_command(convert_command)
 cli.add_command(demo_command)
+cli.add_command(squad_command)
 cli.add_command(cache_commands)
 
 

@@ -132,7 +132,6 @@ def run_questions(
             results.close()
         collecting.result()
     timings.wall = time.perf_counter() - started
-    journal.finish()
     return Outcome(collector.predictions(), tuple(collector.context_tokens), timings, collector.logits)
 
 
