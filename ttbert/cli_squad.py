@@ -220,7 +220,8 @@ def _run(
         "long as their longest window, which is faster here than 384 tokens each"
     )
     try:
-        with ScoreProgress(str(subject.origin), len(dataset.questions)) as progress:
+        label = f"{Path(subject.origin.model).name} ({subject.origin.policy})"
+        with ScoreProgress(label, len(dataset.questions)) as progress:
             result, logits = score(
                 run, options.resume, lambda each: progress.advance(each.exact, each.f1, each.replayed), keep_logits
             )
@@ -253,9 +254,8 @@ def _print_result(result: Result) -> None:
     say(f"{result.provenance['model']} ({result.provenance['policy']}) on {result.provenance['board']}")
     resumed = f", {timings.resumed_batches} of them from the journal" if timings.resumed_batches else ""
     say(f"  {timings.windows:,} windows in {timings.batches:,} batches{resumed}")
-    if timings.running:
-        rate = len(result.predictions) / timings.wall
-        say(f"  {timings.wall:.1f} s, {rate:.1f} questions/s, the model busy {timings.busy_share:.1%} of the time")
+    if result.rate:
+        say(f"  {timings.wall:.1f} s, {result.rate:.1f} questions/s, the model busy {timings.busy_share:.1%} of the time")
 
 
 def _print_comparison(comparison: Comparison) -> None:

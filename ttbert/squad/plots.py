@@ -50,19 +50,19 @@ def threshold_plot(curve: Sequence[tuple[float, float, float]], best_f1: tuple[f
         axes.step(thresholds, [point[1] for point in curve], where="post", color=_TWO, label="exact match")
         axes.axvline(used, color=_INK, linewidth=0.8, linestyle="--", label=f"used: {used:g}")
         axes.plot(*best_f1, "o", color=_ONE, markersize=5, label=f"best F1: {best_f1[1]:.2f} at {best_f1[0]:.2f}")
-        axes.legend(loc="lower right")
+        _legend(figure, 2)
         return _svg(figure)
 
 
 def slices_plot(slices: Sequence[Slice], title: str, label: str) -> str:
     """F1 of each group as a bar, with the number of questions in it."""
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure("F1, %", label, title, height=0.8 + 0.42 * len(slices), grid="x")
+        figure, axes = _figure("F1, %", label, title, height=0.9 + 0.4 * len(slices), grid="x")
         places = range(len(slices))
         axes.barh(places, [each.f1 for each in slices], color=_ONE, height=0.62)
         axes.set_yticks(places, [each.name for each in slices])
         axes.invert_yaxis()
-        axes.set_xlim(0, 112)
+        axes.set_xlim(0, 125)
         axes.set_xticks(range(0, 101, 20))
         for place, each in zip(places, slices, strict=True):
             axes.text(each.f1 + 1, place, f"{each.f1:.1f}  ({each.count:,})", va="center", fontsize=9)
@@ -80,7 +80,7 @@ def histogram_plot(with_answer: Sequence[float], without: Sequence[float], used:
         for values, color, name in ((with_answer, _ONE, "with answer"), (without, _TWO, "without")):
             axes.hist(values, bins=_BINS, range=(low, high), color=color, alpha=0.6, label=f"{name} ({len(values):,})")
         axes.axvline(used, color=_INK, linewidth=0.8, linestyle="--", label=f"threshold: {used:g}")
-        axes.legend()
+        _legend(figure, 3)
         return _svg(figure)
 
 
@@ -101,18 +101,23 @@ def calibration_plot(bins: Sequence[Bin]) -> str:
         )
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 105)
-        axes.legend(loc="upper left", markerscale=0.6)
+        _legend(figure, 2, markerscale=0.6)
         return _svg(figure)
 
 
-def _figure(x: str, y: str, title: str, height: float = 3.4, grid: Literal["both", "x"] = "both") -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, height), layout="constrained")
+def _figure(x: str, y: str, title: str, height: float = 3.5, grid: Literal["both", "x"] = "both") -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.6, height), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.grid(visible=True, axis=grid)
     return figure, axes
+
+
+def _legend(figure: Figure, columns: int, markerscale: float = 1.0) -> None:
+    """Below the axes, where it can cover nothing."""
+    figure.legend(loc="outside lower center", ncols=columns, markerscale=markerscale, fontsize=9)
 
 
 def _svg(figure: Figure) -> str:

@@ -109,15 +109,15 @@ def _excerpt(pieces: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Pieces of a context with long unmarked stretches cut short, the ends next to marks kept."""
     if sum(len(text) for text, _ in pieces) <= _CONTEXT_SHOWN:
         return pieces
+    if len(pieces) == 1:
+        return [(pieces[0][0][:_CONTEXT_SHOWN] + " …", "")]
     half = _CONTEXT_SHOWN // 4
     made = []
     for number, (text, mark) in enumerate(pieces):
-        if mark or len(text) <= 2 * half + 3:
-            made.append((text if len(text) <= _CONTEXT_SHOWN else text[: _CONTEXT_SHOWN - 1] + "…", mark))
+        if mark:
+            made.append((text if len(text) <= _CONTEXT_SHOWN else text[:_CONTEXT_SHOWN] + " …", mark))
             continue
         begin = text[:half] if number else ""
         end = text[-half:] if number + 1 < len(pieces) else ""
-        if len(pieces) == 1:
-            begin = text[:_CONTEXT_SHOWN]
-        made.append((f"{begin} … {end}".strip(" ") if not (begin and end) else f"{begin} … {end}", mark))
+        made.append((text if len(text) <= len(begin) + len(end) + 3 else f"{begin} … {end}", mark))
     return made

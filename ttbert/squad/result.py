@@ -58,6 +58,11 @@ class Result:
     def null_scores(self) -> dict[str, float]:
         return self._by_id([each.null_score for each in self.predictions])
 
+    @property
+    def rate(self) -> float | None:
+        """Questions in a second; None where some of them were answered in an earlier run."""
+        return None if self.timings.resumed_batches else round(len(self.predictions) / self.timings.wall, 3)
+
     def _by_id(self, values: Sequence[Any]) -> dict[str, Any]:
         return {question.id: value for question, value in zip(self.dataset.questions, values, strict=True)}
 
@@ -116,14 +121,13 @@ def part_document(dataset: Dataset) -> dict[str, Any] | None:
 def result_document(result: Result) -> dict[str, Any]:
     """Everything but texts of contexts, for programs and for `ttbert squad diff`."""
     rows = zip(result.dataset.questions, result.predictions, result.pairs, result.context_tokens, strict=True)
-    seconds = result.timings.wall
     return {
         "schema": SCHEMA,
         "score": result.metrics.document(),
         "partial": part_document(result.dataset),
         "provenance": dict(result.provenance),
         "timings": result.timings.document(),
-        "questions_per_second": round(len(result.predictions) / seconds, 3) if seconds else None,
+        "questions_per_second": result.rate,
         "questions": [
             {
                 "id": question.id,
