@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,10 @@ def squad_command(context: click.Context, /, **given: Any) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    _score(context, _Options(**given))
+    options = _Options(**given)
+    if options.max_drop is not None and options.compare is None:
+        raise click.UsageError("--max-drop needs --compare: a drop from what?", context)
+    _score(options)
 
 
 @squad_command.command("diff")
@@ -94,7 +98,7 @@ def diff_command(first: Path, second: Path, as_json: bool) -> None:
     ttbert squad diff monday tuesday
     """
     from .squad.compare import compare_documents
-    from .squad.result import read_document
+    from .squad.document import read_document
 
     comparison = compare_documents(read_document(first), read_document(second))
     if as_json:
@@ -127,9 +131,7 @@ class _Options:
     as_json: bool
 
 
-def _score(context: click.Context, options: _Options) -> None:
-    if options.max_drop is not None and options.compare is None:
-        raise click.UsageError("--max-drop needs --compare: a drop from what?", context)
+def _score(options: _Options) -> None:
     board = choose_board(options.board, options.batch)
     dataset = _dataset(options)
 
@@ -180,7 +182,8 @@ def _score(context: click.Context, options: _Options) -> None:
             "exit_code": failure.exit_code,
         }
     show(document)
-    context.exit(failure.exit_code if failure else 0)
+    if failure:
+        sys.exit(failure.exit_code)
 
 
 def _dataset(options: _Options) -> Dataset:

@@ -7,9 +7,9 @@ result is the same to the last bit. The file is
     {"identity": ...}\\n              all that decides the logits, in canonical JSON
     record record record ...
 
-A record is its batch number, the length of its payload and the payload's BLAKE3 digest (16 bytes of it), then the
-payload: the number of rows; example, window and tokens of each; all start logits; all end logits. A record that was cut
-off or damaged ends the journal: it and what comes after it are computed again.
+A record is its batch number, the length of its payload and the BLAKE3 digest of number and payload (16 bytes of it),
+then the payload: the number of rows; example, window and tokens of each; all start logits; all end logits. A record
+that was cut off or damaged ends the journal: it and what comes after it are computed again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Record:
     def to_bytes(self) -> bytes:
         places = np.array(self.places, "<u4").tobytes()
         payload = struct.pack("<I", len(self.places)) + places + b"".join(each.tobytes() for each in (*self.starts, *self.ends))
-        return _HEAD.pack(self.number, len(payload), _digest(payload)) + payload
+        return _HEAD.pack(self.number, len(payload), _digest(self.number, payload)) + payload
 
     @classmethod
     def parse(cls, number: int, payload: bytes) -> Record:
@@ -125,7 +125,7 @@ class Journal:
         while position + _HEAD.size <= len(content):
             number, size, digest = _HEAD.unpack_from(content, position)
             payload = content[position + _HEAD.size : position + _HEAD.size + size]
-            if len(payload) < size or _digest(payload) != digest:
+            if len(payload) < size or _digest(number, payload) != digest:
                 break
             self.done[number] = Record.parse(number, payload)
             position += _HEAD.size + size
@@ -153,8 +153,8 @@ class Journal:
             raise kind(f"{self._path} cannot be written: {error.strerror}", "make room, then go on with --resume") from error
 
 
-def _digest(payload: bytes) -> bytes:
-    return blake3.blake3(payload).digest(16)
+def _digest(number: int, payload: bytes) -> bytes:
+    return blake3.blake3(struct.pack("<I", number) + payload).digest(16)
 
 
 def _finished_marker(path: Path) -> Path:

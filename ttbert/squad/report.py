@@ -20,10 +20,11 @@ from .analysis import (
 )
 from .answers import NULL_THRESHOLD
 from .compare import Comparison, worst_and_best
+from .document import REPORT, write_json, write_text
 from .metrics import threshold_curve
-from .result import Result, result_document, write_json, write_text
+from .result import Result, result_document
 
-PAGE, DOCUMENT = "index.html", "report.json"
+PAGE = "index.html"
 
 _MISSES = 4
 _CHANGES = 10
@@ -35,7 +36,7 @@ def write_report(folder: Path, result: Result, comparison: Comparison | None = N
     document = result_document(result)
     if comparison:
         document["comparison"] = comparison.document()
-    write_json(folder / DOCUMENT, document)
+    write_json(folder / REPORT, document)
     write_text(folder / PAGE, render_page(result, comparison))
     return folder / PAGE
 

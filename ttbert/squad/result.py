@@ -1,18 +1,7 @@
-"""The result of a run as a document, and the files that it is kept in.
-
-    DIR/run.json                 this document: score, part, provenance, timings, every question
-    DIR/predictions.json         question id -> answer, "" for none: what the official script reads
-    DIR/null_odds.json           question id -> null score: its --na-prob-file (SQuAD 2.0 only)
-    DIR/nbest_predictions.json   question id -> the best 20 answers, as transformers writes them
-    DIR/journal                  logits of every batch, for --resume; may be removed
-
-All but the timings is the same in every run with the same options.
-"""
+"""The result of a run: scored, with all that one needs to know of it, as a document and as files."""
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import InputError, NoSpaceError, StoreReadOnly
 from .answers import Prediction
 from .batches import Layout
 from .dataset import Dataset
+from .document import N_BEST, NULL_ODDS, PREDICTIONS, RUN, SCHEMA, write_json
 from .metrics import Metrics, Pair, evaluate, score_question
 from .runner import Outcome, Timings
 from .subject import Subject
-
-SCHEMA = "ttbert.squad/1"
-RUN, PREDICTIONS, NULL_ODDS, N_BEST = "run.json", "predictions.json", "null_odds.json", "nbest_predictions.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,38 +145,6 @@ def write_result(folder: Path, result: Result) -> None:
     if result.dataset.allows_no_answer:
         write_json(folder / NULL_ODDS, result.null_scores)
     write_json(folder / RUN, result_document(result))
-
-
-def read_document(path: Path) -> dict[str, Any]:
-    """What `result_document` made, from a file or from the folder that it is in. InputError for anything else."""
-    candidates = [path / RUN, path / "report.json"] if path.is_dir() else [path]
-    found = next((each for each in candidates if each.is_file()), None)
-    hint = "give a folder that --output or --report of `ttbert squad` wrote, or the run.json or report.json in it"
-    if found is None:
-        raise InputError(f"{path} is no result of a run", hint)
-    try:
-        document = json.loads(found.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{found} cannot be read: {error}", hint) from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise InputError(f"{found} is not a result that this version of ttbert reads", hint)
-    return document
-
-
-def write_json(path: Path, document: object) -> None:
-    write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file at once, so that nobody reads half of one."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
-    except OSError as error:
-        kind = NoSpaceError if error.errno in (28, 122) else StoreReadOnly
-        raise kind(f"{path} cannot be written: {error.strerror}", "make room, or choose another folder") from error
 
 
 def _threads() -> int:
