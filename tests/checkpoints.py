@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ttbert.convert.convert import BUNDLED_FOLDER
+from ttbert.convert.wanted import BUNDLED_FOLDER
 
 
 def make_checkpoint(

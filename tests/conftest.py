@@ -5,8 +5,10 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,7 @@ _HOME = tempfile.mkdtemp(prefix="ttbert-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 os.environ |= {"HF_HOME": _HOME, "HF_ENDPOINT": "http://127.0.0.1:9"}
 
+from forks import Forks  # noqa: E402
 from hub_server import HubServer  # noqa: E402
 
 
@@ -23,3 +26,25 @@ def hub() -> Iterator[HubServer]:
     """A hub on this machine; see `HubServer.env` for how a process is made to use it."""
     with HubServer() as server:
         yield server
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own with 100 kB, less than the tiny model takes; `mount -o remount,...` changes it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "none", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Runs conversions in a tenth of the time that a process from scratch takes."""
+    started = Forks()
+    yield started
+    started.close()

@@ -23,7 +23,8 @@ from safetensors.numpy import save, save_file
 
 from ttbert.convert.checkpoint import Checkpoint, open_checkpoint, weight_files
 from ttbert.convert.hub import HubCacheSource
-from ttbert.convert.source import Source, open_source
+from ttbert.convert.source import Source
+from ttbert.convert.wanted import open_source
 from ttbert.errors import CheckpointError, NotCached
 
 VALUES = np.array([[0.0, -0.0, 1.0], [-1.5, 0.1, 65504.0]])

@@ -16,7 +16,8 @@ PEAK = "; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_max
 CONVERT = """
 import sys
 from ttbert.cache.cache import open_cache
-from ttbert.convert.convert import Wanted, convert, plan_conversion
+from ttbert.convert.convert import convert, plan_conversion
+from ttbert.convert.wanted import Wanted
 convert(plan_conversion(Wanted(sys.argv[1])), open_cache(sys.argv[2]))
 """
 

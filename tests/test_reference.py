@@ -11,7 +11,8 @@ from checkpoints import make_checkpoint
 from transformers import BertForQuestionAnswering, BertModel
 
 from ttbert.cache.cache import Cache, open_cache
-from ttbert.convert.convert import BUNDLED, BUNDLED_FOLDER, Wanted, convert, plan_conversion
+from ttbert.convert.convert import convert, plan_conversion
+from ttbert.convert.wanted import BUNDLED, BUNDLED_FOLDER, Wanted
 from ttbert.demo.inputs import built_in_questions
 from ttbert.errors import CacheError, CheckpointError
 from ttbert.recipe.policy import POLICIES

@@ -18,7 +18,7 @@ import pytest
 from hub_server import HubServer
 
 from ttbert.cache.digest import sha256_of_file
-from ttbert.convert.source import is_folder, open_source
+from ttbert.convert.wanted import is_folder, open_source
 from ttbert.errors import CheckpointError, InputError
 
 REPO = "org/bert"
@@ -30,7 +30,7 @@ OTHERS = {"tf_model.h5": os.urandom(100_000), "onnx/model.onnx": os.urandom(100_
 BEFORE = """
 import json, os, sys, time
 time.sleep = lambda seconds: None
-from ttbert.convert.source import open_source
+from ttbert.convert.wanted import open_source
 from ttbert.errors import TtbertError
 out = {}
 try:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ttbert.convert.convert import BUNDLED_FOLDER
+from ttbert.convert.wanted import BUNDLED_FOLDER
 from ttbert.runtime.tokens import Encoder, Window
 from ttbert.squad.answers import Prediction, predict
 

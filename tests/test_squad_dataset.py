@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from squads import document, write
 
-from ttbert.convert.convert import BUNDLED_FOLDER
+from ttbert.convert.wanted import BUNDLED_FOLDER
 from ttbert.errors import InputError, TtbertError
 from ttbert.runtime.tokens import Encoder
 from ttbert.squad.batches import Layout, make_jobs

@@ -13,7 +13,8 @@ import pytest
 from shared import shared
 
 from ttbert.cache.cache import open_cache
-from ttbert.convert.convert import BUNDLED, Wanted, convert, plan_conversion
+from ttbert.convert.convert import convert, plan_conversion
+from ttbert.convert.wanted import BUNDLED, Wanted
 from ttbert.squad.batches import Layout
 from ttbert.squad.compare import compare_documents
 from ttbert.squad.dataset import Part, choose_part, read_dataset

@@ -71,7 +71,7 @@ def test_a_window_is_cls_question_sep_context_sep(encoder):
         ("😀 fox", ["😀", "fox"]),
         ("中fox", ["中", "fox"]),
         ("the\x00 \x07fox", ["the", "fox"]),
-        ("re\u0301d\u200b fox", ["re\u0301d\u200b", "fox"]),
+        ("re\u0301d\u200b fox", ["re\u0301d", "fox"]),
         ("the\u00a0fox\r\njumps", ["the", "fox", "jump", "s"]),
     ],
 )

@@ -39,9 +39,7 @@ cli.add_command(cache_commands)
 def main() -> None:
     """The entry point: every error ends here, as two lines and an exit code."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        sys.exit(cli.main(standalone_mode=False))  # what click gives back is what a command left with, or None
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -50,10 +48,6 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except TtbertError as error:
         _leave(error)
-    except BrokenPipeError:
-        # Whoever read our output has enough of it; python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         if _debugging():
             raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ import click
 
 from .cli_options import cache_option, default_cache, json_option
 from .console import Progress, say, show, size_text, table, tell
-from .errors import IntegrityError
+from .errors import InputError, IntegrityError
 
 if TYPE_CHECKING:
     from .cache.census import Census, Model
@@ -58,7 +60,7 @@ def info_command(context: click.Context, cache_url: str, as_json: bool) -> None:
     say(f"cache        {document['cache']}  (from {source})")
     say(f"publishing   {'exactly once' if document['creates_atomically'] else 'not exactly once: two writers can collide'}")
     say(f"models       {document['models']}")
-    say(f"blobs        {document['blobs']}, {size_text(census.size)} in all")
+    say(f"blobs        {document['blobs']}, {size_text(sum(entry.size for entry in census.blobs.values()))}")
     say(f"quarantine   {document['quarantined']} objects")
     say(f"left behind  {document['left_behind']} temporary files of killed writers")
     if document["bytes_free"] is not None:
@@ -166,12 +168,12 @@ def verify_command(ref: str | None, repair: bool, cache_url: str, as_json: bool)
     """
     from .cache.cache import open_cache
     from .cache.census import find_model, take_census
-    from .cache.verify import verify
+    from .cache.verify import entries_to_verify, verify
 
     cache = open_cache(cache_url)
     census = take_census(cache)
     only = find_model(census, ref) if ref else None
-    stored = {**census.blobs, **census.manifests}
+    stored = entries_to_verify(census, only)
     with Progress("verifying", len(stored), sum(entry.size for entry in stored.values())) as progress:
         verdict = verify(cache, census, only, repair, lambda entry: progress.advance(entry.size))
     if as_json:
@@ -201,10 +203,10 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
     census = take_census(cache)
     model = find_model(census, ref)
     frees = census.own_size(model.cached) if model.cached and _names(census, model) == 1 else 0
-    if not as_json:
+    if not as_json or not (dry_run or yes):
         tell(f"{model.ref}: the name is forgotten; `ttbert cache gc` then frees {size_text(frees)}")
     if not dry_run:
-        _agree(yes or as_json, "Forget it?")
+        _agree(yes, "Forget it?")
         cache.remove_ref(model.ref)
     if as_json:
         show({"ref": str(model.ref), "removed": not dry_run, "bytes_freed_by_gc": frees})
@@ -239,10 +241,12 @@ def gc_command(dry_run: bool, yes: bool, grace: float, quarantined: bool, cache_
     cache = open_cache(cache_url)
     plan = plan_prune(cache, take_census(cache), grace * 3600, quarantined)
     if not as_json:
-        _print_prune_plan(plan, grace)
+        _print_prune_plan(plan, grace, say)
+    elif plan.waste and not (dry_run or yes):
+        _print_prune_plan(plan, grace, tell)
     freed = 0
     if plan.waste and not dry_run:
-        _agree(yes or as_json, "Delete them?")
+        _agree(yes, "Delete them?")
         freed = run_prune(cache, plan, take_census(cache))
     if as_json:
         waste = [{"key": each.entry.key, "bytes": each.entry.size, "reason": each.reason} for each in plan.waste]
@@ -259,17 +263,18 @@ def _chosen_by(context: click.Context) -> str:
 
 def _free(url: str) -> int | None:
     """Bytes free on the disk of a local cache, or None for another kind."""
+    from .cache.local import nearest_existing
+
     if "://" in url:
         return None
-    folder = Path(url)
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(nearest_existing(Path(url))).free
 
 
 def _model_row(model: Model, census: Census) -> dict[str, Any]:
     return {
         "ref": str(model.ref),
+        "repo": model.entry.repo if model.entry else None,
+        "commit": model.entry.commit if model.entry else None,
         "manifest": str(model.entry.manifest) if model.entry else None,
         "bytes": _size(model),
         "own_bytes": census.own_size(model.cached) if model.cached else 0,
@@ -300,8 +305,21 @@ def _names(census: Census, model: Model) -> int:
 
 
 def _agree(agreed: bool, question: str) -> None:
-    if not agreed:
-        click.confirm(question, abort=True, err=True)
+    """Ask, unless it was agreed to before; leave the command unless the answer is yes."""
+    if agreed:
+        return
+    try:
+        answer = click.confirm(question, err=True) if sys.stdin else None
+    except click.Abort as error:
+        if not isinstance(error.__context__, EOFError):
+            raise
+        answer = None
+    if answer is None:
+        tell("")
+        raise InputError("nobody is there to answer, so nothing was changed", "add --yes, or --dry-run to see the plan alone")
+    if not answer:
+        tell("nothing was changed")
+        click.get_current_context().exit(1)
 
 
 def _print_verdict(verdict: Verdict, repair: bool) -> None:
@@ -320,7 +338,7 @@ def _print_verdict(verdict: Verdict, repair: bool) -> None:
         )
 
 
-def _print_prune_plan(plan: PrunePlan, grace: float) -> None:
+def _print_prune_plan(plan: PrunePlan, grace: float, say: Callable[[str], None]) -> None:
     groups: dict[str, list[int]] = {}
     for each in plan.waste:
         groups.setdefault(each.reason, []).append(each.entry.size)

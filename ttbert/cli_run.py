@@ -19,7 +19,7 @@ from .cli_options import (
     policy_option,
     revision_option,
 )
-from .console import Progress, passage, say, show, size_text, table, tell
+from .console import Progress, count_text, passage, say, show, size_text, styled, table, tell
 from .errors import NotCached
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def convert_command(
     ttbert convert ./my-finetuned-bert --policy bf16
     """
     from .cache.cache import open_cache
-    from .convert.convert import Wanted, convert, find_by_name, plan_conversion
+    from .convert.convert import convert, find_by_name, plan_conversion
+    from .convert.wanted import Wanted
 
     cache = open_cache(cache_url)
     wanted = Wanted(model, revision, policy, offline, name)
@@ -119,7 +120,7 @@ def demo_command(
     ttbert demo --batch 7 --input my-questions.json
     """
     from .cache.cache import open_cache
-    from .convert.convert import Wanted
+    from .convert.wanted import Wanted
     from .demo.inputs import choose_questions
     from .demo.supply import supply_model
 
@@ -211,13 +212,13 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
 def _print_outcome(outcome: Outcome, questions: list[Question], batch: int) -> None:
     for number, (question, answer) in enumerate(zip(questions, outcome.answers, strict=True), 1):
         say()
-        say(click.style(f"{number}. {question.question}", bold=True))
+        say(styled(f"{number}. {question.question}", bold=True))
         say(f"   {answer.text or 'no answer in this passage'}  (score {answer.score:.2f})")
         say(passage(question.context, answer.start, answer.end, "   "))
     timings = outcome.timings
     say()
-    plural = "" if outcome.batches == 1 else "es"
-    say(f"{timings.inputs} inputs in {outcome.windows} windows of 384 tokens, {outcome.batches} batch{plural} of {batch}")
+    inputs, windows = count_text(timings.inputs, "input"), count_text(outcome.windows, "window")
+    say(f"{inputs} in {windows} of {outcome.tokens} tokens, {count_text(outcome.batches, 'batch', 'batches')} of {batch}")
     for label, value in _timing_rows(timings):
         say(f"  {label:<18} {value}")
 
@@ -244,6 +245,7 @@ def _outcome_document(
         "board": board,
         "batch": batch,
         "manifest": str(cached.digest),
+        "tokens": outcome.tokens,
         "windows": outcome.windows,
         "batches": outcome.batches,
         "answers": [

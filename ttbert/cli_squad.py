@@ -25,7 +25,7 @@ from .errors import AccuracyError
 
 if TYPE_CHECKING:
     from .cache.cache import Cache
-    from .convert.convert import Wanted
+    from .convert.wanted import Wanted
     from .squad.compare import Comparison, LogitsByWindow
     from .squad.dataset import Dataset
     from .squad.result import Result
@@ -136,7 +136,7 @@ def _score(options: _Options) -> None:
     dataset = _dataset(options)
 
     from .cache.cache import open_cache
-    from .convert.convert import Wanted
+    from .convert.wanted import Wanted
     from .squad.compare import compare_documents
     from .squad.result import result_document
     from .squad.score import check_bounds, other_model

@@ -7,6 +7,7 @@ elsewhere.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -40,9 +41,23 @@ def tell(text: str) -> None:
 
 def tell_error(error: TtbertError) -> None:
     """What happened, and what to do about it: two lines on stderr."""
-    tell(f"{click.style('error:', fg='red', bold=True)} {error.message}")
+    tell(f"{styled('error:', 'red', bold=True)} {error.message}")
     if error.hint:
-        tell(f"{click.style('hint:', fg='cyan')} {error.hint}")
+        tell(f"{styled('hint:', 'cyan')} {error.hint}")
+
+
+def count_text(number: int, one: str, many: str = "") -> str:
+    """ "1 input", "2 inputs"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def styled(text: str, color: str | None = None, bold: bool = False) -> str:
+    """Text in colour, unless NO_COLOR is set or the terminal has none. What is not a terminal gets plain text anyway."""
+    return click.style(text, fg=color, bold=bold) if _has_colors() else text
+
+
+def _has_colors() -> bool:
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -72,7 +87,7 @@ def passage(text: str, start: int, end: int, indent: str) -> str:
     marked = f"{text[:start]}{_OPEN}{text[start:end]}{_CLOSE}{text[end:]}" if end > start else text
     columns = min(shutil.get_terminal_size().columns, 110)
     wrapped = textwrap.fill(marked, columns, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and _has_colors():
         return wrapped.replace(_OPEN, "\033[1;32m").replace(_CLOSE, "\033[0m")
     return wrapped.replace(_OPEN, "[[").replace(_CLOSE, "]]")
 

@@ -104,7 +104,9 @@ def _architecture(config: dict[str, Any], where: str) -> str:
 
 def _check_widths(shape: BertShape, where: str) -> None:
     if shape.hidden % shape.heads:
-        raise CheckpointError(f"{where}: {shape.hidden} wide is not a multiple of its {shape.heads} heads")
+        raise CheckpointError(
+            f"{where}: {shape.hidden} wide is not a multiple of its {shape.heads} heads", "is it the config.json of a BERT?"
+        )
     for name, width in (
         ("hidden size", shape.hidden),
         ("head size", shape.head_size),
@@ -127,5 +129,7 @@ def _count(config: dict[str, Any], name: str, where: str) -> int:
 def _epsilon(config: dict[str, Any], where: str) -> float:
     value = config.get("layer_norm_eps", 1e-12)
     if type(value) not in (int, float) or not 0 < value < 1:
-        raise CheckpointError(f"{where}: layer_norm_eps is {value!r:.80}, not a small positive number")
+        raise CheckpointError(
+            f"{where}: layer_norm_eps is {value!r:.80}, not a small positive number", "is it the config.json of a BERT?"
+        )
     return float(value)

@@ -85,16 +85,22 @@ def _copy(stream: BinaryIO, descriptor: int, size: int, where: str) -> str:
     hasher = blake3.blake3()
     if size:
         os.ftruncate(descriptor, size)
-        with mmap.mmap(descriptor, size) as target, memoryview(target) as view:
-            position = 0
-            while position < size:
-                # In pieces that stay in the processor's cache between the copy and the hash.
-                with view[position : position + _CHUNK] as piece:
-                    count = _fill(stream, piece)
-                    hasher.update(piece[:count])
-                if count == 0:
-                    raise damaged(where, f"it has {position:,} bytes, not {size:,}")
-                position += count
+        # Closed only where all goes well, since a mapping that is written to cannot be sealed. The traceback of a failing
+        # stream holds on to pieces of it, so closing it there would fail in turn; it goes with the traceback.
+        target = mmap.mmap(descriptor, size)
+        view = memoryview(target)
+        position = 0
+        while position < size:
+            # In pieces that stay in the processor's cache between the copy and the hash.
+            piece = view[position : position + _CHUNK]
+            count = _fill(stream, piece)
+            if count == 0:
+                raise damaged(where, f"it has {position:,} bytes, not {size:,}")
+            hasher.update(piece[:count])
+            piece.release()
+            position += count
+        view.release()
+        target.close()
     if stream.read(1):
         raise damaged(where, f"it has more than {size:,} bytes")
     return hasher.hexdigest()

@@ -6,21 +6,23 @@ the ref. A run only reads, and checks every byte against the manifest on its way
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CacheError, IntegrityError, NotCached
+from ..errors import CacheError, InputError, IntegrityError, NotCached
 from . import refs
 from .blob import Blob, damaged, hash_stream, read_blob
 from .digest import Digest, blake3_of
 from .document import LARGEST, Fields, canonical
-from .local import LocalStore
+from .local import open_folder
 from .manifest import FileEntry, Manifest, TensorEntry
 from .refs import Ref, RefEntry
 from .store import Store
 
 ACTION_SCHEMA = "ttbert.action/1"
+_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,14 @@ class Cache:
     def manifest(self, digest: Digest) -> Cached:
         """The manifest of that digest; NotCached where there is none, IntegrityError where it is damaged."""
         key = manifest_key(digest)
-        entry = self.store.head(key)
-        if entry is None:
-            raise NotCached(f"{self.store.url} has no manifest {digest.short}", "see `ttbert cache ls`, or convert the model")
-        if entry.size > LARGEST:
-            raise damaged(self._where(key), f"{entry.size:,} bytes are too many for a manifest")
-        content = self.store.get(key)
+        try:
+            content = self.store.get(key, 0, LARGEST + 1)
+        except KeyError:
+            raise NotCached(
+                f"{self.store.url} has no manifest {digest.short}", "see `ttbert cache ls`, or convert the model"
+            ) from None
+        if len(content) > LARGEST:
+            raise damaged(self._where(key), f"more than {LARGEST:,} bytes are too many for a manifest")
         if blake3_of(content) != digest:
             raise damaged(self._where(key), f"its digest is {blake3_of(content).short}..., not {digest.short}...")
         return Cached(digest, Manifest.parse(content, self._where(key)))
@@ -98,9 +102,9 @@ class Cache:
         """The manifest that an action led to; None where there is none, or where the entry is damaged."""
         key = action_key(action)
         try:
-            fields = Fields.parse(self.store.get(key), self._where(key))
+            fields = Fields.parse(self.store.get(key, 0, LARGEST + 1), self._where(key))
             fields.schema(ACTION_SCHEMA)
-            manifest = fields.digest("manifest")
+            manifest = fields.blake3("manifest")
             fields.done()
         except (KeyError, IntegrityError):
             return None
@@ -134,25 +138,30 @@ class Cache:
         winner = self.find(manifest.action)
         if winner:
             return winner
-        absent = self.missing(manifest)
-        if absent:
-            raise CacheError(
-                f"{len(absent)} blobs vanished from {self.store.url} during the conversion, {absent[0].entry.name} first",
-                "somebody is deleting there; convert again",
-            )
+        self._check_whole(manifest)
         content = manifest.to_bytes()
         digest = blake3_of(content)
+        Manifest.parse(content, "the new manifest")  # what could not be read back is not published
         self._publish(manifest_key(digest), content, digest)
         key = action_key(manifest.action)
-        if self.read_action(manifest.action) != digest:
-            # What stands there leads to nothing whole, or `find` would have given it.
-            self.store.delete(key)
-            self.store.put(key, canonical({"schema": ACTION_SCHEMA, "manifest": str(digest)}))
+        entry = canonical({"schema": ACTION_SCHEMA, "manifest": str(digest)})
+        if not self.store.put(key, entry) and self.find(manifest.action) is None:
+            self.store.delete(key)  # it leads to nothing whole
+            self.store.put(key, entry)
         return self.find(manifest.action) or Cached(digest, manifest)
 
     def move_ref(self, ref: Ref, cached: Cached, repo: str, commit: str | None) -> RefEntry | None:
-        """Make `ref` mean a manifest; what it meant before."""
-        return refs.move_ref(self.store, ref, cached.digest, repo, commit)
+        """Make `ref` mean a manifest; what it meant before.
+
+        A manifest that no ref led to may be old enough to be pruned, even at this moment. So its age and its blobs'
+        restart first, and afterwards they are looked for once more: CacheError if one is gone.
+        """
+        found = cached.manifest
+        for key in (manifest_key(cached.digest), action_key(found.action), *map(blob_key, found.blobs())):
+            self.store.touch(key)
+        before = refs.move_ref(self.store, ref, cached.digest, repo, commit)
+        self._check_whole(found)
+        return before
 
     def remove_ref(self, ref: Ref) -> bool:
         return refs.remove_ref(self.store, ref)
@@ -166,12 +175,23 @@ class Cache:
             return None
 
     def _publish(self, key: str, content: bytes | memoryview, digest: Digest) -> None:
-        if self.store.put(key, content):
-            return
-        self.store.touch(key)
-        if self.hash(key) != (digest, len(content)):
-            self.store.quarantine(key)
-            self.store.put(key, content)
+        for _ in range(_TRIES):
+            if self.store.put(key, content):
+                return
+            self.store.touch(key)
+            if self.hash(key) == (digest, len(content)):
+                return
+            with contextlib.suppress(KeyError):  # another writer may have moved it first
+                self.store.quarantine(key)
+        raise CacheError(f"{self._where(key)} could not be published: whatever is there is damaged", "look at the disk")
+
+    def _check_whole(self, manifest: Manifest) -> None:
+        absent = self.missing(manifest)
+        if absent:
+            raise CacheError(
+                f"{len(absent)} blobs vanished from {self.store.url} during the conversion, {absent[0].entry.name} first",
+                "somebody is deleting there; convert again",
+            )
 
     def _where(self, key: str) -> str:
         return f"{self.store.url.rstrip('/')}/{key}"
@@ -180,13 +200,17 @@ class Cache:
 def open_cache(url: str) -> Cache:
     """The cache at a folder (`/path`, `~/path`, `file:///path`) or at another fsspec URL. Nothing is made before a write."""
     scheme, separator, rest = url.partition("://")
-    if separator and scheme == "file":
-        return Cache(LocalStore(Path(rest)))
-    if separator:
+    if separator and scheme not in ("file", "local"):
         from .foreign import FsspecStore  # fsspec takes a tenth of a second, which a local folder need not wait for
 
         return Cache(FsspecStore(url))
-    return Cache(LocalStore(Path(url).expanduser().absolute()))
+    folder = rest if separator else url
+    if not folder:
+        raise InputError(f"{url!r} cannot be a cache", "give a folder or an fsspec URL with --cache or TTBERT_CACHE")
+    try:
+        return Cache(open_folder(Path(folder).expanduser().absolute()))
+    except RuntimeError as error:  # of a ~user who does not exist
+        raise InputError(f"{url!r} cannot be a cache: {error}", "give a folder with --cache or TTBERT_CACHE") from error
 
 
 def blob_key(digest: Digest) -> str:

@@ -7,12 +7,12 @@ and what belongs to nothing.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ..errors import CacheError, InputError
 from . import refs
-from .cache import Cache, Cached, blob_key, manifest_key
+from .cache import Cache, Cached, blob_key
 from .digest import Digest
 from .refs import Ref, RefEntry
 from .store import Entry
@@ -63,9 +63,11 @@ class Census:
 def take_census(cache: Cache) -> Census:
     """Look over a cache; an absent one is an empty one."""
     store = cache.store
+    # Names first, then blobs: so a model that is published meanwhile cannot seem to lack them.
+    read = filter(None, [_read(cache, ref) for ref in sorted(refs.list_refs(store), key=str)])
     blobs = {entry.key: entry for entry in store.list("blobs")}
     return Census(
-        models=tuple(_model(cache, ref, blobs) for ref in sorted(refs.list_refs(store), key=str)),
+        models=tuple(_look_for_blobs(model, blobs) for model in read),
         blobs=blobs,
         manifests={entry.key: entry for entry in store.list("manifests")},
         actions={entry.key: entry for entry in store.list("actions")},
@@ -85,7 +87,7 @@ def find_model(census: Census, text: str) -> Model:
     found = found or [model for model in alike if model.ref.name.endswith(f"/{name}")]
     if not found and len(text.removeprefix("blake3:")) >= 4:
         start = text.removeprefix("blake3:")
-        found = [model for model in census.models if model.cached and model.cached.digest.hex.startswith(start)]
+        found = [model for model in census.models if model.entry and model.entry.manifest.hex.startswith(start)]
     if not found:
         raise InputError(f"no model in the cache is called {text!r}", "see `ttbert cache ls`")
     if len(found) > 1:
@@ -93,26 +95,26 @@ def find_model(census: Census, text: str) -> Model:
     return found[0]
 
 
-def _model(cache: Cache, ref: Ref, blobs: dict[str, Entry]) -> Model:
-    entry = cached = None
+def _read(cache: Cache, ref: Ref) -> Model | None:
+    """What a ref leads to; None for one that was removed just now."""
+    entry = None
     try:
         entry = cache.read_ref(ref)
         if entry is None:
-            return Model(ref, None, None, "its entries vanished")
-        cached = cache.manifest(entry.manifest)
+            return None
+        return Model(ref, entry, cache.manifest(entry.manifest), None)
     except CacheError as error:
         return Model(ref, entry, None, error.message)
-    absent = [each for each in cached.manifest.entries() if _size(blobs, each.blob) != each.size]
-    problem = f"{len(absent)} blobs missing or of a wrong size, {absent[0].name} first" if absent else None
-    return Model(ref, entry, cached, problem)
+
+
+def _look_for_blobs(model: Model, blobs: dict[str, Entry]) -> Model:
+    entries = model.cached.manifest.entries() if model.cached else ()
+    absent = [each for each in entries if _size(blobs, each.blob) != each.size]
+    if not absent:
+        return model
+    return replace(model, problem=f"{len(absent)} blobs missing or of a wrong size, {absent[0].name} first")
 
 
 def _size(blobs: dict[str, Entry], digest: Digest) -> int | None:
     entry = blobs.get(blob_key(digest))
     return entry.size if entry else None
-
-
-def keys_in_use(census: Census) -> set[str]:
-    """The keys of every manifest and blob that a ref leads to."""
-    keys = {manifest_key(digest) for digest in census.manifests_in_use}
-    return keys | {blob_key(blob) for blob in census.users}

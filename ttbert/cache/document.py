@@ -7,11 +7,14 @@ IntegrityError that says where.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ..errors import IntegrityError
 from .digest import Digest
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 LARGEST = 64 << 20
 """Bytes that a document may have: a 1,000-layer model needs 5 MB."""
@@ -37,7 +40,9 @@ class Fields:
     def parse(cls, content: bytes, where: str) -> Fields:
         """The object in `content`, which must be the canonical form of itself."""
         if len(content) > LARGEST:
-            raise IntegrityError(f"{where}: {len(content):,} bytes are too many for a document")
+            raise IntegrityError(
+                f"{where}: {len(content):,} bytes are too many for a document", "run `ttbert cache verify --repair`"
+            )
         try:
             document = json.loads(content)
             if canonical(document) != content:
@@ -53,6 +58,8 @@ class Fields:
         value = self._left.pop(name)
         if type(value) is not kind:
             raise self.wrong(f"{name!r} is {type(value).__name__}, not {kind.__name__}")
+        if isinstance(value, str):
+            self._check_text(name, value)
         return value
 
     def maybe(self, name: str, kind: type[_T]) -> _T | None:
@@ -74,6 +81,13 @@ class Fields:
         except ValueError as error:
             raise self.wrong(str(error)) from error
 
+    def blake3(self, name: str) -> Digest:
+        """A digest of something that ttbert wrote."""
+        digest = self.digest(name)
+        if digest.algorithm != "blake3":
+            raise self.wrong(f"{name!r} is no BLAKE3 digest")
+        return digest
+
     def objects(self, name: str) -> list[Fields]:
         """A list of objects."""
         return [Fields(each, f"{self.where}: {name}[{i}]") for i, each in enumerate(self.take(name, list))]
@@ -86,6 +100,8 @@ class Fields:
         value = self.take(name, dict)
         if not all(isinstance(each, str) for each in value.values()):
             raise self.wrong(f"{name!r} holds something else than strings")
+        for text in (*value, *value.values()):
+            self._check_text(name, text)
         return value
 
     def schema(self, expected: str) -> None:
@@ -98,6 +114,11 @@ class Fields:
         """Refuse fields that nobody took."""
         if self._left:
             raise self.wrong(f"unknown field {min(self._left)!r:.60}")
+
+    def _check_text(self, name: str, text: str) -> None:
+        """Refuse what could not be printed, or would steer the terminal it is printed on."""
+        if _CONTROL.search(text):
+            raise self.wrong(f"{name!r} holds control characters: {text!r:.60}")
 
     def wrong(self, what: str) -> IntegrityError:
         return IntegrityError(f"{self.where}: {what}", "run `ttbert cache verify --repair`, or use a newer ttbert")

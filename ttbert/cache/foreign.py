@@ -14,7 +14,15 @@ from typing import Any, BinaryIO
 import fsspec
 
 from ..errors import InputError, StoreReadOnly, StoreUnavailable, TtbertError
-from .store import Capabilities, Entry, Store, check_key
+from .store import Capabilities, Entry, Store, check_key, is_key
+
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
+"""What they raise for a key that names nothing: the last one where a part of it is an object."""
+_UNUSABLE = (ValueError, ImportError, TypeError, AttributeError, NotImplementedError)
+"""What fsspec's file systems raise for an address that they cannot make sense of."""
+
+_NOT_FOR_WRITING = (NotImplementedError, ValueError)
+"""What those raise that are only for reading, such as http and zip."""
 
 
 class FsspecStore(Store):
@@ -26,11 +34,14 @@ class FsspecStore(Store):
         try:
             # No listing cache: another machine's write is seen at once.
             self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
-        except (ValueError, ImportError) as error:
+        except _UNUSABLE as error:
             raise InputError(
-                f"{url} cannot be opened as a cache: {error}",
+                f"{url} cannot be opened as a cache: {str(error).partition(chr(10))[0]}",
                 "give a folder, or an fsspec URL whose package is installed",
             ) from error
+        except OSError as error:
+            self.url = url
+            raise self._explain(error) from error
         self._root = root.rstrip("/")
         self.url = url
 
@@ -41,14 +52,14 @@ class FsspecStore(Store):
         try:
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             self._fs.pipe_file(path, bytes(content))
-        except OSError as error:
+        except (OSError, *_NOT_FOR_WRITING) as error:
             raise self._explain(error) from error
         return True
 
     def open(self, key: str) -> BinaryIO:
         try:
             return self._fs.open(self._path(key), "rb")  # type: ignore[no-any-return]
-        except FileNotFoundError:
+        except _ABSENT:
             raise KeyError(key) from None
         except OSError as error:
             raise self._explain(error) from error
@@ -57,36 +68,40 @@ class FsspecStore(Store):
         try:
             end = None if length is None else start + length
             return bytes(self._fs.cat_file(self._path(key), start=start, end=end))
-        except FileNotFoundError:
+        except _ABSENT:
             raise KeyError(key) from None
         except OSError as error:
             raise self._explain(error) from error
 
     def head(self, key: str) -> Entry | None:
         try:
-            return _entry(key, self._fs.info(self._path(key)))
-        except FileNotFoundError:
+            found = self._fs.info(self._path(key))
+        except _ABSENT:
             return None
         except OSError as error:
             raise self._explain(error) from error
+        return _entry(key, found) if found["type"] == "file" else None
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        folder = f"{self._root}/{prefix}".rstrip("/")
+        folder = self._path(prefix) if prefix else self._root
         try:
             found: dict[str, dict[str, Any]] = self._fs.find(folder, detail=True)
-        except FileNotFoundError:
+        except _ABSENT:
             return
         except OSError as error:
             raise self._explain(error) from error
         for path in sorted(found):
-            yield _entry(path[len(self._root) :].lstrip("/"), found[path])
+            key = path[len(self._root) :].lstrip("/")
+            if key != prefix and is_key(key):
+                yield _entry(key, found[path])
 
     def delete(self, key: str) -> bool:
+        path = self._path(key)
         try:
-            self._fs.rm_file(self._path(key))
-        except FileNotFoundError:
+            self._fs.rm_file(path)
+        except _ABSENT:
             return False
-        except OSError as error:
+        except (OSError, *_NOT_FOR_WRITING) as error:
             raise self._explain(error) from error
         return True
 
@@ -102,18 +117,21 @@ class FsspecStore(Store):
     def debris(self) -> Iterator[Entry]:
         return iter(())  # what is half written is the server's to hide and to remove
 
-    def remove_debris(self, key: str) -> None:
+    def remove_debris(self, key: str) -> bool:
         raise ValueError(f"not a temporary file: {key!r}")
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{check_key(key)}"
 
-    def _explain(self, error: OSError) -> TtbertError:
+    def _explain(self, error: Exception) -> TtbertError:
+        if isinstance(error, _NOT_FOR_WRITING):
+            return StoreReadOnly(f"{self.url} cannot be written to", "choose another place with --cache or TTBERT_CACHE")
         if isinstance(error, PermissionError):
             return StoreReadOnly(f"{self.url}: {error}", "check the credentials and their rights")
         return StoreUnavailable(f"{self.url}: {error}", "check the address and the network, then try again")
 
 
 def _entry(key: str, found: dict[str, Any]) -> Entry:
-    modified = found.get("mtime") or found.get("LastModified") or found.get("created") or 0.0
+    # Of what tells no age, pruning must not think that it is old.
+    modified = found.get("mtime") or found.get("LastModified") or found.get("created") or time.time()
     return Entry(key, int(found["size"]), modified.timestamp() if hasattr(modified, "timestamp") else float(modified))

@@ -11,7 +11,9 @@ import contextlib
 import errno
 import os
 import pwd
+import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,12 +21,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import CacheError, NoSpaceError, StoreReadOnly, StoreUnavailable, TtbertError
-from .store import Capabilities, Entry, Store, check_key
+from .store import Capabilities, Entry, Store, check_key, is_key
 
-_TEMPORARY = ".tmp-"
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_TRIES = 100
 
 
 class LocalStore(Store):
@@ -39,10 +43,15 @@ class LocalStore(Store):
     def put(self, key: str, content: bytes | memoryview) -> bool:
         path = self._path(key)
         try:
-            if path.exists():
-                return False
-            self._make_folder(path.parent)
-            return self._publish(path, memoryview(content))
+            for _ in range(_TRIES):
+                if path.exists():
+                    return False
+                try:
+                    self._make_folder(path.parent)
+                    return self._publish(path, memoryview(content))
+                except FileNotFoundError as error:
+                    lost = error  # somebody deleted the last object of the folder, and the folder, just now
+            raise lost
         except OSError as error:
             raise self._explain(error, path, len(content)) from error
 
@@ -50,7 +59,7 @@ class LocalStore(Store):
         path = self._path(key)
         try:
             return path.open("rb", buffering=0)
-        except (FileNotFoundError, NotADirectoryError):
+        except _NOT_THERE:
             raise KeyError(key) from None
         except OSError as error:
             raise self._explain(error, path) from error
@@ -71,20 +80,22 @@ class LocalStore(Store):
         path = self._path(key)
         try:
             status = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
+        except _NOT_THERE:
             return None
         except OSError as error:
             raise self._explain(error, path) from error
-        return Entry(key, status.st_size, status.st_mtime)
+        return None if stat.S_ISDIR(status.st_mode) else Entry(key, status.st_size, status.st_mtime)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        return (entry for entry in self._walk(prefix) if not entry.key.rpartition("/")[2].startswith("."))
+        if prefix:
+            check_key(prefix)
+        return (entry for entry in self._walk(prefix) if is_key(entry.key))
 
     def delete(self, key: str) -> bool:
         path = self._path(key)
         try:
             path.unlink()
-        except FileNotFoundError:
+        except _NOT_THERE:
             return False
         except OSError as error:
             raise self._explain(error, path) from error
@@ -95,6 +106,8 @@ class LocalStore(Store):
     def quarantine(self, key: str) -> str:
         moved = f"quarantine/{key.replace('/', '_')}@{time.time_ns()}"
         source, target = self._path(key), self._path(moved)
+        if self.head(key) is None:
+            raise KeyError(key)
         try:
             self._make_folder(target.parent)
             source.rename(target)
@@ -111,18 +124,26 @@ class LocalStore(Store):
             os.utime(self._path(key))
 
     def debris(self) -> Iterator[Entry]:
-        return (entry for entry in self._walk("") if entry.key.rpartition("/")[2].startswith(_TEMPORARY))
+        # A folder that nobody may look into, such as the lost+found of a whole disk, is none of ours.
+        return (entry for entry in self._walk("", skip_forbidden=True) if _is_temporary(entry.key))
 
-    def remove_debris(self, key: str) -> None:
-        if not key.rpartition("/")[2].startswith(_TEMPORARY):
-            raise ValueError(f"not a temporary file: {key!r}")
-        (self.root / key).unlink(missing_ok=True)
+    def remove_debris(self, key: str) -> bool:
+        if not _is_temporary(key):
+            raise ValueError(f"not a temporary file: {key!r:.100}")
+        path = self.root / key
+        try:
+            path.unlink()
+        except _NOT_THERE:
+            return False
+        except OSError as error:
+            raise self._explain(error, path) from error
+        return True
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
     def _publish(self, path: Path, content: memoryview) -> bool:
-        temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+        temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
         try:
             with temporary.open("xb", buffering=0) as file:
                 written = 0
@@ -144,7 +165,8 @@ class LocalStore(Store):
                 raise
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        with contextlib.suppress(FileNotFoundError):  # published, and deleted already, with the folder
+            _sync_folder(path.parent)
         return True
 
     def _make_folder(self, folder: Path) -> None:
@@ -156,45 +178,72 @@ class LocalStore(Store):
             each.mkdir(exist_ok=True)
             _sync_folder(each.parent)
 
-    def _walk(self, prefix: str) -> Iterator[Entry]:
+    def _walk(self, prefix: str, skip_forbidden: bool = False) -> Iterator[Entry]:
         """Every file below a folder, in the order of their keys; one that vanishes meanwhile is left out."""
         folder = self.root / prefix
         try:
             with os.scandir(folder) as scan:
-                found = sorted(scan, key=lambda item: item.name)
-        except (FileNotFoundError, NotADirectoryError):
+                found = sorted(scan, key=lambda item: f"{item.name}/" if item.is_dir(follow_symlinks=False) else item.name)
+        except _NOT_THERE:
             return
         except OSError as error:
+            if skip_forbidden and prefix and error.errno in _FORBIDDEN:
+                return
             raise self._explain(error, folder) from error
         for item in found:
             key = f"{prefix}/{item.name}" if prefix else item.name
             if item.is_dir(follow_symlinks=False):
-                yield from self._walk(key)
-            else:
-                with contextlib.suppress(FileNotFoundError):
-                    status = item.stat()
-                    yield Entry(key, status.st_size, status.st_mtime)
+                yield from self._walk(key, skip_forbidden)
+                continue
+            try:
+                status = item.stat()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise self._explain(error, folder / item.name) from error
+            if stat.S_ISREG(status.st_mode):
+                yield Entry(key, status.st_size, status.st_mtime)
 
     def _explain(self, error: OSError, path: Path, needed: int = 0) -> TtbertError:
         """The error a user can act on, for one of the operating system."""
         if error.errno in _FULL:
-            free = shutil.disk_usage(_existing(path)).free
+            free = shutil.disk_usage(nearest_existing(path)).free
             return NoSpaceError(
                 f"no space left in {self.url}: {needed:,} bytes needed, {free:,} free",
                 "free some space (`ttbert cache gc`), or choose another folder with --cache or TTBERT_CACHE",
             )
         if error.errno in _FORBIDDEN:
-            place = _existing(path)
+            place = nearest_existing(path)
             return StoreReadOnly(
                 f"{self.url}: {(error.strerror or 'not permitted').lower()}: {place} belongs to {_owner(place)}",
                 "choose a folder of your own with --cache or TTBERT_CACHE, or ask its owner for access",
             )
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
-            return CacheError(
-                f"{self.url} cannot be a cache: {_existing(path)} is a file",
-                "choose a folder with --cache or TTBERT_CACHE",
-            )
+            return _not_a_folder(path)
         return StoreUnavailable(f"{self.url}: {error}", "look at the disk or the mount, then try again")
+
+
+def open_folder(folder: Path) -> LocalStore:
+    """The store in a folder, which need not be there yet; CacheError where it cannot be made, since a file is in its place."""
+    for place in (folder, *folder.parents):
+        try:
+            if place.is_dir():
+                break
+        except OSError:  # below a folder that may not be looked into; reading or writing will say so
+            continue
+        if place.exists() or place.is_symlink():
+            raise _not_a_folder(folder)
+    return LocalStore(folder)
+
+
+def _not_a_folder(path: Path) -> CacheError:
+    place = nearest_existing(path)
+    if place.is_dir():
+        place = next(each for each in (path, *path.parents) if each.parent == place)
+        what = "leads to nothing"
+    else:
+        what = "is a file"
+    return CacheError(f"{path} cannot be in a cache: {place} {what}", "choose a folder with --cache or TTBERT_CACHE")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -205,10 +254,18 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _existing(path: Path) -> Path:
-    """The path itself or its nearest parent that exists."""
-    while not path.exists() and path != path.parent:
-        path = path.parent
+def _is_temporary(key: str) -> bool:
+    """Whether a file is one that `put` made on the way; its folder must be one that keys can lead to."""
+    folder, slash, name = key.rpartition("/")
+    return _TEMPORARY.fullmatch(name) is not None and (not slash or is_key(folder))
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there and can be seen."""
+    for each in (path, *path.parents):
+        with contextlib.suppress(OSError):  # below a folder that may not be looked into
+            if each.exists():
+                return each
     return path
 
 

@@ -119,7 +119,7 @@ class Manifest:
         fields = Fields.parse(content, where)
         fields.schema(SCHEMA)
         manifest = cls(
-            action=fields.digest("action"),
+            action=fields.blake3("action"),
             architecture=fields.take("architecture", str),
             policy=fields.take("policy", str),
             tensors=tuple(_tensor(each) for each in fields.objects("tensors")),
@@ -158,7 +158,7 @@ def _tensor(fields: Fields) -> TensorEntry:
         layout=_one_of(fields, "layout", LAYOUTS),
         tile=_tile(fields),
         memory=fields.take("memory", str),
-        blob=_blob(fields),
+        blob=fields.blake3("blob"),
         size=fields.size("size"),
     )
     fields.done()
@@ -166,7 +166,7 @@ def _tensor(fields: Fields) -> TensorEntry:
 
 
 def _file(fields: Fields) -> FileEntry:
-    entry = FileEntry(_name(fields), _blob(fields), fields.size("size"))
+    entry = FileEntry(_name(fields), fields.blake3("blob"), fields.size("size"))
     fields.done()
     return entry
 
@@ -193,13 +193,6 @@ def _name(fields: Fields) -> str:
     if not _NAME.fullmatch(name):
         raise fields.wrong(f"{name!r:.60} is not a plain name")
     return name
-
-
-def _blob(fields: Fields) -> Digest:
-    digest = fields.digest("blob")
-    if digest.algorithm != "blake3":
-        raise fields.wrong("a blob is named by BLAKE3")
-    return digest
 
 
 def _one_of(fields: Fields, name: str, allowed: tuple[str, ...]) -> str:

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import IntegrityError
-from .cache import Cache, action_key, blob_key
-from .census import Census, keys_in_use
+from .cache import Cache, action_key, blob_key, manifest_key
+from .census import Census
+from .document import LARGEST
 from .manifest import Manifest
 from .store import Entry
 
@@ -43,15 +44,7 @@ class PrunePlan:
 
 def plan_prune(cache: Cache, census: Census, grace: float = GRACE, quarantined: bool = False) -> PrunePlan:
     """Find what nothing leads to. Reads the unreferenced manifests, to say what they were."""
-    used = keys_in_use(census)
-    broken = [model for model in census.models if model.cached is None]
-    if broken:
-        # What a damaged manifest leads to is not known, so all of it might be needed again.
-        raise IntegrityError(
-            f"{broken[0].ref} cannot be read, so what belongs to it is not known: {broken[0].problem}",
-            f"convert it again, or forget it with `ttbert cache rm {broken[0].ref}`",
-        )
-    used |= {action_key(cached.manifest.action) for cached in census.manifests_in_use.values()}
+    used = _keys_in_use(census)
     reasons = _reasons(cache, [entry for key, entry in census.manifests.items() if key not in used])
     found = [*census.manifests.items(), *census.actions.items(), *census.blobs.items()]
     waste = [Waste(entry, reasons.get(key, "no model uses it")) for key, entry in found if key not in used]
@@ -59,8 +52,8 @@ def plan_prune(cache: Cache, census: Census, grace: float = GRACE, quarantined: 
     if quarantined:
         waste += [Waste(entry, "in quarantine") for entry in census.quarantine]
     now = time.time()
-    old = [each for each in waste if now - each.entry.modified >= grace]
-    return PrunePlan(tuple(old), tuple(each.entry for each in waste if each not in old))
+    old = tuple(each for each in waste if now - each.entry.modified >= grace)
+    return PrunePlan(old, tuple(each.entry for each in waste if now - each.entry.modified < grace))
 
 
 def run_prune(cache: Cache, plan: PrunePlan, census_again: Census) -> int:
@@ -68,18 +61,32 @@ def run_prune(cache: Cache, plan: PrunePlan, census_again: Census) -> int:
 
     `census_again` is a look at the cache taken after the plan was agreed to.
     """
-    used = keys_in_use(census_again)
+    used = _keys_in_use(census_again)
+    debris = {entry.key: entry for entry in census_again.debris}
     freed = 0
     for each in plan.waste:
         entry = each.entry
-        if each.debris:
-            cache.store.remove_debris(entry.key)
-        else:
-            now = cache.store.head(entry.key)
-            if entry.key in used or now is None or now.modified > entry.modified or not cache.store.delete(entry.key):
-                continue
-        freed += entry.size
+        now = debris.get(entry.key) if each.debris else cache.store.head(entry.key)
+        if entry.key in used or now is None or now.modified > entry.modified:
+            continue
+        delete = cache.store.remove_debris if each.debris else cache.store.delete
+        freed += entry.size if delete(entry.key) else 0
     return freed
+
+
+def _keys_in_use(census: Census) -> set[str]:
+    """The keys of every manifest, action and blob that a ref leads to; IntegrityError where that cannot be known."""
+    broken = [model for model in census.models if model.cached is None]
+    if broken:
+        # What a damaged manifest leads to is not known, so all of it might be needed again.
+        raise IntegrityError(
+            f"{broken[0].ref} cannot be read, so what belongs to it is not known: {broken[0].problem}",
+            f"convert it again, or forget it with `ttbert cache rm {broken[0].ref}`",
+        )
+    keys = {blob_key(blob) for blob in census.users}
+    for digest, cached in census.manifests_in_use.items():
+        keys |= {manifest_key(digest), action_key(cached.manifest.action)}
+    return keys
 
 
 def _reasons(cache: Cache, manifests: Iterable[Entry]) -> dict[str, str]:
@@ -87,7 +94,7 @@ def _reasons(cache: Cache, manifests: Iterable[Entry]) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for entry in manifests:
         try:
-            manifest = Manifest.parse(cache.store.get(entry.key), entry.key)
+            manifest = Manifest.parse(cache.store.get(entry.key, 0, LARGEST + 1), entry.key)
         except (KeyError, IntegrityError):
             reasons[entry.key] = "a manifest that cannot be read and that no name leads to"
             continue

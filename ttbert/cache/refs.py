@@ -15,11 +15,12 @@ from urllib.parse import quote, unquote
 
 from ..errors import CacheError, InputError, IntegrityError
 from .digest import Digest
-from .document import Fields, canonical
+from .document import LARGEST, Fields, canonical
 from .store import Store
 
 SCHEMA = "ttbert.ref/1"
 _TEXT = re.compile(r"(?P<name>[^@:\s]+)(?:@(?P<revision>[^:\s]+))?(?::(?P<policy>[a-z0-9_]+))?")
+_NUMBER = re.compile(r"[0-9]{8}|[1-9][0-9]{8,}")
 _TRIES = 100
 
 
@@ -37,9 +38,12 @@ class Ref:
     @property
     def folder(self) -> str:
         """The folder of its entries in a store."""
-        folder = quote(str(self), safe="@:")
+        text = str(self)
+        if parse_ref(text) != (self.name, self.revision, self.policy) or text.startswith("."):
+            raise InputError(f"{text!r:.60} cannot be a ref", "give the model a plain name with --name")
+        folder = quote(text, safe="@:", errors="surrogateescape")
         if len(folder) > 250:
-            raise InputError(f"the name {str(self)[:60]!r}... is too long for a ref", "give a shorter one with --name")
+            raise InputError(f"the name {text[:60]!r}... is too long for a ref", "give a shorter one with --name")
         return f"refs/{folder}"
 
 
@@ -68,7 +72,7 @@ class RefEntry:
         fields = Fields.parse(content, where)
         fields.schema(SCHEMA)
         entry = cls(
-            manifest=fields.digest("manifest"),
+            manifest=fields.blake3("manifest"),
             repo=fields.take("repo", str),
             commit=fields.maybe("commit", str),
             created=fields.take("created", str),
@@ -120,17 +124,17 @@ def list_refs(store: Store) -> Iterator[Ref]:
     """Every ref in the store."""
     last = None
     for entry in store.list("refs"):
-        folder = entry.key.split("/")[1]
-        if folder != last:
+        folder, _, name = entry.key.removeprefix("refs/").partition("/")
+        if folder != last and _NUMBER.fullmatch(name):
             last = folder
-            match = _TEXT.fullmatch(unquote(folder))
+            match = _TEXT.fullmatch(unquote(folder, errors="surrogateescape"))
             if match and match["policy"]:
                 yield Ref(match["name"], match["revision"], match["policy"])
 
 
 def _numbers(store: Store, ref: Ref) -> list[int]:
     names = (entry.key.rpartition("/")[2] for entry in store.list(ref.folder))
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
 
 
 def _key(ref: Ref, number: int) -> str:
@@ -140,7 +144,7 @@ def _key(ref: Ref, number: int) -> str:
 def _read(store: Store, ref: Ref, number: int) -> RefEntry | None:
     key = _key(ref, number)
     try:
-        return RefEntry.parse(store.get(key), f"{store.url}/{key}")
+        return RefEntry.parse(store.get(key, 0, LARGEST + 1), f"{store.url}/{key}")
     except KeyError:
         return None  # removed between the listing and now
     except IntegrityError as error:

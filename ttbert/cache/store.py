@@ -70,7 +70,7 @@ class Store(ABC):
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every published object below the folder `prefix`, in the order of the keys."""
+        """Every published object below the folder `prefix`, in the order of the keys; no file that is not a key."""
 
     @abstractmethod
     def delete(self, key: str) -> bool:
@@ -89,12 +89,17 @@ class Store(ABC):
         """What killed writers left behind: never visible as an object, only as used space."""
 
     @abstractmethod
-    def remove_debris(self, key: str) -> None:
-        """Remove an entry that `debris` gave."""
+    def remove_debris(self, key: str) -> bool:
+        """Remove an entry that `debris` gave; False if it is gone already."""
+
+
+def is_key(text: str) -> bool:
+    """Whether this can name an object: it leads nowhere else, and is no temporary file's name."""
+    return len(text) <= 700 and _KEY.fullmatch(text) is not None and all(len(part) <= 255 for part in text.split("/"))
 
 
 def check_key(key: str) -> str:
-    """The key itself; ValueError where it could lead out of the store or collide with a temporary file."""
-    if not _KEY.fullmatch(key) or len(key) > 700:
+    """The key itself; ValueError where it is none."""
+    if not is_key(key):
         raise ValueError(f"not a key: {key!r:.100}")
     return key

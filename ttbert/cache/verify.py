@@ -5,12 +5,14 @@ Damage is moved to quarantine on request and never deleted; converting the model
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ..errors import CacheError, IntegrityError
+from ..errors import IntegrityError, StoreReadOnly, StoreUnavailable
 from .cache import Cache, blob_key, manifest_key
 from .census import Census, Model
+from .document import LARGEST
 from .manifest import Manifest
 from .store import Entry
 
@@ -47,25 +49,30 @@ def verify(
 ) -> Verdict:
     """Read every blob and manifest, or those of one model, and compare their digests.
 
-    With `repair`, what is damaged is moved to quarantine. Progress is told of each object that was read.
+    With `repair`, what is damaged is moved to quarantine; what may not be read, or cannot be reached, is not. Progress is
+    told of each object that was read.
     """
     owners = _owners(census, only)
-    stored = {**census.blobs, **census.manifests}
-    keys = sorted(stored) if only is None else sorted(key for key in owners if key in stored)
+    stored = entries_to_verify(census, only)
     findings = []
-    for key in keys:
-        problem = _check(cache, key)
+    for key in stored:
+        finding = _examine(cache, key, tuple(owners.get(key, ())), repair)
         progress(stored[key])
-        if problem:
-            moved = cache.store.quarantine(key) if repair else None
-            findings.append(Finding(key, problem, tuple(owners.get(key, ())), moved))
+        if finding:
+            findings.append(finding)
     findings += [Finding(key, "missing", tuple(models)) for key, models in owners.items() if key not in stored]
     findings += [
-        Finding(model.ref.folder, model.problem or "its manifest cannot be read", (str(model.ref),))
+        Finding(model.ref.folder, model.problem, (str(model.ref),))
         for model in ([only] if only else census.models)
-        if model.cached is None and not any(str(model.ref) in finding.models for finding in findings)
+        if model.problem and not any(str(model.ref) in finding.models for finding in findings)
     ]
-    return Verdict(len(keys), sum(stored[key].size for key in keys), tuple(findings))
+    return Verdict(len(stored), sum(entry.size for entry in stored.values()), tuple(findings))
+
+
+def entries_to_verify(census: Census, only: Model | None = None) -> dict[str, Entry]:
+    """The blobs and manifests that a verification reads, in the order in which it does."""
+    stored = {**census.blobs, **census.manifests}
+    return {key: stored[key] for key in sorted(stored if only is None else _owners(census, only)) if key in stored}
 
 
 def _owners(census: Census, only: Model | None) -> dict[str, list[str]]:
@@ -82,6 +89,20 @@ def _owners(census: Census, only: Model | None) -> dict[str, list[str]]:
     return owners
 
 
+def _examine(cache: Cache, key: str, models: tuple[str, ...], repair: bool) -> Finding | None:
+    try:
+        problem = _check(cache, key)
+    except (StoreReadOnly, StoreUnavailable) as error:
+        return Finding(key, error.message, models)
+    if problem is None:
+        return None
+    moved = None
+    if repair:
+        with contextlib.suppress(KeyError):  # somebody else has just moved or deleted it
+            moved = cache.store.quarantine(key)
+    return Finding(key, problem, models, moved)
+
+
 def _check(cache: Cache, key: str) -> str | None:
     """What is wrong with a stored object, if anything."""
     name = key.rpartition("/")[2]
@@ -92,11 +113,11 @@ def _check(cache: Cache, key: str) -> str | None:
         if found[0].hex != name:
             return f"its digest is blake3:{found[0].short}..., {found[1]:,} bytes"
         if key.startswith("manifests/"):
-            Manifest.parse(cache.store.get(key), key)
+            Manifest.parse(cache.store.get(key, 0, LARGEST + 1), key)
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
-    except (KeyError, IntegrityError) as error:
-        return str(error)
-    except CacheError as error:
+    except KeyError:
+        return None  # deleted meanwhile
+    except IntegrityError as error:
         return error.message
     return None

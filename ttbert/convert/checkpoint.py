@@ -13,7 +13,7 @@ import json
 import struct
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -41,6 +41,7 @@ _FOREIGN = {
 _MAX_INDEX = 64 << 20
 _REMAP_AFTER = 256 << 20
 _TO_SAFETENSORS = "convert the file to safetensors: load it with transformers and save_pretrained() it"
+_SAVED = "give a model saved by transformers' save_pretrained()"
 _NUMPY = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
 
 
@@ -73,11 +74,11 @@ class Checkpoint:
             twice = sorted(file.tensors.keys() & self._file_of.keys())
             if twice:
                 first = self._file_of[twice[0]].path.name
-                raise CheckpointError(f"{_some(twice)} in {first} and again in {path.name}")
+                raise CheckpointError(f"{_some(twice)} in {first} and again in {path.name}", _SAVED)
             self._file_of.update(dict.fromkeys(file.tensors, file))
         lost = [name for name, shard in (index or {}).items() if not self._is_in(name, shard)]
         if lost:
-            raise CheckpointError(f"the index promises tensors that its shards do not have: {_some(lost)}")
+            raise CheckpointError(f"the index promises tensors that its shards do not have: {_some(lost)}", _SAVED)
         found = {name: file.tensors[name] for name, file in self._file_of.items()}
         self.shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({k: v.shape for k, v in found.items()})
         self.dtypes: Mapping[str, str] = MappingProxyType({k: v.dtype for k, v in found.items()})
@@ -90,15 +91,22 @@ class Checkpoint:
         """Forget the files; nothing can be read any more."""
         self._file_of.clear()
 
+    def check_dtypes(self, names: Iterable[str]) -> None:
+        """CheckpointError if one of these tensors is stored in a type other than F32, F16, BF16 or F64."""
+        for name in names:
+            if self.dtypes[name] not in _NUMPY:
+                raise CheckpointError(
+                    f"tensor {name!r} is stored as {self.dtypes[name]}; F32, F16, BF16 and F64 can be converted",
+                    "give the checkpoint from before it was quantized",
+                )
+
     def read(self, name: str) -> NDArray[np.float32]:
         """A tensor as a new array in C order; KeyError if there is none of this name.
 
-        Raises CheckpointError if it is stored in a type other than F32, F16, BF16 or F64, or holds NaN or infinity.
+        Raises CheckpointError if its type is not supported, or if it holds NaN or infinity.
         """
         file = self._file_of[name]
-        dtype = self.dtypes[name]
-        if dtype not in _NUMPY:
-            raise CheckpointError(f"tensor {name!r} is stored as {dtype}; F32, F16, BF16 and F64 can be converted")
+        self.check_dtypes([name])
         array = file.read(name)
         bad = array.size - int(np.count_nonzero(np.isfinite(array)))
         if bad:
@@ -239,7 +247,7 @@ class _PickleFile(_WeightFile):
         import torch
 
         if not isinstance(loaded, dict):
-            raise CheckpointError(f"{self.path} holds a {type(loaded).__name__}, not a dictionary of tensors")
+            raise CheckpointError(f"{self.path} holds a {type(loaded).__name__}, not a dictionary of tensors", _SAVED)
         for name, value in loaded.items():
             plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided
             if isinstance(name, str) and plain and not value.is_quantized and value.device.type == "cpu":
@@ -278,7 +286,7 @@ def _read_index(source: Source, name: str) -> Mapping[str, str]:
     shards = sorted(set(index.values()))
     for shard in shards:
         if "/" in shard or "\\" in shard or "\0" in shard or shard.startswith(".") or not shard.endswith(suffix):
-            raise CheckpointError(f"{name} of {source.label} names a shard that is not a {suffix} file: {shard!r:.100}")
+            raise CheckpointError(f"{name} of {source.label} names a shard that is not a {suffix} file: {shard!r:.100}", _SAVED)
     missing = [shard for shard in shards if shard not in source.files]
     if missing:
         raise _absent(source, f"{name} of {source.label} names {_some(missing, 'shards')} that are not there")
@@ -298,7 +306,7 @@ def _absent(source: Source, message: str) -> TtbertError:
             f"in the local Hugging Face cache, {message}",
             "run once without --offline, or give a local folder, or use --model bundled",
         )
-    return CheckpointError(message, "give a model saved by transformers' save_pretrained()")
+    return CheckpointError(message, _SAVED)
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

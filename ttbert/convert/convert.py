@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +13,6 @@ from .. import __version__
 from ..cache.cache import Cache, Cached
 from ..cache.manifest import FileEntry, Manifest, Provenance, SourceEntry, TensorEntry
 from ..cache.refs import Ref
-from ..errors import InputError
 from ..model import parse_config
 from ..recipe.bert import bert_recipe, canonical_names, check_tensors
 from ..recipe.policy import POLICIES
@@ -23,45 +20,12 @@ from ..recipe.recipe import CONFIG, MEMORY, RECIPE, TOKENIZER, Action, TensorRec
 from ..recipe.steps import run_steps
 from .checkpoint import open_checkpoint, weight_files
 from .codec import Codec
-from .source import Source, is_folder, open_source
+from .source import Source
 from .tokenizer import build_tokenizer, tokenizer_files
-
-BUNDLED = "bundled"
-"""The name of the model that comes with the package."""
-
-BUNDLED_FOLDER = Path(__file__).parent.parent / "models" / "bundled"
+from .wanted import BUNDLED, Wanted
 
 _WORKERS = 2
 """Tensors in work at once: one is read and packed while another is written. More would cost memory and gain nothing."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The model that somebody asks for: `bundled`, a folder, or a hub id; its precision, and its name in the cache."""
-
-    model: str
-    revision: str | None = None
-    policy: str = "bfp8"
-    offline: bool = False
-    name: str | None = None
-
-    @property
-    def is_on_the_hub(self) -> bool:
-        return self.model != BUNDLED and not is_folder(self.model)
-
-    @property
-    def ref(self) -> Ref:
-        """Where `convert` files it: under its hub id and revision, or under `local/FOLDER`."""
-        if self.name is not None:
-            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._/-]*", self.name):
-                raise InputError(f"{self.name!r} cannot be a name", "use letters, digits, and . _ - /")
-            return Ref(self.name, None, self.policy)
-        if self.is_on_the_hub:
-            return Ref(self.model, self.revision or "main", self.policy)
-        if self.model == BUNDLED:
-            return Ref(BUNDLED, None, self.policy)
-        folder = Path(self.model).expanduser().resolve().name
-        return Ref(f"local/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder)}", None, self.policy)
 
 
 @dataclass(frozen=True)
@@ -98,11 +62,8 @@ def plan_conversion(wanted: Wanted) -> Plan:
     Raises InputError or CheckpointError for what cannot be converted, NotCached while offline, StoreUnavailable for a hub
     that cannot be reached.
     """
-    if wanted.model == BUNDLED and wanted.revision:
-        raise InputError("the bundled model has no revisions", "leave --revision away")
-    folder = str(BUNDLED_FOLDER) if wanted.model == BUNDLED else wanted.model
-    source = open_source(folder, wanted.revision, wanted.offline)
-    shape = parse_config(source.path(CONFIG).read_bytes(), f"{source.label}/{CONFIG}")
+    source = wanted.open_source()
+    shape = parse_config(source.read(CONFIG), f"{source.label}/{CONFIG}")
     weights, tokenizer = weight_files(source), tokenizer_files(source.files)
     roles = {CONFIG: "config", **dict.fromkeys(weights, "weights"), **dict.fromkeys(tokenizer, "tokenizer")}
     action = Action(
@@ -138,16 +99,19 @@ def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None) -
 
 
 def _run(plan: Plan, cache: Cache, progress: Progress) -> Cached:
-    # Small and likely wrong things first: they need neither a download of weights nor TT-NN.
+    # Small and likely wrong things first, a store that cannot be written to among them: they need neither a download of
+    # weights nor TT-NN.
     recipe, source = plan.action.recipe, plan.source
-    files = {
-        CONFIG: source.path(CONFIG).read_bytes(),
-        TOKENIZER: build_tokenizer({name: source.path(name).read_bytes() for name in plan.tokenizer}, recipe.shape.vocabulary),
+    contents = {
+        CONFIG: source.read(CONFIG),
+        TOKENIZER: build_tokenizer({name: source.read(name) for name in plan.tokenizer}, recipe.shape.vocabulary),
         RECIPE: plan.action.to_bytes(),
     }
+    files = tuple(FileEntry(name, cache.publish_blob(content), len(content)) for name, content in contents.items())
     checkpoint = open_checkpoint(source)
     names = canonical_names(checkpoint.shapes)
     check_tensors(recipe, {name: checkpoint.shapes[stored] for name, stored in names.items()})
+    checkpoint.check_dtypes(names[name] for name in recipe.sources)
     codec = Codec()
 
     def publish(tensor: TensorRecipe) -> TensorEntry:
@@ -178,7 +142,7 @@ def _run(plan: Plan, cache: Cache, progress: Progress) -> Cached:
         architecture=recipe.shape.architecture,
         policy=recipe.policy,
         tensors=tensors,
-        files=tuple(FileEntry(name, cache.publish_blob(content), len(content)) for name, content in files.items()),
+        files=files,
         provenance=Provenance(
             repo=_repo(plan), commit=source.commit, sources=_sources(plan), versions=_versions(codec.ttnn_version)
         ),

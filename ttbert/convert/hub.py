@@ -198,7 +198,10 @@ def _translated(error: Exception, repo: str, revision: str, file: SourceFile | N
     if isinstance(error, errors.RevisionNotFoundError):
         return CheckpointError(f"{repo} has no revision {revision!r}", "give a branch, a tag or a commit of it")
     if isinstance(error, errors.EntryNotFoundError):
-        return CheckpointError(f"{repo} has no file {file.name!r}" if file else f"{repo} has no such file")
+        return CheckpointError(
+            f"{repo} has no file {file.name!r}" if file else f"{repo} has no such file",
+            "is it still there on the hub? try again",
+        )
     if isinstance(error, errors.DisabledRepoError):
         return CheckpointError(f"{repo} was disabled by the hub or its owner", "choose another model")
     if isinstance(error, errors.RepositoryNotFoundError) or status == 404 or (status == 401 and not bad_token):

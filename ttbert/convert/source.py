@@ -21,10 +21,12 @@ from types import MappingProxyType
 from ..cache.digest import Digest, sha256_of_file
 from ..errors import (
     CheckpointError,
-    InputError,
     IntegrityError,
     TtbertError,
 )
+
+_SAVED = "give a model saved by transformers' save_pretrained()"
+_READABLE = "look at who owns it and whether you may read it"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,12 @@ class Source(ABC):
             self._paths[name] = path
         return self._paths[name]
 
+    def read(self, name: str) -> bytes:
+        """The content of a small file; raises what `path` does, and CheckpointError if it cannot be read."""
+        path = self.path(name)
+        with _reading(path):
+            return path.read_bytes()
+
     def digest(self, name: str) -> Digest:
         """The SHA-256 of the file's content: what the hub says if it does, else by reading the file, once."""
         file = self.files.get(name)
@@ -98,13 +106,13 @@ class Source(ABC):
                 )
 
     def _missing(self, name: str) -> TtbertError:
-        return CheckpointError(f"{self.label} has no file {name!r}")
+        return CheckpointError(f"{self.label} has no file {name!r}", _SAVED)
 
     def _remember(self, path: Path) -> None:
         found = _stat(path)
         if found is None:
             where = f", a link to {path.readlink()}, which" if path.is_symlink() else ""
-            raise CheckpointError(f"{path}{where} cannot be read or is not there any more")
+            raise CheckpointError(f"{path}{where} cannot be read or is not there any more", _READABLE)
         self._stats[path] = found
 
     def _verify(self, name: str, path: Path, expected: str) -> None:
@@ -131,42 +139,13 @@ class FolderSource(Source):
         try:
             entries = sorted(self._folder.iterdir())
         except OSError as error:
-            raise CheckpointError(f"the folder {folder} cannot be read: {error.strerror}") from error
+            raise CheckpointError(f"the folder {folder} cannot be read: {error.strerror}", _READABLE) from error
         # A broken link is listed too: passing over it would silently choose another file of weights.
         found = [entry for entry in entries if entry.is_file() or (entry.is_symlink() and not entry.exists())]
         super().__init__(str(self._folder), None, [SourceFile(entry.name, size_of(entry), None) for entry in found])
 
     def _locate(self, name: str) -> Path:
         return self._folder / name
-
-
-def is_folder(model: str) -> bool:
-    """Whether `model` means a local folder: there is one, or it looks like a path, so that it cannot be an id."""
-    if model in (".", "..") or model.startswith(("./", "../", "/", "~")):
-        return True
-    return bool(model) and Path(model).is_dir()
-
-
-def open_source(model: str, revision: str | None = None, offline: bool = False) -> Source:
-    """Find a checkpoint: `model` is a folder if there is one or if it looks like a path, else a model's id on the hub.
-
-    With `offline`, or with HF_HUB_OFFLINE=1 in the environment, no socket is opened. HF_ENDPOINT, HF_TOKEN and HF_HOME
-    mean what they mean to huggingface_hub.
-    """
-    if is_folder(model):
-        try:
-            folder = Path(model).expanduser()
-        except RuntimeError as error:
-            raise InputError(f"there is no folder {model}: {error}") from error
-        if not folder.is_dir():
-            what = "is a file; give the folder that it is in" if folder.is_file() else "is not there"
-            raise InputError(f"the folder {model} {what}")
-        if revision is not None:
-            raise InputError(f"{model} is a folder, which has no revisions", "leave out --revision")
-        return FolderSource(folder)
-    from .hub import open_hub_source
-
-    return open_hub_source(model, revision, offline)
 
 
 def _stat(path: Path) -> tuple[int, int, int] | None:
@@ -193,4 +172,4 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}", _READABLE) from error

@@ -59,9 +59,16 @@ def build_tokenizer(files: dict[str, bytes], vocabulary: int) -> bytes:
 def _settings(content: bytes) -> dict[str, Any]:
     try:
         config = json.loads(content)
-        return {ours: config[theirs] for theirs, ours in _SETTINGS.items() if theirs in config}
+        settings = {ours: config[theirs] for theirs, ours in _SETTINGS.items() if theirs in config}
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"tokenizer_config.json is damaged: {error}", "download the checkpoint again") from error
+    for theirs, ours in _SETTINGS.items():
+        # To decide on accents may be left to the rest; nothing else may.
+        if type(settings.get(ours, True)) is not bool and (ours != "strip_accents" or settings[ours] is not None):
+            raise CheckpointError(
+                f"tokenizer_config.json: {theirs} is {settings[ours]!r:.80}, not true or false", "download the checkpoint again"
+            )
+    return settings
 
 
 def _read(content: bytes) -> Tokenizer:
@@ -73,7 +80,8 @@ def _read(content: bytes) -> Tokenizer:
 
 def _from_vocabulary(content: bytes, settings: dict[str, Any]) -> Tokenizer:
     try:
-        words = content.decode().splitlines()
+        # A line ends where files say so: some vocabularies have U+2028 and U+0085, which are line ends to str, as words.
+        words = content.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"vocab.txt is not UTF-8: {error}", "download the checkpoint again") from error
     vocabulary = {word: number for number, word in enumerate(words)}

@@ -43,12 +43,13 @@ class Outcome:
 
     answers: tuple[Answer, ...]
     timings: Timings
+    tokens: int
     windows: int
     batches: int
 
 
 def run_demo(cache: Cache, cached: Cached, questions: Sequence[Question], batch: int) -> Outcome:
-    """Answer the questions on the CPU, in batches of `batch` windows of 384 tokens, with what the cache holds.
+    """Answer the questions on the CPU, in batches of `batch` windows of 384 tokens at most, with what the cache holds.
 
     CheckpointError for a model that has no question-answering head, InputError for a question that is too long.
     """
@@ -83,7 +84,7 @@ def run_demo(cache: Cache, cached: Cached, questions: Sequence[Question], batch:
         inputs=len(questions),
         weight_bytes=sum(entry.size for entry in cached.manifest.tensors),
     )
-    return Outcome(answers, timings, len(windows), len(batches))
+    return Outcome(answers, timings, encoder.tokens, len(windows), len(batches))
 
 
 def _steady_runs(runtime: Reference, batches: Sequence[Batch]) -> tuple[float, ...]:

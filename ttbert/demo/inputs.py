@@ -25,7 +25,7 @@ class Question:
 def read_questions(path: Path) -> list[Question]:
     """The questions in a JSON file; InputError, with the place, for anything that is not a list of them."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_bytes())  # UTF-8, UTF-16 or UTF-32, with a mark in front or without
     except FileNotFoundError:
         raise InputError(f"there is no file {path}", f"give a JSON file: {_FORMAT}") from None
     except OSError as error:

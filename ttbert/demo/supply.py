@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable
 
 from ..cache.cache import Cache, Cached
-from ..convert.convert import Wanted, find_by_name, find_converted, plan_conversion
+from ..convert.convert import find_by_name, find_converted, plan_conversion
+from ..convert.wanted import Wanted
 from ..errors import NotCached, ReportedError, StoreUnavailable
 
 

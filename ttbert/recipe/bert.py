@@ -50,7 +50,10 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
             if canonical.endswith(old):
                 canonical = canonical.removesuffix(old) + new
         if canonical in found:
-            raise CheckpointError(f"the checkpoint has both {found[canonical]} and {name}, which mean the same tensor")
+            raise CheckpointError(
+                f"the checkpoint has both {found[canonical]} and {name}, which mean the same tensor",
+                "save the model again with transformers' save_pretrained()",
+            )
         found[canonical] = name
     return found
 

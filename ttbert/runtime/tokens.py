@@ -106,7 +106,7 @@ class Encoder:
         if room < min(1, context_tokens):
             raise InputError(
                 f"the question has {question_tokens} tokens; at most {most - 1} fit beside a context",
-                "Shorten the question: a word is about one to three tokens.",
+                "shorten the question: a word is about one to three tokens",
             )
         return room
 
@@ -116,7 +116,7 @@ class Encoder:
         except UnicodeEncodeError as error:
             raise InputError(
                 f"the {name} is not Unicode text: a lone surrogate at character {error.start}",
-                "Decode the text with its real encoding, such as UTF-8, before it is asked about.",
+                "decode the text with its real encoding, such as UTF-8, before it is asked about",
             ) from error
         return self._tokenizer.encode(text, add_special_tokens=False)
 
@@ -173,7 +173,7 @@ def _cut(count: int, room: int, stride: int) -> Iterator[tuple[int, int]]:
 
 
 def _read_tokenizer(content: bytes) -> Tokenizer:
-    hint = "It must be the tokenizer.json of a BERT model, as save_pretrained() of a fast tokenizer writes it."
+    hint = "it must be the tokenizer.json of a BERT model, as save_pretrained() of a fast tokenizer writes it"
     try:
         tokenizer = Tokenizer.from_buffer(content)
     except ValueError as error:

@@ -13,7 +13,7 @@ import torch
 
 from ..cache.digest import blake3_of
 from ..cache.document import canonical
-from ..convert.convert import Wanted
+from ..convert.wanted import Wanted
 from ..errors import AccuracyError
 from ..recipe.policy import POLICIES
 from .batches import Layout

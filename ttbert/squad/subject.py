@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from ..cache.cache import Cache, Cached
 from ..convert.checkpoint import open_checkpoint
-from ..convert.convert import Wanted, plan_conversion
+from ..convert.convert import plan_conversion
 from ..convert.tokenizer import build_tokenizer
+from ..convert.wanted import Wanted
 from ..errors import CheckpointError
 from ..model import BertShape
 from ..recipe.bert import canonical_names, check_tensors

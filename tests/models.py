@@ -1,0 +1,81 @@
+"""Models of a few small blobs, published through the cache's own interface: for tests that need a cache and no BERT."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from ttbert.cache.cache import Cache, Cached, blob_key, open_cache
+from ttbert.cache.digest import blake3_of
+from ttbert.cache.manifest import FileEntry, Manifest, Provenance, SourceEntry, TensorEntry
+from ttbert.cache.refs import Ref
+
+TENSORS = {"embeddings": b"e" * 3000, "layer": b"l" * 2000, "head": b"h" * 1000}
+FILES = {"config.json": b'{"hidden_size": 64}', "tokenizer.json": b"{}"}
+TINY = Ref("local/tiny", None, "bfp8")
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+
+def build(
+    cache: Cache, tensors: Mapping[str, bytes] = TENSORS, recipe: bytes = b"recipe", repo: str = "someone/tiny"
+) -> Manifest:
+    """Publish the blobs of a model; its manifest, not yet published."""
+    return Manifest(
+        action=blake3_of(recipe),
+        architecture="BertModel",
+        policy="bfp8",
+        tensors=tuple(
+            TensorEntry(name, (32, 32), "bfloat8_b", "tile", (32, 32), "dram_interleaved", cache.publish_blob(data), len(data))
+            for name, data in tensors.items()
+        ),
+        files=tuple(FileEntry(name, cache.publish_blob(data), len(data)) for name, data in FILES.items()),
+        provenance=Provenance(repo, COMMIT, (SourceEntry("model.safetensors", blake3_of(b"w"), 1),), {"ttbert": "0"}),
+    )
+
+
+def publish(
+    cache: Cache,
+    ref: Ref = TINY,
+    tensors: Mapping[str, bytes] = TENSORS,
+    recipe: bytes = b"recipe",
+    repo: str = "someone/tiny",
+) -> Cached:
+    """Publish a model as a conversion does: blobs, manifest and action, ref."""
+    cached = cache.publish_manifest(build(cache, tensors, recipe, repo))
+    cache.move_ref(ref, cached, repo, COMMIT)
+    return cached
+
+
+def open_local(root: Path) -> Cache:
+    return open_cache(str(root))
+
+
+def blob_path(root: Path, content: bytes) -> Path:
+    """Where a local cache keeps a blob."""
+    return root / blob_key(blake3_of(content))
+
+
+def age(root: Path, seconds: float = 2 * DAY) -> None:
+    """Make everything in a local cache look that old."""
+    then = time.time() - seconds
+    for path in root.rglob("*"):
+        if path.is_file():
+            os.utime(path, (then, then))
+
+
+def files(root: Path) -> dict[str, bytes]:
+    """Every file in a folder by its path in it, temporary ones too."""
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def flip_bit(path: Path, position: int = 0) -> bytes:
+    """Damage a file by one bit; what it holds now."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    return bytes(content)

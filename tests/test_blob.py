@@ -1,0 +1,233 @@
+"""A blob is checked on its only way into memory, and cannot change there."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import mmap
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from models import FILES, TENSORS, TINY, blob_path, flip_bit, open_local, publish
+
+from ttbert.cache.blob import hash_stream, read_blob
+from ttbert.cache.cache import Cache
+from ttbert.cache.digest import blake3_of
+from ttbert.cache.manifest import TensorEntry
+from ttbert.errors import IntegrityError
+
+BIG = os.urandom((9 << 20) + 12_345)
+"""More than two of the pieces in which blobs are read."""
+
+
+class CountingStream(io.RawIOBase):
+    """A stream that counts what is read of it, gives at most `step` bytes at once, and cannot go back."""
+
+    def __init__(self, content: bytes, step: int = 1 << 30) -> None:
+        self._content, self._step = memoryview(content), step
+        self.position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        part = self._content[self.position : self.position + min(len(buffer), self._step)]
+        buffer[: len(part)] = part
+        self.position += len(part)
+        return len(part)
+
+
+class FailingStream(CountingStream):
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        if self.position >= 100:
+            raise OSError(5, "Input/output error")
+        return super().readinto(memoryview(buffer)[:100])
+
+
+@pytest.mark.parametrize("content", [b"", b"x", BIG], ids=["empty", "small", "big"])
+def test_what_was_read_is_what_was_stored(content: bytes) -> None:
+    with read_blob(CountingStream(content), blake3_of(content), len(content), "here") as blob:  # type: ignore[arg-type]
+        assert blob.size == len(content) and blob.bytes() == content
+        assert Path(blob.path).read_bytes() == content
+
+
+def test_every_byte_is_read_once() -> None:
+    stream = CountingStream(BIG, step=1 << 20)
+    with read_blob(stream, blake3_of(BIG), len(BIG), "here") as blob:  # type: ignore[arg-type]
+        assert stream.position == len(BIG)
+        assert blob.bytes() == BIG
+    assert stream.position == len(BIG)
+
+
+@given(content=st.binary(max_size=300), step=st.integers(1, 50))
+def test_streams_may_give_as_little_as_they_like(content: bytes, step: int) -> None:
+    with read_blob(CountingStream(content, step), blake3_of(content), len(content), "here") as blob:  # type: ignore[arg-type]
+        assert blob.bytes() == content
+    assert hash_stream(CountingStream(content, step)) == (blake3_of(content), len(content))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("position", [0, 1, 4 << 20, (4 << 20) - 1, len(BIG) - 1])
+def test_one_flipped_bit_is_found_wherever_it_is(position: int) -> None:
+    damaged = bytearray(BIG)
+    damaged[position] ^= 0x10
+    with pytest.raises(IntegrityError, match="here is damaged: its digest is blake3:"):
+        read_blob(CountingStream(bytes(damaged)), blake3_of(BIG), len(BIG), "here")  # type: ignore[arg-type]
+
+
+def test_a_longer_blob_is_not_read_to_its_end() -> None:
+    stream = CountingStream(BIG * 2)
+    with pytest.raises(IntegrityError, match=f"it has more than {len(BIG):,} bytes"):
+        read_blob(stream, blake3_of(BIG), len(BIG), "here")  # type: ignore[arg-type]
+    assert stream.position == len(BIG) + 1
+
+
+def test_a_blob_that_is_said_to_be_huge_is_refused_at_once() -> None:
+    start = time.monotonic()
+    for size in (1 << 40, (1 << 50) - 1):
+        with pytest.raises((IntegrityError, OSError)):
+            read_blob(CountingStream(b"small"), blake3_of(b"small"), size, "here")  # type: ignore[arg-type]
+    assert time.monotonic() - start < 5
+
+
+def test_checked_memory_cannot_be_changed() -> None:
+    with read_blob(CountingStream(BIG), blake3_of(BIG), len(BIG), "here") as blob:  # type: ignore[arg-type]
+        for flags in (os.O_RDWR, os.O_RDONLY):
+            descriptor = os.open(blob.path, flags)
+            try:
+                with pytest.raises(OSError):
+                    os.write(descriptor, b"changed")
+                with pytest.raises(OSError):
+                    os.ftruncate(descriptor, 0)
+                with pytest.raises(OSError):
+                    os.ftruncate(descriptor, len(BIG) + 4096)
+                with pytest.raises(OSError):
+                    mmap.mmap(descriptor, len(BIG), mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+                mmap.mmap(descriptor, len(BIG), mmap.MAP_SHARED, mmap.PROT_READ).close()
+            finally:
+                os.close(descriptor)
+        assert blob.bytes() == BIG
+
+
+def test_a_mapping_outlives_its_blob() -> None:
+    blob = read_blob(CountingStream(BIG), blake3_of(BIG), len(BIG), "here")  # type: ignore[arg-type]
+    with blob, Path(blob.path).open("rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    assert mapping[:] == BIG
+
+
+def test_a_disk_that_fails_while_it_is_read_is_an_error_that_says_so(tmp_path: Path) -> None:
+    """A stream that raises in the middle of a piece of memory that it is filling."""
+    with pytest.raises(OSError, match="Input/output error"):
+        read_blob(FailingStream(BIG), blake3_of(BIG), len(BIG), "here")  # type: ignore[arg-type]
+
+
+def test_no_descriptor_is_left_open_whatever_happens() -> None:
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for stream, size in ((CountingStream(BIG), len(BIG)), (CountingStream(b"short"), 9), (FailingStream(BIG), len(BIG))):
+        for digest in (blake3_of(BIG), blake3_of(b"other")):
+            with contextlib.suppress(IntegrityError, OSError):
+                read_blob(stream, digest, size, "here").close()  # type: ignore[arg-type]
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+# In a cache
+
+
+def _flip(path: Path) -> None:
+    flip_bit(path, 1500)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def _lengthen(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def _swap(path: Path) -> None:
+    other = blob_path(path.parent.parent.parent, TENSORS["head"])
+    path.write_bytes(other.read_bytes())
+
+
+def _make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "damage,says",
+    [
+        (_flip, "its digest is blake3:"),
+        (_truncate, "it has 1,999 bytes, not 2,000"),
+        (_empty, "it has 0 bytes, not 2,000"),
+        (_zero, "its digest is blake3:"),
+        (_lengthen, "it has more than 2,000 bytes"),
+        (_swap, "it has 1,000 bytes, not 2,000"),
+        (Path.unlink, "is missing"),
+        (_make_folder, "is missing"),
+    ],
+)
+def test_damage_is_an_error_that_names_the_file_and_the_tensor(
+    tmp_path: Path, damage: Callable[[Path], None], says: str
+) -> None:
+    cache, path, entry = _published(tmp_path)
+    damage(path)
+    with pytest.raises(IntegrityError) as caught:
+        cache.load(entry)
+    assert says in caught.value.message and str(path) in caught.value.message and entry.name in caught.value.message
+    assert "ttbert convert" in caught.value.hint or "convert the model again" in caught.value.hint
+    assert caught.value.exit_code == 7
+
+
+def test_file_mode_and_age_prove_nothing(tmp_path: Path) -> None:
+    """A damaged blob that looks untouched from outside."""
+    cache, path, entry = _published(tmp_path)
+    status = path.stat()
+    flip_bit(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    path.chmod(0o444)
+    with pytest.raises(IntegrityError):
+        cache.load(entry)
+
+
+def test_files_of_a_model_are_checked_as_tensors_are(tmp_path: Path) -> None:
+    cache, _, _ = _published(tmp_path)
+    flip_bit(blob_path(tmp_path, FILES["config.json"]))
+    cached = cache.resolve(TINY)
+    assert cached is not None
+    entry = cached.manifest.file("config.json")
+    assert entry is not None
+    with pytest.raises(IntegrityError, match=r"config\.json"):
+        cache.load(entry)
+
+
+def test_loading_writes_nothing(tmp_path: Path) -> None:
+    cache, path, entry = _published(tmp_path)
+    before = {each: each.stat().st_mtime_ns for each in tmp_path.rglob("*")}
+    cache.load(entry).close()
+    flip_bit(path)
+    with pytest.raises(IntegrityError):
+        cache.load(entry)
+    after = {each: each.stat().st_mtime_ns for each in tmp_path.rglob("*") if each != path}
+    assert after.items() <= before.items() and len(after) == len(before) - 1
+
+
+def _published(root: Path) -> tuple[Cache, Path, TensorEntry]:
+    cache = open_local(root)
+    manifest = publish(cache).manifest
+    entry = next(each for each in manifest.tensors if each.name == "layer")
+    return cache, blob_path(root, TENSORS["layer"]), entry

@@ -1,0 +1,651 @@
+"""The cache as a whole: what is published is found while it is whole, damage is set aside, and only waste is pruned."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+import uuid
+import zipfile
+from pathlib import Path
+
+import pytest
+from models import (
+    COMMIT,
+    DAY,
+    FILES,
+    HOUR,
+    TENSORS,
+    TINY,
+    age,
+    blob_path,
+    build,
+    files,
+    flip_bit,
+    open_local,
+    publish,
+)
+
+import ttbert
+from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key, open_cache
+from ttbert.cache.census import find_model, take_census
+from ttbert.cache.digest import blake3_of
+from ttbert.cache.local import LocalStore
+from ttbert.cache.prune import plan_prune, run_prune
+from ttbert.cache.refs import Ref
+from ttbert.cache.verify import Verdict, verify
+from ttbert.errors import CacheError, InputError, IntegrityError, NotCached, StoreReadOnly
+
+OTHER = Ref("someone/other", "main", "bfp8")
+OTHER_TENSORS = {"embeddings": TENSORS["embeddings"], "other": b"o" * 4000}
+"""A model that shares one tensor, and its files, with the usual one."""
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return open_local(tmp_path / "cache")
+
+
+@pytest.fixture
+def root(cache: Cache) -> Path:
+    assert isinstance(cache.store, LocalStore)
+    return cache.store.root
+
+
+def publish_other(cache: Cache) -> Cached:
+    return publish(cache, OTHER, OTHER_TENSORS, b"other recipe", "someone/other")
+
+
+def check(cache: Cache, repair: bool = False, only: str | None = None) -> Verdict:
+    census = take_census(cache)
+    return verify(cache, census, find_model(census, only) if only else None, repair)
+
+
+def prune(cache: Cache, grace: float = DAY, quarantined: bool = False) -> int:
+    return run_prune(cache, plan_prune(cache, take_census(cache), grace, quarantined), take_census(cache))
+
+
+# Publishing and finding
+
+
+def test_what_was_published_is_found_by_action_by_name_and_by_digest(cache: Cache) -> None:
+    manifest = build(cache)
+    assert cache.find(manifest.action) is None and cache.resolve(TINY) is None
+    cached = cache.publish_manifest(manifest)
+    assert cache.find(manifest.action) == cached == Cached(cached.digest, manifest) and cache.resolve(TINY) is None
+    cache.move_ref(TINY, cached, "someone/tiny", COMMIT)
+    assert cache.resolve(TINY) == cached == cache.manifest(cached.digest)
+    for entry, content in zip(manifest.entries(), [*TENSORS.values(), *FILES.values()], strict=True):
+        with cache.load(entry) as blob:
+            assert blob.bytes() == content
+
+
+def test_publishing_again_changes_nothing(cache: Cache, root: Path) -> None:
+    cached = publish(cache)
+    before = files(root)
+    assert publish(cache) == cached and files(root) == before
+
+
+def test_two_models_share_the_blobs_that_are_equal(cache: Cache) -> None:
+    publish(cache)
+    publish_other(cache)
+    assert len(list(cache.store.list("blobs"))) == len(TENSORS) + len(FILES) + 1
+
+
+def test_what_is_not_there_is_not_cached(cache: Cache) -> None:
+    with pytest.raises(NotCached, match="has no manifest") as caught:
+        cache.manifest(blake3_of(b"nothing"))
+    assert "ttbert cache ls" in caught.value.hint
+
+
+def test_a_manifest_is_not_published_before_its_blobs(cache: Cache, root: Path) -> None:
+    manifest = build(cache)
+    blob_path(root, TENSORS["layer"]).unlink()
+    before = files(root)
+    with pytest.raises(CacheError, match=r"1 blobs vanished .*, layer first"):
+        cache.publish_manifest(manifest)
+    assert files(root) == before
+
+
+def test_the_second_of_two_conversions_takes_the_first_ones_result(cache: Cache) -> None:
+    """Two folders with the same files: the manifests differ in where they came from, and one of them is kept."""
+    first = cache.publish_manifest(build(cache, repo="one/folder"))
+    second = cache.publish_manifest(build(cache, repo="another/folder"))
+    assert first == second and len(list(cache.store.list("manifests"))) == 1
+
+
+PUBLISHER = """
+import sys, time
+from models import *
+time.sleep(max(0, float(sys.argv[2]) - time.time()))
+print(publish(open_local(Path(sys.argv[1]))).digest)
+"""
+
+
+def run_together(code: str, *arguments: str, processes: int) -> tuple[list[str], list[str]]:
+    """What several processes, which run the same at once, wrote on stdout and on stderr."""
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(ttbert.__file__).parent.parent)])
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(processes)
+    ]
+    written = [process.communicate(timeout=60) for process in started]
+    return [out for out, _ in written], [err for _, err in written]
+
+
+def test_processes_that_publish_the_same_at_once_all_succeed_and_leave_one_copy(cache: Cache, root: Path) -> None:
+    results, errors = run_together(PUBLISHER, str(root), str(time.time() + 1.0), processes=6)
+    assert errors == [""] * 6 and len(set(results)) == 1
+    assert results[0].strip() == str(publish(cache).digest)
+    kinds = [key.split("/")[0] for key in files(root)]
+    assert sorted(kinds) == ["actions", *["blobs"] * 5, "manifests", "refs"]
+
+
+# Not whole any more
+
+
+def test_missing_names_what_is_absent_or_of_another_size(cache: Cache, root: Path) -> None:
+    manifest = publish(cache).manifest
+    assert cache.missing(manifest) == []
+    blob_path(root, TENSORS["layer"]).unlink()
+    blob_path(root, TENSORS["head"]).write_bytes(b"short")
+    assert [(each.entry.name, each.found) for each in cache.missing(manifest)] == [("layer", None), ("head", 5)]
+
+
+def test_a_result_whose_blob_is_gone_is_a_miss_and_is_restored(cache: Cache, root: Path) -> None:
+    cached = publish(cache)
+    before = files(root)
+    blob_path(root, TENSORS["layer"]).unlink()
+    assert cache.find(cached.manifest.action) is None
+    assert publish(cache) == cached and cache.find(cached.manifest.action) == cached and files(root) == before
+
+
+def test_an_action_that_leads_to_a_vanished_manifest_is_a_miss_and_is_restored(cache: Cache, root: Path) -> None:
+    cached = publish(cache)
+    before = files(root)
+    cache.store.delete(manifest_key(cached.digest))
+    assert cache.find(cached.manifest.action) is None
+    with pytest.raises(NotCached):
+        cache.resolve(TINY)
+    assert publish(cache) == cached and files(root) == before
+
+
+def test_an_action_that_leads_to_a_damaged_manifest_is_a_miss_and_is_restored(cache: Cache, root: Path) -> None:
+    cached = publish(cache)
+    before = files(root)
+    damaged = flip_bit(root / manifest_key(cached.digest), 20)
+    assert cache.find(cached.manifest.action) is None
+    assert publish(cache) == cached
+    after = files(root)
+    assert [after.pop(key) for key in list(after) if key.startswith("quarantine/")] == [damaged] and after == before
+
+
+def test_a_damaged_blob_is_quarantined_and_replaced_when_it_is_published(cache: Cache, root: Path) -> None:
+    cached = publish(cache)
+    damaged = flip_bit(blob_path(root, TENSORS["layer"]))
+    assert cache.publish_blob(TENSORS["layer"]) == blake3_of(TENSORS["layer"])
+    assert blob_path(root, TENSORS["layer"]).read_bytes() == TENSORS["layer"]
+    (kept,) = cache.store.list("quarantine")
+    assert cache.store.get(kept.key) == damaged
+    assert cache.find(cached.manifest.action) == cached
+
+
+REPAIRER = """
+import os, sys, time
+from models import *
+root, content = Path(sys.argv[1]), TENSORS["layer"]
+cache, path, own = open_local(root), blob_path(root, content), root / f"damaged-{os.getpid()}"
+end = time.time() + 1.0
+while time.time() < end:
+    own.write_bytes(b"damaged")
+    path.parent.mkdir(exist_ok=True)
+    own.replace(path)
+    cache.publish_blob(content)
+"""
+
+
+def test_processes_that_repair_the_same_blob_at_once_all_succeed(cache: Cache, root: Path) -> None:
+    cached = publish(cache)
+    errors = run_together(REPAIRER, str(root), processes=4)[1]
+    assert errors == [""] * 4
+    publish(cache)
+    assert check(cache).sound and cache.find(cached.manifest.action) == cached
+    kept = [cache.store.get(entry.key) for entry in cache.store.list("quarantine")]
+    assert b"damaged" in kept and set(kept) <= {b"damaged", TENSORS["layer"]}
+
+
+def test_touching_restarts_the_age_of_what_is_used_again(cache: Cache, root: Path) -> None:
+    """A conversion that finds an old unreferenced blob relies on it: pruning must not take it away meanwhile."""
+    build(cache)
+    age(root)
+    cache.publish_blob(TENSORS["layer"])
+    young = [entry.key for entry in cache.store.list("blobs") if entry.modified > time.time() - HOUR]
+    assert young == [blob_key(blake3_of(TENSORS["layer"]))]
+
+
+def test_naming_a_model_restarts_the_age_of_all_of_it(cache: Cache, root: Path) -> None:
+    cached = cache.publish_manifest(build(cache))
+    age(root)
+    cache.move_ref(TINY, cached, "someone/tiny", COMMIT)
+    assert all(path.stat().st_mtime > time.time() - HOUR for path in root.rglob("*") if path.is_file())
+
+
+def test_naming_a_model_that_is_being_deleted_fails(cache: Cache, root: Path) -> None:
+    cached = cache.publish_manifest(build(cache))
+    blob_path(root, TENSORS["layer"]).unlink()
+    with pytest.raises(CacheError, match="blobs vanished") as caught:
+        cache.move_ref(TINY, cached, "someone/tiny", COMMIT)
+    assert "convert again" in caught.value.hint
+
+
+# Verifying
+
+
+def test_a_sound_cache_is_sound(cache: Cache) -> None:
+    publish(cache)
+    publish_other(cache)
+    verdict = check(cache)
+    assert verdict.sound and verdict.objects == 8 and verdict.size == sum(entry.size for entry in _objects(cache))
+
+
+def _objects(cache: Cache) -> list[object]:
+    return [*cache.store.list("blobs"), *cache.store.list("manifests")]
+
+
+def test_an_empty_cache_is_sound(cache: Cache) -> None:
+    assert check(cache) == Verdict(0, 0, ())
+
+
+def test_verify_finds_each_kind_of_damage(cache: Cache, root: Path) -> None:
+    publish(cache)
+    other = publish_other(cache)
+    flip_bit(blob_path(root, TENSORS["embeddings"]))
+    blob_path(root, TENSORS["head"]).write_bytes(TENSORS["head"][:-1])
+    blob_path(root, TENSORS["layer"]).unlink()
+    flip_bit(root / manifest_key(other.digest))
+    before = files(root)
+    found = {finding.key: (finding.problem, finding.models, finding.moved) for finding in check(cache).findings}
+    assert set(found) == {
+        *(blob_key(blake3_of(TENSORS[name])) for name in TENSORS),
+        manifest_key(other.digest),
+    }
+    assert found[blob_key(blake3_of(TENSORS["layer"]))] == ("missing", (str(TINY),), None)
+    assert "its digest is blake3:" in found[blob_key(blake3_of(TENSORS["head"]))][0]
+    assert found[manifest_key(other.digest)][1] == (str(OTHER),)
+    assert files(root) == before, "verify without repair changed something"
+
+
+def test_verify_finds_a_wrong_manifest_under_its_right_digest(cache: Cache) -> None:
+    content = b'{"schema":"ttbert.manifest/9"}'
+    cache.store.put(manifest_key(blake3_of(content)), content)
+    (finding,) = check(cache).findings
+    assert "schema" in finding.problem
+
+
+def test_verify_finds_a_name_that_leads_nowhere_and_one_that_cannot_be_read(cache: Cache, root: Path) -> None:
+    cached = publish(cache)
+    publish_other(cache)
+    cache.store.delete(manifest_key(cached.digest))
+    (entry,) = cache.store.list(OTHER.folder)
+    flip_bit(root / entry.key, 3)
+    found = {finding.key: finding for finding in check(cache).findings}
+    assert found[manifest_key(cached.digest)].problem == "missing"
+    assert found[OTHER.folder].models == (str(OTHER),)
+    assert len(found) == 2
+
+
+def test_verify_finds_a_manifest_that_lies_about_a_size(cache: Cache) -> None:
+    manifest = build(cache)
+    lying = dataclasses.replace(manifest, files=tuple(dataclasses.replace(each, size=5) for each in manifest.files))
+    content = lying.to_bytes()
+    cache.store.put(manifest_key(blake3_of(content)), content)
+    # `move_ref` refuses what is not whole, and leaves a name: just what somebody could have written there.
+    with pytest.raises(CacheError):
+        cache.move_ref(TINY, Cached(blake3_of(content), lying), "repo", None)
+    (finding,) = check(cache).findings
+    assert "wrong size" in finding.problem and finding.models == (str(TINY),)
+
+
+def test_repair_quarantines_and_converting_again_restores(cache: Cache, root: Path) -> None:
+    cached = publish(cache)
+    whole = files(root)
+    damaged = {
+        flip_bit(blob_path(root, TENSORS["embeddings"])),
+        flip_bit(blob_path(root, TENSORS["head"])),
+        flip_bit(root / manifest_key(cached.digest)),
+    }
+    verdict = check(cache, repair=True)
+    assert {cache.store.get(finding.moved or "") for finding in verdict.findings} == damaged
+    assert {entry.key for entry in cache.store.list("quarantine")} == {finding.moved for finding in verdict.findings}
+    assert len(files(root)) == len(whole), "something was deleted"
+    assert not check(cache).sound
+    assert publish(cache) == cached and check(cache).sound
+    assert whole.items() <= files(root).items() and len(files(root)) == len(whole) + 3
+
+
+def test_damage_that_no_model_needs_is_found_too(cache: Cache, root: Path) -> None:
+    build(cache)
+    flip_bit(blob_path(root, TENSORS["layer"]))
+    (finding,) = check(cache).findings
+    assert finding.models == ()
+
+
+def test_verifying_one_model_reads_nothing_of_others(cache: Cache, root: Path) -> None:
+    publish(cache)
+    publish_other(cache)
+    flip_bit(blob_path(root, OTHER_TENSORS["other"]))
+    read = []
+    census = take_census(cache)
+    verdict = verify(cache, census, find_model(census, "local/tiny"), progress=read.append)
+    assert verdict.sound and verdict.objects == len(read) == 6
+    assert not check(cache, only="someone/other").sound
+
+
+# Pruning
+
+
+def test_nothing_that_a_name_leads_to_is_pruned_however_old(cache: Cache, root: Path) -> None:
+    publish(cache)
+    publish_other(cache)
+    age(root, 1000 * DAY)
+    before = files(root)
+    assert plan_prune(cache, take_census(cache), 0).waste == () and prune(cache, grace=0) == 0
+    assert files(root) == before
+
+
+def test_what_was_forgotten_goes_after_the_grace_period(cache: Cache, root: Path) -> None:
+    cached = publish(cache)
+    cache.remove_ref(TINY)
+    plan = plan_prune(cache, take_census(cache))
+    assert plan.waste == () and len(plan.spared) == 7
+    assert prune(cache) == 0 and cache.find(cached.manifest.action) == cached
+    age(root, DAY + HOUR)
+    size = sum(len(content) for content in files(root).values())
+    assert prune(cache) == size and files(root) == {}
+
+
+def test_blobs_that_another_model_shares_are_kept(cache: Cache, root: Path) -> None:
+    publish(cache)
+    other = publish_other(cache)
+    own = take_census(cache).own_size(cache.resolve(TINY))  # type: ignore[arg-type]
+    cache.remove_ref(TINY)
+    age(root)
+    plan = plan_prune(cache, take_census(cache))
+    assert sum(each.entry.size for each in plan.waste if each.entry.key.startswith("blobs/")) == own == 3000
+    prune(cache)
+    assert cache.find(other.manifest.action) == other and check(cache).sound
+    assert sorted(key.split("/")[0] for key in files(root)) == ["actions", *["blobs"] * 4, "manifests", "refs"]
+
+
+def test_a_model_under_two_names_goes_with_the_last(cache: Cache, root: Path) -> None:
+    publish(cache)
+    publish(cache, OTHER)
+    age(root)
+    cache.remove_ref(TINY)
+    assert plan_prune(cache, take_census(cache)).waste == ()
+    cache.remove_ref(OTHER)
+    assert len(plan_prune(cache, take_census(cache)).waste) == 7
+
+
+def test_what_a_name_meant_before_is_waste(cache: Cache, root: Path) -> None:
+    publish(cache)
+    now = publish(cache, TINY, OTHER_TENSORS, b"newer recipe")
+    age(root)
+    prune(cache)
+    assert cache.resolve(TINY) == now and check(cache).sound
+    assert not blob_path(root, TENSORS["layer"]).exists() and blob_path(root, TENSORS["embeddings"]).exists()
+
+
+def test_the_plan_says_what_everything_was(cache: Cache, root: Path) -> None:
+    publish(cache)
+    cache.publish_blob(b"of a conversion that never ended")
+    (root / "blobs/aa").mkdir(exist_ok=True)
+    (root / "blobs/aa" / (".tmp-" + "0" * 32)).write_bytes(b"half")
+    broken = b"no manifest"
+    cache.store.put(manifest_key(blake3_of(broken)), broken)
+    cache.remove_ref(TINY)
+    age(root)
+    reasons = {each.entry.key: each.reason for each in plan_prune(cache, take_census(cache)).waste}
+    name = f"someone/tiny@{COMMIT[:12]}:bfp8"
+    assert reasons[blob_key(blake3_of(TENSORS["layer"]))] == f"of {name}, to which no name leads"
+    assert f"manifest of {name}, to which no name leads" in reasons.values()
+    assert reasons[manifest_key(blake3_of(broken))] == "a manifest that cannot be read and that no name leads to"
+    assert reasons[blob_key(blake3_of(b"of a conversion that never ended"))] == "no model uses it"
+    assert reasons["blobs/aa/.tmp-" + "0" * 32] == "left behind by a writer that was killed"
+    assert len(reasons) == 10
+
+
+def test_what_is_published_again_between_plan_and_deletion_is_spared(cache: Cache, root: Path) -> None:
+    """A conversion at work found a blob that is about to be deleted; nothing leads to it yet."""
+    publish(cache)
+    cache.remove_ref(TINY)
+    age(root)
+    plan = plan_prune(cache, take_census(cache))
+    again = take_census(cache)
+    cache.publish_blob(TENSORS["layer"])
+    run_prune(cache, plan, again)
+    assert list(files(root)) == [blob_key(blake3_of(TENSORS["layer"]))]
+
+
+def test_what_is_named_again_between_plan_and_deletion_is_spared(cache: Cache, root: Path) -> None:
+    """Even by a conversion that found everything whole and had nothing to write, after the second look."""
+    cached = publish(cache)
+    cache.remove_ref(TINY)
+    age(root)
+    plan = plan_prune(cache, take_census(cache))
+    again = take_census(cache)
+    cache.move_ref(TINY, cached, "someone/tiny", COMMIT)
+    assert run_prune(cache, plan, again) == 0
+    assert cache.find(cached.manifest.action) == cached and check(cache).sound
+
+
+def test_what_is_in_use_at_the_second_look_is_spared_though_old(cache: Cache, root: Path) -> None:
+    """Where ages cannot be restarted, as with files of somebody else's."""
+    cached = publish(cache)
+    cache.remove_ref(TINY)
+    age(root)
+    plan = plan_prune(cache, take_census(cache))
+    cache.move_ref(TINY, cached, "someone/tiny", COMMIT)
+    age(root)
+    assert run_prune(cache, plan, take_census(cache)) == 0
+    assert cache.find(cached.manifest.action) == cached
+
+
+def test_what_vanished_between_plan_and_deletion_is_not_counted(cache: Cache, root: Path) -> None:
+    publish(cache)
+    (root / "blobs" / (".tmp-" + "0" * 32)).write_bytes(b"half")
+    cache.remove_ref(TINY)
+    age(root)
+    plan = plan_prune(cache, take_census(cache))
+    again = take_census(cache)
+    assert prune(cache) == plan.size
+    assert run_prune(cache, plan, again) == 0
+
+
+def test_debris_goes_when_it_is_old_and_a_writer_at_work_is_left_alone(cache: Cache, root: Path) -> None:
+    publish(cache)
+    left = root / "blobs" / (".tmp-" + "0" * 32)
+    left.write_bytes(b"half")
+    assert prune(cache) == 0 and left.exists()
+    age(root)
+    plan = plan_prune(cache, take_census(cache))
+    left.write_bytes(b"its writer is alive")
+    assert run_prune(cache, plan, take_census(cache)) == 0 and left.exists()
+    age(root)
+    assert prune(cache) == len(b"its writer is alive") and not left.exists()
+    assert check(cache).sound
+
+
+def test_quarantine_is_kept_unless_it_is_asked_for(cache: Cache, root: Path) -> None:
+    publish(cache)
+    damaged = flip_bit(blob_path(root, TENSORS["layer"]))
+    check(cache, repair=True)
+    publish(cache)
+    age(root)
+    assert prune(cache) == 0
+    (kept,) = cache.store.list("quarantine")
+    assert cache.store.get(kept.key) == damaged
+    assert prune(cache, quarantined=True) == len(damaged)
+    assert list(cache.store.list("quarantine")) == []
+
+
+@pytest.mark.parametrize("kind", ["manifest damaged", "manifest gone", "name damaged"])
+def test_a_name_that_cannot_be_followed_stops_pruning(cache: Cache, root: Path, kind: str) -> None:
+    cached = publish(cache)
+    publish_other(cache)
+    cache.remove_ref(OTHER)
+    age(root)
+    plan = plan_prune(cache, take_census(cache))
+    if kind == "manifest damaged":
+        flip_bit(root / manifest_key(cached.digest))
+    elif kind == "manifest gone":
+        (root / manifest_key(cached.digest)).unlink()
+    else:
+        flip_bit(root / next(cache.store.list("refs")).key)
+    before = files(root)
+    with pytest.raises(IntegrityError, match=f"{TINY} cannot be read, so what belongs to it is not known") as caught:
+        plan_prune(cache, take_census(cache))
+    assert f"ttbert cache rm {TINY}" in caught.value.hint
+    with pytest.raises(IntegrityError):
+        run_prune(cache, plan, take_census(cache))
+    assert files(root) == before
+    cache.remove_ref(TINY)
+    assert plan_prune(cache, take_census(cache)).waste
+
+
+def test_pruning_that_is_interrupted_leaves_a_sound_cache(cache: Cache, root: Path) -> None:
+    """Whatever part of the plan was done: what is left is waste, and no action leads into the void."""
+    cached = publish(cache)
+    publish_other(cache)
+    cache.remove_ref(TINY)
+    age(root)
+    plan = plan_prune(cache, take_census(cache))
+    for done in range(len(plan.waste) + 1):
+        run_prune(cache, dataclasses.replace(plan, waste=plan.waste[:done]), take_census(cache))
+        assert check(cache).sound
+        assert cache.find(cached.manifest.action) is None if done else cached
+    assert publish(cache) == cached and check(cache).sound
+
+
+def test_many_pieces_of_waste_are_planned_quickly(cache: Cache, root: Path) -> None:
+    folder = root / "blobs/aa"
+    folder.mkdir(parents=True)
+    for number in range(3000):
+        (folder / f"{number:064x}").touch()
+    age(root)
+    start = time.monotonic()
+    assert len(plan_prune(cache, take_census(cache)).waste) == 3000
+    assert time.monotonic() - start < 3
+
+
+# Finding models, and other kinds of stores
+
+
+def test_models_are_found_by_any_part_of_their_name_that_is_enough(cache: Cache) -> None:
+    cached = publish(cache)
+    other = publish_other(cache)
+    census = take_census(cache)
+    for text in (
+        "local/tiny",
+        "tiny",
+        "local/tiny:bfp8",
+        cached.digest.hex[:8],
+        str(cached.digest),
+        f"blake3:{cached.digest.short}",
+    ):
+        assert find_model(census, text).ref == TINY
+    for text in ("someone/other", "other", "someone/other@main", "someone/other@main:bfp8", other.digest.short):
+        assert find_model(census, text).ref == OTHER
+    for text in ("nothing", "someone/other@v2", "tiny:bf16", cached.digest.hex[:3], "blake3:"):
+        with pytest.raises(InputError):
+            find_model(census, text)
+
+
+def test_a_name_that_could_be_several_is_not_guessed(cache: Cache) -> None:
+    publish(cache, Ref("a/tiny", "main", "bfp8"))
+    publish(cache, Ref("a/tiny", "v2", "bfp8"))
+    with pytest.raises(InputError, match="could be a/tiny@main:bfp8, a/tiny@v2:bfp8"):
+        find_model(take_census(cache), "a/tiny")
+
+
+def test_a_model_whose_manifest_is_damaged_is_found_by_digest(cache: Cache, root: Path) -> None:
+    cached = publish(cache)
+    flip_bit(root / manifest_key(cached.digest))
+    model = find_model(take_census(cache), cached.digest.short)
+    assert model.cached is None and "is damaged" in (model.problem or "")
+
+
+def test_sizes_count_shared_blobs_once(cache: Cache, root: Path) -> None:
+    one = publish(cache)
+    publish(cache, Ref("local/again", None, "bfp8"))
+    census = take_census(cache)
+    assert census.own_size(one) == one.manifest.size, "two names for one manifest share nothing with others"
+    other = publish_other(cache)
+    census = take_census(cache)
+    assert (census.own_size(one), census.own_size(other)) == (3000, 4000)
+    stored = [len(content) for key, content in files(root).items() if not key.startswith("refs/")]
+    assert census.size == sum(stored)
+
+
+def test_a_cache_at_another_url_does_the_same() -> None:
+    cache = open_cache(f"memory://{uuid.uuid4().hex}")
+    cached = publish(cache)
+    assert publish(cache) == cached and cache.find(cached.manifest.action) == cached and check(cache).sound
+    key = blob_key(blake3_of(TENSORS["layer"]))
+    cache.store.delete(key)
+    cache.store.put(key, b"damaged")
+    with pytest.raises(IntegrityError):
+        cache.load(next(each for each in cached.manifest.tensors if each.name == "layer"))
+    (finding,) = check(cache, repair=True).findings
+    assert cache.store.get(finding.moved or "") == b"damaged"
+    assert publish(cache) == cached and check(cache).sound
+    cache.remove_ref(TINY)
+    assert plan_prune(cache, take_census(cache), HOUR).waste == ()
+    assert prune(cache, grace=0, quarantined=True) > 6000 and list(cache.store.list()) == []
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}", "local://{}"])
+def test_a_folder_is_opened_as_a_folder_however_it_is_written(tmp_path: Path, form: str) -> None:
+    store = open_cache(form.format(tmp_path / "cache")).store
+    assert isinstance(store, LocalStore) and store.root == tmp_path / "cache"
+
+
+def test_home_and_relative_folders_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert open_cache("~/cache").store.url == str(tmp_path / "home/cache")
+    assert open_cache("here").store.url == str(tmp_path / "here")
+
+
+@pytest.mark.parametrize(
+    "url", ["", "file://", "~nobody-of-this-name/x", "foo://x", "dir://x", "reference://x", "s3://bucket/x"]
+)
+def test_an_address_that_leads_nowhere_is_an_input_error(url: str) -> None:
+    if url.startswith("s3:"):
+        pytest.importorskip("fsspec")
+        try:
+            import s3fs  # noqa: F401
+        except ImportError:
+            pass
+        else:
+            pytest.skip("s3fs is installed here")
+    with pytest.raises(InputError, match="cannot be") as caught:
+        open_cache(url)
+    assert caught.value.hint and "\n" not in caught.value.message
+
+
+def test_an_archive_is_read_and_writing_to_it_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "cache.zip", "w") as archive:
+        archive.writestr("blobs/aa/one", b"1")
+    store = open_cache(f"zip://::file://{tmp_path}/cache.zip").store
+    assert store.get("blobs/aa/one") == b"1" and [entry.key for entry in store.list("blobs")] == ["blobs/aa/one"]
+    with pytest.raises(StoreReadOnly, match="cannot be written to"):
+        store.put("blobs/aa/two", b"2")

@@ -1,0 +1,385 @@
+"""`ttbert cache ...` as people and scripts use it: what it says, what it leaves with, and what it does not do unasked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from models import COMMIT, TENSORS, TINY, age, blob_path, build, files, flip_bit, open_local, publish
+from program import Done, command, environment, ttbert
+
+from ttbert.cache.cache import blob_key, manifest_key
+from ttbert.cache.digest import blake3_of
+from ttbert.cache.refs import Ref
+
+OTHER = Ref("someone/other", "main", "bfp8")
+OTHER_TENSORS = {"embeddings": TENSORS["embeddings"], "other": b"o" * 4000}
+COMMANDS = [("info",), ("ls",), ("show", "tiny"), ("verify",), ("rm", "tiny", "--yes"), ("gc", "--yes")]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A cache with two models that share a tensor and two files."""
+    root = tmp_path / "cache"
+    publish(open_local(root))
+    publish(open_local(root), OTHER, OTHER_TENSORS, b"other recipe", "someone/other")
+    return root
+
+
+def run(root: Path | str, *arguments: object, **extra: str) -> Done:
+    return ttbert("cache", *arguments, TTBERT_CACHE=str(root), **extra)
+
+
+def run_with_input(root: Path, text: str | None, *arguments: object) -> Done:
+    """Run with that typed on stdin, which is closed altogether for None; it must not wait for more."""
+    closed = ["sh", "-c", 'exec "$@" <&-', "sh"] if text is None else []
+    done = subprocess.run(
+        [*closed, *command("cache", *arguments)],
+        env=environment(TTBERT_CACHE=str(root)),
+        input=None if text is None else text.encode(),
+        capture_output=True,
+        timeout=60,
+    )
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+# Root may look into every folder. The program is imported first, since it may lie in one of those.
+AS_NOBODY = """
+import os
+import tqdm, ttbert.cache.verify, ttbert.cli
+if os.geteuid() == 0:
+    os.setegid(65534)
+    os.seteuid(65534)
+ttbert.cli.main()
+"""
+
+
+# info
+
+
+def test_info_says_where_the_cache_is_and_what_is_in_it(root: Path) -> None:
+    done = run(root, "info").succeeded()
+    assert str(root) in done.out and "TTBERT_CACHE" in done.out
+    assert "models       2" in done.out and "blobs        6, 10.0 kB" in done.out and "free" in done.out
+    document = run(root, "info", "--json").succeeded().document
+    assert (document["cache"], document["chosen_by"]) == (str(root), "TTBERT_CACHE")
+    assert (document["models"], document["blobs"], document["quarantined"], document["left_behind"]) == (2, 6, 0, 0)
+    assert document["creates_atomically"] is True and document["bytes_free"] > 0
+    assert document["bytes"] == sum(len(content) for key, content in files(root).items() if not key.startswith("refs/"))
+
+
+def test_the_option_beats_the_environment_and_that_the_default(root: Path, tmp_path: Path) -> None:
+    option = ttbert("cache", "info", "--json", "--cache", root, TTBERT_CACHE=str(tmp_path / "other")).document
+    default = ttbert("cache", "info", "--json", XDG_CACHE_HOME=str(tmp_path / "home")).document
+    assert (option["cache"], option["chosen_by"]) == (str(root), "--cache")
+    assert (default["cache"], default["chosen_by"]) == (str(tmp_path / "home/ttbert"), "default")
+    assert default["models"] == 0 and not (tmp_path / "home").exists()
+
+
+def test_info_of_a_store_that_promises_less_says_so() -> None:
+    done = run("memory://x", "info").succeeded()
+    assert "not exactly once" in done.out and "free" not in done.out
+
+
+# ls and show
+
+
+def test_ls_tells_sizes_and_what_is_shared(root: Path) -> None:
+    lines = run(root, "ls").succeeded().out.splitlines()
+    assert lines[0].split() == ["model", "manifest", "size", "own", "converted", "state"]
+    assert lines[1].split()[0] == str(TINY) and "6.0 kB  3.0 kB" in lines[1] and lines[1].endswith("complete")
+    assert lines[2].split()[0] == str(OTHER) and "7.0 kB  4.0 kB" in lines[2] and lines[2].endswith("complete")
+    rows = run(root, "ls", "--json").succeeded().document
+    assert [(row["ref"], row["bytes"], row["own_bytes"], row["state"]) for row in rows] == [
+        (str(TINY), 6021, 3000, "complete"),
+        (str(OTHER), 7021, 4000, "complete"),
+    ]
+
+
+def test_ls_sorts(root: Path) -> None:
+    assert [row["ref"] for row in run(root, "ls", "--sort", "size", "--json").document] == [str(OTHER), str(TINY)]
+    assert len(run(root, "ls", "--sort", "age", "--json").document) == 2
+
+
+def test_ls_shows_what_is_not_whole(root: Path) -> None:
+    blob_path(root, OTHER_TENSORS["other"]).unlink()
+    (entry,) = open_local(root).store.list(TINY.folder)
+    flip_bit(root / entry.key, 2)
+    tiny, other = run(root, "ls", "--json").succeeded().document
+    assert "1 blobs missing" in other["state"] and "other first" in other["state"]
+    assert entry.key in tiny["state"]
+    assert str(TINY) in run(root, "ls").succeeded().out
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["empty", "missing"])
+def test_an_empty_or_missing_cache_is_no_error_and_is_not_made(tmp_path: Path, exists: bool) -> None:
+    root = tmp_path / "cache"
+    if exists:
+        root.mkdir()
+    ls = run(root, "ls").succeeded()
+    assert "is empty" in ls.out and "ttbert convert bundled" in ls.out and str(root) in ls.out
+    assert run(root, "ls", "--json").succeeded().document == []
+    assert "models       0" in run(root, "info").succeeded().out
+    assert "all sound" in run(root, "verify").succeeded().out
+    assert run(root, "verify", "--json").succeeded().document["sound"] is True
+    assert "nothing to delete" in run(root, "gc").succeeded().out
+    assert run(root, "gc", "--json").succeeded().document["waste"] == []
+    assert root.exists() is exists
+
+
+def test_show_tells_provenance_and_tensors(root: Path) -> None:
+    out = run(root, "show", "tiny").succeeded().out
+    manifest = open_local(root).resolve(TINY)
+    assert manifest is not None
+    for text in (
+        str(TINY),
+        str(manifest.digest),
+        str(manifest.manifest.action),
+        f"someone/tiny@{COMMIT[:12]}",
+        "model.safetensors",
+        "bfloat8_b",
+        "32 x 32",
+        "3,000",
+        "tokenizer.json",
+        "ttbert 0",
+        "6.0 kB, of which 3.0 kB are of this model alone",
+    ):
+        assert text in out, text
+    document = run(root, "show", "tiny", "--json").succeeded().document
+    assert document["provenance"]["commit"] == COMMIT and [each["name"] for each in document["tensors"]] == list(TENSORS)
+    assert document["manifest"] == str(manifest.digest)
+
+
+def test_show_takes_a_digest(root: Path) -> None:
+    cached = open_local(root).resolve(OTHER)
+    assert cached is not None
+    assert run(root, "show", cached.digest.short, "--json").document["ref"] == str(OTHER)
+
+
+@pytest.mark.parametrize("verb", ["show", "verify", "rm"])
+def test_an_unknown_name_is_exit_code_2(root: Path, verb: str) -> None:
+    run(root, verb, "nothing").failed_at_once(2, "no model in the cache is called 'nothing'", "ttbert cache ls")
+    run(root, verb, "not a name").failed_at_once(2, "is not a ref")
+
+
+def test_an_ambiguous_name_is_exit_code_2(root: Path) -> None:
+    publish(open_local(root), Ref("someone/other", "v2", "bfp8"))
+    run(root, "show", "someone/other").failed_at_once(2, f"{OTHER}, someone/other@v2:bfp8", "whole name")
+
+
+def test_show_of_a_damaged_model_is_exit_code_7(root: Path) -> None:
+    cached = open_local(root).resolve(TINY)
+    assert cached is not None
+    flip_bit(root / manifest_key(cached.digest))
+    run(root, "show", "tiny").failed_at_once(7, "is damaged", "ttbert cache verify")
+    run(root, "show", cached.digest.short).failed_at_once(7, "is damaged")
+
+
+def test_errors_are_json_too_where_json_is_asked_for(root: Path) -> None:
+    done = run(root, "show", "nothing", "--json")
+    assert done.exit_code == 2 and done.document["error"]["kind"] == "InputError" and done.document["error"]["exit_code"] == 2
+
+
+# verify
+
+
+def test_verify_of_a_sound_cache(root: Path) -> None:
+    assert "8 objects" in run(root, "verify").succeeded().out
+    assert "6 objects" in run(root, "verify", "tiny").succeeded().out
+
+
+def test_verify_of_damage_is_exit_code_7_and_repair_keeps_the_bytes(root: Path) -> None:
+    damaged = flip_bit(blob_path(root, TENSORS["embeddings"]))
+    blob_path(root, OTHER_TENSORS["other"]).unlink()
+    before = files(root)
+    done = run(root, "verify")
+    assert done.exit_code == 7 and "Traceback" not in done.err and "--repair" in done.err
+    key = blob_key(blake3_of(TENSORS["embeddings"]))
+    assert f"{key}: its digest is blake3:" in done.out and f"needed by {TINY}, {OTHER}" in done.out
+    assert f"missing, needed by {OTHER}" in done.out and "2 wrong" in done.out
+    assert files(root) == before
+
+    assert run(root, "verify", "tiny").exit_code == 7
+    repaired = run(root, "verify", "--repair", "--json")
+    assert repaired.exit_code == 7 and repaired.document["sound"] is False
+    moved = {finding["key"]: finding["moved"] for finding in repaired.document["findings"]}
+    assert (root / moved[key]).read_bytes() == damaged and len(files(root)) == len(before)
+    assert run(root, "verify").exit_code == 7, "a model that lacks a blob is not whole"
+    publish(open_local(root))
+    publish(open_local(root), OTHER, OTHER_TENSORS, b"other recipe", "someone/other")
+    run(root, "verify").succeeded()
+
+
+# rm
+
+
+def test_rm_forgets_the_name_and_keeps_the_bytes(root: Path) -> None:
+    before = {key for key in files(root) if not key.startswith("refs/")}
+    done = run(root, "rm", "tiny", "--yes").succeeded()
+    assert f"forgot {TINY}" in done.out and "3.0 kB" in done.err
+    assert {key for key in files(root) if not key.startswith("refs/")} == before
+    assert [row["ref"] for row in run(root, "ls", "--json").document] == [str(OTHER)]
+    run(root, "rm", "tiny", "--yes").failed_at_once(2, "no model in the cache")
+
+
+def test_rm_can_be_tried_first(root: Path) -> None:
+    before = files(root)
+    done = run(root, "rm", "tiny", "--dry-run").succeeded()
+    assert "ttbert cache gc" in done.err and "forgot" not in done.out
+    assert run(root, "rm", "tiny", "--dry-run", "--json").succeeded().document == {
+        "ref": str(TINY),
+        "removed": False,
+        "bytes_freed_by_gc": 3000,
+    }
+    assert files(root) == before
+    assert run(root, "rm", "tiny", "--yes", "--json").succeeded().document["removed"] is True
+
+
+def test_rm_of_a_damaged_model_works(root: Path) -> None:
+    """It is the way out that gc and verify name."""
+    (entry,) = open_local(root).store.list(TINY.folder)
+    flip_bit(root / entry.key, 2)
+    run(root, "gc").failed_at_once(7, f"ttbert cache rm {TINY}")
+    run(root, "rm", TINY, "--yes").succeeded()
+    run(root, "gc", "--dry-run").succeeded()
+
+
+# gc
+
+
+def test_gc_plans_in_words_and_deletes_what_nothing_needs(root: Path) -> None:
+    open_local(root).remove_ref(TINY)
+    young = run(root, "gc", "--yes").succeeded()
+    assert "nothing to delete" in young.out and "4 objects are unused too, but younger than 24 hours" in young.out
+    age(root)
+    before = files(root)
+    plan = run(root, "gc", "--dry-run").succeeded()
+    assert f"someone/tiny@{COMMIT[:12]}:bfp8, to which no name leads" in plan.out and "4 objects to delete" in plan.out
+    document = run(root, "gc", "--dry-run", "--json").succeeded().document
+    assert files(root) == before and document["dry_run"] is True and document["freed"] == 0
+    done = run(root, "gc", "--yes").succeeded()
+    assert "freed" in done.out
+    gone = before.keys() - files(root).keys()
+    assert gone == {each["key"] for each in document["waste"]} and len(gone) == 4
+    run(root, "verify").succeeded()
+
+
+def test_gc_takes_another_grace_and_the_quarantine(root: Path) -> None:
+    flip_bit(blob_path(root, TENSORS["layer"]))
+    run(root, "verify", "--repair")
+    publish(open_local(root))
+    assert run(root, "gc", "--grace", "0", "--yes", "--json").document["waste"] == []
+    done = run(root, "gc", "--grace", "0", "--quarantined", "--yes", "--json").succeeded().document
+    assert [each["reason"] for each in done["waste"]] == ["in quarantine"] and done["freed"] == 2000
+    assert ttbert("cache", "gc", "--grace", "-1", TTBERT_CACHE=str(root)).exit_code == 2
+
+
+# Asking
+
+
+@pytest.mark.parametrize("arguments", [("rm", "tiny"), ("gc",), ("rm", "tiny", "--json"), ("gc", "--json")], ids=" ".join)
+def test_without_an_answer_nothing_is_changed_and_nobody_waits(root: Path, arguments: tuple[str, ...]) -> None:
+    cache = open_local(root)
+    cache.remove_ref(OTHER)
+    age(root)
+    before = files(root)
+    for text in ("", None):
+        done = run_with_input(root, text, *arguments)
+        assert done.exit_code == 2 and "nobody is there to answer" in done.err and "--yes" in done.err
+        assert "Traceback" not in done.err and "failed in a way" not in done.err
+        if "--json" in arguments:
+            assert done.document["error"]["exit_code"] == 2
+        assert "frees" in done.err or "to delete" in done.err + done.out, "it asks without saying what for"
+    done = run_with_input(root, "n\n", *arguments)
+    assert done.exit_code == 1 and "nothing was changed" in done.err and "interrupted" not in done.err
+    assert files(root) == before
+
+
+def test_yes_is_an_answer(root: Path) -> None:
+    assert run_with_input(root, "y\n", "rm", "tiny").exit_code == 0
+    age(root)
+    assert run_with_input(root, "y\n", "gc").exit_code == 0
+    assert not blob_path(root, TENSORS["layer"]).exists()
+
+
+# Caches that are none
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
+def test_a_file_is_no_cache(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_bytes(b"mine")
+    run(file, *arguments).failed_at_once(5, f"{file} is a file", "TTBERT_CACHE")
+    assert file.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    "url,exit_code,says",
+    [
+        ("foo://x", 2, "Protocol not known: foo"),
+        ("s3://bucket/x", 2, "s3fs"),
+        ("~nobody-of-this-name/x", 2, "home directory"),
+        ("ftp://127.0.0.1:9/x", 11, "refused"),
+    ],
+)
+def test_an_address_that_cannot_be_opened_is_two_lines(url: str, exit_code: int, says: str) -> None:
+    if url.startswith("s3:"):
+        try:
+            import s3fs  # noqa: F401
+        except ImportError:
+            pass
+        else:
+            pytest.skip("s3fs is installed here")
+    run(url, "ls").failed(exit_code, says)
+    done = run(url, "info", "--json")
+    assert done.exit_code == exit_code and done.document["error"]["exit_code"] == exit_code
+
+
+def test_an_empty_address_is_refused(tmp_path: Path) -> None:
+    """Such as `--cache "$UNSET"`: it must not mean the folder one happens to be in."""
+    ttbert("cache", "ls", "--cache", "").failed_at_once(2, "cannot be a cache")
+
+
+def test_a_folder_that_may_not_be_looked_into_is_exit_code_9(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    publish(open_local(closed / "cache"))
+    closed.chmod(0)
+    opened = [path for path in [tmp_path, *tmp_path.parents] if path.name.startswith("pytest-") or path == tmp_path]
+    modes = [(path, path.stat().st_mode) for path in opened]
+    for path in opened:
+        path.chmod(0o755)
+    try:
+        for verb in ("info", "ls", "verify"):
+            done = subprocess.run(
+                [sys.executable, "-c", AS_NOBODY, "cache", verb, "--cache", str(closed / "cache")],
+                env=environment(),
+                capture_output=True,
+                timeout=60,
+            )
+            Done(done.returncode, done.stdout.decode(), done.stderr.decode()).failed_at_once(9, "permission denied", "closed")
+    finally:
+        for path, mode in modes:
+            path.chmod(mode)
+        closed.chmod(0o755)
+
+
+def test_looking_at_a_cache_needs_neither_torch_nor_ttnn_nor_fsspec(root: Path) -> None:
+    for arguments in (("info",), ("ls",), ("show", "tiny"), ("verify",), ("gc", "--dry-run")):
+        done = run(root, *arguments, PYTHONPROFILEIMPORTTIME="1")
+        modules = {line.rpartition("|")[2].strip() for line in done.err.splitlines() if line.startswith("import time:")}
+        assert done.exit_code == 0 and not modules & {"torch", "ttnn", "numpy", "fsspec", "huggingface_hub", "transformers"}
+
+
+def test_blobs_of_an_unfinished_conversion_belong_to_nobody(root: Path) -> None:
+    build(open_local(root), {"unfinished": b"u" * 500}, b"unfinished recipe")
+    age(root)
+    done = run(root, "gc", "--dry-run").succeeded()
+    assert "1 objects" in done.out and "no model uses it" in done.out
+
+
+@pytest.mark.parametrize("verb", [each[0] for each in COMMANDS])
+def test_every_command_has_help_with_an_example(verb: str) -> None:
+    assert f"\n  ttbert cache {verb}" in ttbert("cache", verb, "--help").succeeded().out
+    assert verb in ttbert("cache", "--help").succeeded().out

@@ -1,0 +1,318 @@
+"""What `ttbert demo` promises: the right answers from the cache alone, and one clear error for each cause."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import tiny
+from program import NO_SOCKETS, command, environment, imported, make_hook, objects, ttbert
+
+from ttbert.cache.cache import open_cache
+from ttbert.cache.refs import Ref
+from ttbert.demo.inputs import Question, built_in_questions, read_questions
+
+ANSWERS = [
+    "Canada's Bay of Fundy",
+    "Luis Ramírez de Lucena",
+    "",
+    "John Fowler and Benjamin Baker",
+    "nine years",
+    "Edward Wright",
+    "",
+    "twenty thousand pounds",
+]
+LONG = Path(__file__).parent / "data" / "long_context.json"
+QUESTIONS = [{"context": "the tea is hot", "question": "is it tea"}, {"context": "a hat", "question": "hat"}]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the bundled model in it."""
+    cache = tmp_path_factory.mktemp("demo") / "cache"
+    ttbert("convert", "bundled", "--cache", cache).succeeded()
+    return cache
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write(tmp_path_factory.mktemp("models") / "tiny", tiny.checkpoint())
+
+
+@pytest.fixture(scope="module")
+def tiny_cache(tiny_folder: Path) -> Path:
+    cache = tiny_folder.parent / "cache"
+    ttbert("convert", tiny_folder, "--cache", cache).succeeded()
+    return cache
+
+
+def inputs(folder: Path, content: object) -> Path:
+    path = folder / "questions.json"
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return path
+
+
+# Answers
+
+
+def test_bundled_model_answers_the_built_in_questions_from_the_cache_alone(cache: Path, tmp_path: Path) -> None:
+    before = objects(cache)
+    hook = make_hook(tmp_path / "hook", NO_SOCKETS)
+    arguments = ("demo", "--model", "bundled", "--json", "--cache", cache)
+    done = ttbert(*arguments, hook=hook, PYTHONPROFILEIMPORTTIME="1").succeeded()
+    assert not {name.partition(".")[0] for name in imported(done)} & {"transformers", "huggingface_hub", "safetensors"}
+    assert objects(cache) == before
+
+    document = done.document
+    answers = document.pop("answers")
+    assert [each["answer"] for each in answers] == ANSWERS
+    for each, question in zip(answers, built_in_questions(), strict=False):
+        assert each.keys() == {"question", "answer", "start", "end", "score"} and each["question"] == question.question
+        assert question.context[each["start"] : each["end"]] == each["answer"]
+        assert 0 < each["score"] <= 1.000001
+    seconds = document.pop("seconds")
+    assert seconds.keys() == {"preparing_inputs", "loading_weights", "first_run", "steady_runs", "postprocessing"}
+    assert seconds["steady_runs"] and min(*seconds["steady_runs"], seconds["loading_weights"], seconds["first_run"]) > 0
+    assert document.pop("inputs_per_second") > 0
+    assert document == {
+        "model": "bundled",
+        "policy": "bfp8",
+        "board": "cpu",
+        "batch": 8,
+        "manifest": str(open_cache(str(cache)).resolve(Ref("bundled", None, "bfp8")).digest),
+        "tokens": 384,
+        "windows": 8,
+        "batches": 1,
+    }
+
+
+def test_long_context_is_read_in_windows_and_answered_wherever_the_answer_is(cache: Path) -> None:
+    done = ttbert("demo", "--model", "bundled", "--batch", "2", "--input", LONG, "--json", "--cache", cache).succeeded()
+    assert {each["question"]: each["answer"] for each in done.document["answers"]} == {
+        "How large was the prize that Parliament offered?": "twenty thousand pounds",
+        "Who wrote the oldest surviving book on modern chess?": "Luis Ramírez de Lucena",
+    }
+    assert done.document["windows"] > 8 and done.document["batches"] == -(-done.document["windows"] // 2)
+    for each, source in zip(done.document["answers"], json.loads(LONG.read_bytes()), strict=True):
+        assert source["context"][each["start"] : each["end"]] == each["answer"]
+
+
+def test_answer_is_in_brackets_in_a_pipe_and_in_colour_on_a_terminal(cache: Path) -> None:
+    arguments = ("demo", "--model", "bundled", "--batch", "1", "--cache", cache)
+    piped = ttbert(*arguments).succeeded().out
+    assert re.search(r"\[\[Canada's\s+Bay\s+of\s+Fundy\]\]", piped) and "\033" not in piped
+    assert "1. Where are the highest tides" in piped and "inputs/s" in piped
+    shown = on_a_terminal(command(*arguments))
+    assert re.search(r"\033\[1;32mCanada's\s+Bay\s+of\s+Fundy\033\[0m", shown) and "[[" not in shown
+
+
+def on_a_terminal(arguments: Sequence[str]) -> str:
+    """What a command writes to a terminal of 80 columns."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(arguments, env=environment(TERM="xterm", COLUMNS="80"), stdout=theirs, stderr=subprocess.PIPE)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    _, err = process.communicate()
+    assert process.returncode == 0, err.decode()
+    return shown.decode()
+
+
+# Getting the model
+
+
+def test_miss_is_converted_first_and_said_so_and_the_next_run_is_a_hit(tiny_folder: Path, tmp_path: Path) -> None:
+    file = inputs(tmp_path, QUESTIONS)
+    arguments = ("demo", "--model", tiny_folder, "--batch", "2", "--input", file, "--json", "--cache", tmp_path / "cache")
+    first = ttbert(*arguments).succeeded()
+    assert f"{tiny_folder} (bfp8) is not in the cache {tmp_path / 'cache'}: converting it first" in first.err
+    before = objects(tmp_path / "cache")
+    second = ttbert(*arguments).succeeded()
+    assert "converting" not in second.err and objects(tmp_path / "cache") == before
+    assert second.document["answers"] == first.document["answers"]
+
+
+def test_folder_that_changed_is_not_answered_from_the_old_conversion(tiny_cache: Path, tmp_path: Path) -> None:
+    folder = tiny.write(tmp_path / "tiny", {**tiny.checkpoint(), "vocab.txt": tiny.VOCAB_TXT.replace(b"[CLS]", b"[CLX]")})
+    arguments = ("demo", "--model", folder, "--batch", "1", "--cache", tiny_cache)
+    done = ttbert(*arguments)
+    assert "is not in the cache" in done.err
+    done.failed(3, "vocab.txt has no [CLS]")
+
+
+def test_read_only_cache_serves_a_demo(tiny_folder: Path, tiny_cache: Path, small_disk: Path, tmp_path: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=10m", small_disk], check=True)
+    subprocess.run(["cp", "-a", f"{tiny_cache}/.", small_disk], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    file = inputs(tmp_path, QUESTIONS)
+    ttbert("demo", "--model", tiny_folder, "--batch", "2", "--input", file, "--cache", small_disk).succeeded()
+
+
+def test_offline_without_the_default_model_names_the_bundled_one(tmp_path: Path) -> None:
+    hook = make_hook(tmp_path / "hook", NO_SOCKETS)
+    done = ttbert("demo", "--offline", "--cache", tmp_path / "cache", hook=hook, HF_HOME=str(tmp_path / "hf"))
+    done.failed_at_once(6, "phiyodr/bert-large-finetuned-squad2", "--model bundled")
+
+
+def test_hub_out_of_reach_names_the_bundled_model(tmp_path: Path) -> None:
+    env = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    ttbert("demo", "--cache", tmp_path / "cache", **env).failed_at_once(11, "http://127.0.0.1:9", "--model bundled")
+
+
+def test_model_without_a_head_is_refused(tmp_path: Path) -> None:
+    weights = {name: array for name, array in tiny.arrays(prefix="").items() if not name.startswith("qa_")}
+    folder = tiny.write(tmp_path / "plain", tiny.checkpoint(weights, architectures=["BertModel"]))
+    ttbert("demo", "--model", folder, "--cache", tmp_path / "cache").failed(
+        3, "BertModel, which has no question-answering head"
+    )
+
+
+def test_damaged_blob_is_named_with_its_tensor_and_nothing_is_answered(
+    tiny_folder: Path, tiny_cache: Path, tmp_path: Path
+) -> None:
+    cache, blob = copied(tiny_cache, tmp_path)
+    content = bytearray(blob.read_bytes())
+    content[-1] ^= 1
+    blob.write_bytes(content)
+    arguments = ("demo", "--model", tiny_folder, "--batch", "1", "--cache", cache)
+    ttbert(*arguments).failed(7, str(blob), "layers.1.up.weight", "ttbert cache verify --repair")
+    assert blob.name in ttbert("cache", "verify", "--repair", "--cache", cache).out and not blob.exists()
+    ttbert(*arguments).succeeded()
+
+
+def test_model_that_is_visibly_not_whole_is_converted_again(tiny_folder: Path, tiny_cache: Path, tmp_path: Path) -> None:
+    cache, blob = copied(tiny_cache, tmp_path)
+    content = blob.read_bytes()
+    blob.write_bytes(content[:-1])
+    done = ttbert("demo", "--model", tiny_folder, "--batch", "1", "--cache", cache).succeeded()
+    assert "is not in the cache" in done.err and blob.read_bytes() == content
+    assert len(list(cache.glob("quarantine/*"))) == 1
+
+
+def copied(cache: Path, folder: Path) -> tuple[Path, Path]:
+    """A copy of a cache with the tiny model, and the file of one tensor in it."""
+    copy = folder / "cache"
+    shutil.copytree(cache, copy)
+    found = open_cache(str(copy)).resolve(Ref("local/tiny", None, "bfp8"))
+    assert found is not None
+    entry = next(each for each in found.manifest.tensors if each.name == "layers.1.up.weight")
+    return copy, copy / "blobs" / entry.blob.hex[:2] / entry.blob.hex
+
+
+# Inputs
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"[{", "is not JSON"),
+        (b"\xff\xfe\xff", "is not JSON"),
+        ({"context": "a", "question": "b"}, "holds no list"),
+        ([], "holds nothing"),
+        (["a"], "input 1 is not an object"),
+        ([*QUESTIONS, {"context": "a"}], "input 3: it has no 'question'"),
+        ([{"question": "a"}], "input 1: it has no 'context'"),
+        ([{"context": " \n", "question": "b"}], "input 1: its 'context' is empty"),
+        ([{"context": "a", "question": ""}], "input 1: its 'question' is empty"),
+        ([{"context": ["a"], "question": "b"}], "input 1: its 'context' is not text"),
+    ],
+)
+def test_input_that_is_not_a_list_of_questions_is_refused_with_its_place(tmp_path: Path, content: object, says: str) -> None:
+    file = inputs(tmp_path, content)
+    ttbert("demo", "--model", "bundled", "--input", file).failed_at_once(2, str(file), says, '{"context": "...", "question"')
+
+
+def test_input_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    ttbert("demo", "--input", tmp_path / "gone.json").failed_at_once(2, f"there is no file {tmp_path / 'gone.json'}")
+    ttbert("demo", "--input", tmp_path).failed_at_once(2, str(tmp_path), "cannot be read")
+
+
+def test_wrong_number_of_inputs_is_refused_with_what_to_pass(tmp_path: Path) -> None:
+    file = inputs(tmp_path, QUESTIONS)
+    ttbert("demo", "--input", file).failed_at_once(2, "has 2 inputs, but the batch is 8", "--batch 2", "--pad")
+    ttbert("demo", "--batch", "1", "--input", file).failed_at_once(2, "has 2 inputs, but the batch is 1", "--batch 2")
+    built_in = len(built_in_questions())
+    ttbert("demo", "--batch", "500").failed_at_once(2, f"there are {built_in} built-in", f"--batch {built_in}", "--pad")
+
+
+def test_pad_takes_any_number_of_inputs(tiny_folder: Path, tiny_cache: Path, tmp_path: Path) -> None:
+    file = inputs(tmp_path, QUESTIONS + QUESTIONS[:1])
+    arguments = ("demo", "--model", tiny_folder, "--input", file, "--json", "--cache", tiny_cache, "--pad", "--batch")
+    padded, exact = (ttbert(*arguments, batch).succeeded().document for batch in ("2", "3"))
+    assert (padded["batches"], exact["batches"]) == (2, 1) and len(padded["answers"]) == 3
+    assert [each["answer"] for each in padded["answers"]] == [each["answer"] for each in exact["answers"]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_input_files_of_other_systems_are_read(tmp_path: Path, encoding: str) -> None:
+    file = inputs(tmp_path, json.dumps([{"context": "東京", "question": "é"}], ensure_ascii=False).encode(encoding))
+    assert read_questions(file) == [Question("é", "東京")]
+
+
+def test_question_that_fills_the_model_is_refused(tiny_folder: Path, tiny_cache: Path, tmp_path: Path) -> None:
+    file = inputs(tmp_path, [{"context": "tea", "question": "tea " * 40}])
+    arguments = ("demo", "--model", tiny_folder, "--batch", "1", "--input", file, "--cache", tiny_cache)
+    ttbert(*arguments).failed(2, "the question has 120 tokens; at most 92 fit")
+
+
+# Boards
+
+
+@pytest.mark.parametrize(
+    ("board", "batch", "exit_code", "says"),
+    [
+        ("n150", 12, 4, ("batch 12 does not fit an n150", "at most 8", "--batch 8 or less")),
+        ("e150", 13, 4, ("batch 13 does not fit an e150", "--batch 12 or less")),
+        ("e150", 12, 12, ("v0.55", "--board cpu")),
+        ("n150", 8, 12, ("batch 8 fits an n150", "--board cpu")),
+        ("n150", 7, 12, ("batch 7 fits an n150", "--board cpu")),
+    ],
+)
+def test_batch_is_checked_against_the_board_before_anything_else(
+    tmp_path: Path, board: str, batch: int, exit_code: int, says: tuple[str, ...]
+) -> None:
+    arguments = ("demo", "--board", board, "--batch", batch, "--input", tmp_path / "gone", "--cache", tmp_path / "cache")
+    ttbert(*arguments).failed_at_once(exit_code, *says)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_batch_of_seven_runs_on_the_cpu(tiny_folder: Path, tiny_cache: Path, tmp_path: Path) -> None:
+    file = inputs(tmp_path, QUESTIONS[:1] * 7)
+    arguments = ("demo", "--model", tiny_folder, "--input", file, "--batch", "7", "--board", "cpu", "--json")
+    done = ttbert(*arguments, "--cache", tiny_cache).succeeded()
+    assert done.document["batch"] == 7 and len(done.document["answers"]) == 7
+
+
+# Help
+
+COMMANDS = ["convert", "demo", *(f"cache {verb}" for verb in ("info", "ls", "show", "verify", "rm", "gc"))]
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_has_an_example_and_starts_nothing_heavy(name: str) -> None:
+    done = ttbert(*name.split(), "--help", PYTHONPROFILEIMPORTTIME="1").succeeded()
+    assert re.search(rf"^  ttbert {name or 'convert'}\b", done.out, re.MULTILINE), done.out
+    assert name == "" or "--json" in done.out
+    roots = {module.partition(".")[0] for module in imported(done)}
+    assert not roots & {"torch", "ttnn", "transformers", "numpy", "huggingface_hub", "tokenizers", "fsspec"}
+
+
+def test_version_is_printed() -> None:
+    from ttbert import __version__
+
+    assert ttbert("--version").succeeded().out == f"ttbert, version {__version__}\n"

@@ -1,0 +1,225 @@
+"""Names in the cache: what they mean, what they meant before, and what several machines do to them at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from models import COMMIT, files
+
+from ttbert.cache.digest import Digest, blake3_of
+from ttbert.cache.local import LocalStore
+from ttbert.cache.refs import Ref, RefEntry, list_refs, move_ref, parse_ref, read_ref, remove_ref
+from ttbert.cache.store import is_key
+from ttbert.errors import InputError
+
+HUB = Ref("someone/bert-large", "main", "bfp8")
+ONE, TWO = blake3_of(b"one"), blake3_of(b"two")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "cache")
+
+
+def history(store: LocalStore, ref: Ref) -> list[Digest]:
+    return [RefEntry.parse(store.get(entry.key), entry.key).manifest for entry in store.list(ref.folder)]
+
+
+def meaning(store: LocalStore, ref: Ref) -> Digest | None:
+    entry = read_ref(store, ref)
+    return entry.manifest if entry else None
+
+
+def test_a_name_means_what_it_was_moved_to_last(store: LocalStore) -> None:
+    assert read_ref(store, HUB) is None
+    assert move_ref(store, HUB, ONE, "someone/bert-large", COMMIT) is None
+    entry = read_ref(store, HUB)
+    assert entry is not None
+    assert (entry.manifest, entry.repo, entry.commit) == (ONE, "someone/bert-large", COMMIT)
+    before = move_ref(store, HUB, TWO, "someone/bert-large", None)
+    assert before == entry and meaning(store, HUB) == TWO
+
+
+def test_what_a_name_meant_before_is_kept(store: LocalStore) -> None:
+    for manifest in (ONE, TWO, ONE):
+        move_ref(store, HUB, manifest, "someone/bert-large", COMMIT)
+    assert history(store, HUB) == [ONE, TWO, ONE]
+
+
+def test_moving_a_name_to_where_it_is_writes_nothing(store: LocalStore) -> None:
+    move_ref(store, HUB, ONE, "repo", COMMIT)
+    before = files(store.root)
+    assert move_ref(store, HUB, ONE, "repo", COMMIT) == read_ref(store, HUB)
+    assert files(store.root) == before
+    move_ref(store, HUB, ONE, "repo", "another commit")
+    assert history(store, HUB) == [ONE, ONE]
+
+
+def test_a_removed_name_is_forgotten_with_its_history(store: LocalStore) -> None:
+    other = Ref("local/other", None, "bfp8")
+    for manifest in (ONE, TWO):
+        move_ref(store, HUB, manifest, "repo", COMMIT)
+        move_ref(store, other, manifest, "repo", COMMIT)
+    assert remove_ref(store, HUB) is True
+    assert remove_ref(store, HUB) is False
+    assert read_ref(store, HUB) is None and history(store, HUB) == []
+    assert list(list_refs(store)) == [other] and meaning(store, other) == TWO
+    move_ref(store, HUB, ONE, "repo", COMMIT)
+    assert meaning(store, HUB) == ONE
+
+
+def test_a_history_may_pass_any_number_of_digits(store: LocalStore) -> None:
+    entry = RefEntry(ONE, "repo", None, "2026-01-01T00:00:00+00:00")
+    store.put(f"{HUB.folder}/99999999", entry.to_bytes())
+    move_ref(store, HUB, TWO, "repo", None)
+    assert [each.key.rpartition("/")[2] for each in store.list(HUB.folder)] == ["100000000", "99999999"]
+    assert meaning(store, HUB) == TWO
+
+
+def test_a_name_whose_history_has_a_gap_means_its_highest_entry(store: LocalStore) -> None:
+    for manifest in (ONE, TWO, ONE):
+        move_ref(store, HUB, manifest, "repo", None)
+    store.delete(f"{HUB.folder}/00000002")
+    assert meaning(store, HUB) == ONE
+    move_ref(store, HUB, TWO, "repo", None)
+    assert history(store, HUB) == [ONE, ONE, TWO]
+
+
+MOVER = """
+import sys, time
+from pathlib import Path
+from ttbert.cache.digest import blake3_of
+from ttbert.cache.local import LocalStore
+from ttbert.cache.refs import Ref, move_ref
+store, ref, mover = LocalStore(Path(sys.argv[1])), Ref("someone/bert-large", "main", "bfp8"), sys.argv[2]
+time.sleep(max(0, float(sys.argv[3]) - time.time()))
+for step in range(10):
+    move_ref(store, ref, blake3_of(f"{mover}.{step}".encode()), mover, None)
+"""
+
+
+def test_concurrent_movers_lose_nothing(store: LocalStore) -> None:
+    start = time.time() + 1.0
+    movers = [subprocess.Popen([sys.executable, "-c", MOVER, str(store.root), str(n), str(start)]) for n in range(6)]
+    assert [mover.wait(timeout=60) for mover in movers] == [0] * 6
+    moved = history(store, HUB)
+    assert sorted(moved) == sorted(blake3_of(f"{mover}.{step}".encode()) for mover in range(6) for step in range(10))
+    for mover in range(6):  # and each mover's own moves are in its order
+        mine = [blake3_of(f"{mover}.{step}".encode()) for step in range(10)]
+        assert [manifest for manifest in moved if manifest in mine] == mine
+    assert list(store.debris()) == []
+
+
+# Names as people write them
+
+
+@pytest.mark.parametrize(
+    "text,parts",
+    [
+        ("bundled", ("bundled", None, None)),
+        ("someone/bert", ("someone/bert", None, None)),
+        ("someone/bert@main", ("someone/bert", "main", None)),
+        ("someone/bert@feature/x-1:bfp8", ("someone/bert", "feature/x-1", "bfp8")),
+        ("local/my.model:bf16", ("local/my.model", None, "bf16")),
+        ("bert@refs/pr/3", ("bert", "refs/pr/3", None)),
+        ("bert@v1.0@rc", ("bert", "v1.0@rc", None)),
+    ],
+)
+def test_names_are_read_as_written(text: str, parts: tuple[str, str | None, str | None]) -> None:
+    assert parse_ref(text) == parts
+
+
+@pytest.mark.parametrize("text", ["", " ", "@main", ":bfp8", "a b", "a@", "a:", "a:BFP8", "a@b c", "a:b:c", "a\n", "a@b:c\n"])
+def test_what_is_no_name_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is not a ref") as caught:
+        parse_ref(text)
+    assert "ttbert cache ls" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        Ref("someone/bert", "feature/a/b", "bfp8"),
+        Ref("someone/bert", "../../etc", "bfp8"),
+        Ref("..", "x", "bfp8"),
+        Ref("../..", None, "bfp8"),
+        Ref("/etc/passwd", None, "bfp8"),
+        Ref("-rf", None, "bfp8"),
+        Ref("con", "NUL", "bfp8"),
+        Ref("100%", None, "bfp8"),
+        Ref("%2e%2e%2f", None, "bfp8"),
+        Ref("bert\0", None, "bfp8"),
+        Ref("b\N{LATIN SMALL LETTER E WITH ACUTE}rt/\N{SNOWMAN}", "\N{GREEK SMALL LETTER ALPHA}", "bfp8"),
+        Ref("*", "?", "bfp8"),
+        Ref("a\udcff", None, "bfp8"),
+        Ref("x" * 200, "y" * 30, "bfp8"),
+    ],
+    ids=ascii,
+)
+def test_odd_names_stay_in_their_folder_and_are_listed_as_given(store: LocalStore, ref: Ref) -> None:
+    if ref.name.startswith("."):
+        with pytest.raises(InputError, match="cannot be a ref"):
+            move_ref(store, ref, ONE, "repo", None)
+        return
+    move_ref(store, ref, ONE, "repo", None)
+    assert meaning(store, ref) == ONE and list(list_refs(store)) == [ref]
+    (path,) = files(store.root)
+    assert path.startswith("refs/") and path.count("/") == 2
+    assert remove_ref(store, ref) is True and list(list_refs(store)) == []
+
+
+@pytest.mark.parametrize(
+    "ref", [Ref("x" * 250, None, "bfp8"), Ref("a", "/" * 100, "bfp8"), Ref("\N{SNOWMAN}" * 40, None, "bfp8")]
+)
+def test_a_name_too_long_for_a_file_is_refused(store: LocalStore, ref: Ref) -> None:
+    with pytest.raises(InputError, match="is too long for a ref") as caught:
+        move_ref(store, ref, ONE, "repo", None)
+    assert "--name" in caught.value.hint and len(caught.value.message) < 150
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        Ref("a@b", None, "bfp8"),
+        Ref("a:b", None, "bfp8"),
+        Ref("a", "b:c", "bfp8"),
+        Ref("a b", None, "bfp8"),
+        Ref("", None, "bfp8"),
+        Ref("a", None, ""),
+        Ref("a", "", "bfp8"),
+        Ref("a", None, "BFP8"),
+    ],
+)
+def test_a_name_that_would_be_read_as_another_is_refused(store: LocalStore, ref: Ref) -> None:
+    with pytest.raises(InputError):
+        move_ref(store, ref, ONE, "repo", None)
+    assert files(store.root) == {} if store.root.exists() else True
+
+
+@given(st.text(max_size=40), st.none() | st.text(max_size=40), st.sampled_from(["bfp8", "bf16", "exact_1"]))
+def test_every_name_has_a_folder_of_its_own_or_is_refused(name: str, revision: str | None, policy: str) -> None:
+    ref = Ref(name, revision, policy)
+    try:
+        folder = ref.folder
+    except InputError:
+        return
+    assert is_key(folder) and folder.count("/") == 1
+    assert parse_ref(str(ref)) == (name, revision, policy)
+
+
+@given(st.text(min_size=1, max_size=10), st.text(min_size=1, max_size=10))
+def test_two_names_never_share_a_folder(one: str, other: str) -> None:
+    assume(one != other)
+    folders = []
+    for name in (one, other):
+        try:
+            folders.append(Ref(name, None, "bfp8").folder)
+        except InputError:
+            return
+    assert folders[0] != folders[1]

@@ -1,0 +1,85 @@
+"""What MODEL means on the command line: the bundled model, a folder, or an id on the hub."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..cache.refs import Ref
+from ..errors import InputError
+from .hub import open_hub_source
+from .source import FolderSource, Source
+
+BUNDLED = "bundled"
+"""The name of the model that comes with the package."""
+
+BUNDLED_FOLDER = Path(__file__).parent.parent / "models" / "bundled"
+
+
+_MODEL = "give a folder, an id such as deepset/bert-base-cased-squad2, or `bundled`"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The model that somebody asks for: `bundled`, a folder, or a hub id; its precision, and its name in the cache."""
+
+    model: str
+    revision: str | None = None
+    policy: str = "bfp8"
+    offline: bool = False
+    name: str | None = None
+
+    @property
+    def is_on_the_hub(self) -> bool:
+        return self.model != BUNDLED and not is_folder(self.model)
+
+    @property
+    def ref(self) -> Ref:
+        """Where `convert` files it: under its hub id and revision, or under `local/FOLDER`."""
+        if self.name is not None:
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._/-]*", self.name):
+                raise InputError(f"{self.name!r} cannot be a name", "use letters, digits, and . _ - /")
+            return Ref(self.name, None, self.policy)
+        if self.is_on_the_hub:
+            return Ref(self.model, self.revision or "main", self.policy)
+        if self.model == BUNDLED:
+            return Ref(BUNDLED, None, self.policy)
+        folder = Path(self.model).expanduser().resolve().name
+        return Ref(f"local/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder)}", None, self.policy)
+
+    def open_source(self) -> Source:
+        """Its files. InputError for a revision of what has none, and all that `open_source` raises."""
+        if self.model != BUNDLED:
+            return open_source(self.model, self.revision, self.offline)
+        if self.revision:
+            raise InputError("the bundled model has no revisions", "leave out --revision")
+        return FolderSource(BUNDLED_FOLDER)
+
+
+def is_folder(model: str) -> bool:
+    """Whether `model` means a local folder: there is one, or it looks like a path, so that it cannot be an id."""
+    if model in (".", "..") or model.startswith(("./", "../", "/", "~")):
+        return True
+    return bool(model) and Path(model).is_dir()
+
+
+def open_source(model: str, revision: str | None = None, offline: bool = False) -> Source:
+    """Find a checkpoint: `model` is a folder if there is one or if it looks like a path, else a model's id on the hub.
+
+    With `offline`, or with HF_HUB_OFFLINE=1 in the environment, no socket is opened. HF_ENDPOINT, HF_TOKEN and HF_HOME
+    mean what they mean to huggingface_hub.
+    """
+    if is_folder(model):
+        try:
+            folder = Path(model).expanduser()
+        except RuntimeError as error:
+            raise InputError(f"there is no folder {model}: {error}", _MODEL) from error
+        if not folder.is_dir():
+            if folder.is_file():
+                raise InputError(f"{model} is a file", "give the folder that it is in")
+            raise InputError(f"the folder {model} is not there", _MODEL)
+        if revision is not None:
+            raise InputError(f"{model} is a folder, which has no revisions", "leave out --revision")
+        return FolderSource(folder)
+    return open_hub_source(model, revision, offline)
