@@ -174,7 +174,6 @@ def test_planning_loads_no_ttnn_and_no_torch() -> None:
 
 def test_command_prints_the_plan(tmp_path: Path) -> None:
     picture = tmp_path / "l1.svg"
-    pytest.importorskip("matplotlib")
     done = ttbert("plan", "bundled", "--board", "e150", "--batch", 12, "--picture", picture, "--json").succeeded()
     document = done.document
     assert document["grid"] == [12, 6] and document["check"] is None

@@ -11,6 +11,7 @@ from . import __version__
 from .cli_cache import cache_commands
 from .cli_plan import check_command, plan_command
 from .cli_run import convert_command, demo_command
+from .cli_squad import squad_command
 from .console import show, tell, tell_error
 from .errors import ReportedError, TtbertError
 
@@ -25,6 +26,7 @@ def cli() -> None:
     \b
     ttbert convert phiyodr/bert-large-finetuned-squad2
     ttbert demo --model bundled --batch 8
+    ttbert squad --model bundled --data dev-v2.0.json
     ttbert cache ls
     """
 
@@ -33,6 +35,7 @@ cli.add_command(convert_command)
 cli.add_command(demo_command)
 cli.add_command(plan_command)
 cli.add_command(check_command)
+cli.add_command(squad_command)
 cli.add_command(cache_commands)
 
 

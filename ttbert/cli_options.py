@@ -8,6 +8,7 @@ from typing import TypeVar
 import click
 import platformdirs
 
+from .boards import AUTO, BOARDS, CPU
 from .recipe.policy import POLICIES
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -42,4 +43,18 @@ policy_option = click.option(
 
 revision_option = click.option(
     "--revision", metavar="REV", help="Branch, tag or commit of a model on the hub.  [default: main]"
+)
+
+board_option = click.option(
+    "--board", type=click.Choice((AUTO, CPU, *BOARDS)), default=AUTO, show_default=True, help="What to run on, by name."
+)
+
+batch_option = click.option(
+    "--batch", type=click.IntRange(1, 512), default=8, show_default=True, help="Inputs that run at once."
+)
+
+DEFAULT_MODEL = "phiyodr/bert-large-finetuned-squad2"
+
+model_option = click.option(
+    "--model", default=DEFAULT_MODEL, show_default=True, help="An id on the hub, a folder, or `bundled`."
 )

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .boards import AUTO, BOARDS, CPU, choose_board
-from .cli_options import cache_option, json_option, offline_option, policy_option, revision_option
+from .boards import choose_board
+from .cli_options import (
+    batch_option,
+    board_option,
+    cache_option,
+    json_option,
+    model_option,
+    offline_option,
+    policy_option,
+    revision_option,
+)
 from .console import Progress, count_text, passage, say, show, size_text, styled, table, tell
 from .errors import NotCached
 
@@ -18,8 +27,6 @@ if TYPE_CHECKING:
     from .convert.convert import Conversion, Plan
     from .demo.demo import Outcome, Timings
     from .demo.inputs import Question
-
-DEFAULT_MODEL = "phiyodr/bert-large-finetuned-squad2"
 
 
 @click.command("convert")
@@ -76,13 +83,11 @@ def convert_command(
 
 
 @click.command("demo")
-@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="An id on the hub, a folder, or `bundled`.")
+@model_option
 @revision_option
 @policy_option
-@click.option("--batch", type=click.IntRange(1, 512), default=8, show_default=True, help="Inputs that run at once.")
-@click.option(
-    "--board", type=click.Choice((AUTO, CPU, *BOARDS)), default=AUTO, show_default=True, help="What to run on, by name."
-)
+@batch_option
+@board_option
 @click.option(
     "--input",
     "input_path",

@@ -127,3 +127,45 @@ class Progress:
         self._told = time.monotonic()
         rate = self._bytes / max(self._told - self._started, 1e-3)
         tell(f"{self._what}: {self._done}/{self._objects}, {size_text(self._bytes)}, {size_text(rate)}/s")
+
+
+class ScoreProgress:
+    """Questions answered, of so many, with their rate, the time that is left and the score so far."""
+
+    def __init__(self, what: str, questions: int) -> None:
+        self._what, self._questions = what, questions
+        self._done = self._resumed = 0
+        self._score = ""
+        self._started = self._told = time.monotonic()
+
+    def __enter__(self) -> ScoreProgress:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=self._questions, unit="q", desc=self._what, disable=not sys.stderr.isatty(), leave=False, smoothing=0.05
+        )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.close()
+        if self._done and not sys.stderr.isatty():
+            self._tell()
+
+    def advance(self, exact: float, f1: float, resumed: bool) -> None:
+        """One more question, and the scores over all so far; `resumed` if its answer was there before."""
+        self._done += 1
+        self._resumed += resumed
+        self._score = f"exact {exact:.2f}, F1 {f1:.2f} so far"
+        if resumed:
+            self._started = time.monotonic()
+            self._bar.initial = self._resumed
+        self._bar.set_postfix_str(self._score, refresh=False)
+        self._bar.update()
+        if not sys.stderr.isatty() and time.monotonic() - self._told >= _LINE_SECONDS:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        rate = (self._done - self._resumed) / max(self._told - self._started, 1e-3)
+        left = f", {rate:.1f}/s, {(self._questions - self._done) / rate:.0f} s left" if rate else ""
+        tell(f"{self._what}: {self._done:,}/{self._questions:,} questions{left}, {self._score}")

@@ -79,7 +79,7 @@ class DeviceError(TtbertError):
 
 
 class AccuracyError(TtbertError):
-    """Values are further from the reference than they may be."""
+    """A score, or the agreement with the reference, is below its bound."""
 
     exit_code = 13
 

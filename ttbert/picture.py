@@ -18,22 +18,19 @@ _KIB = 1024
 def draw_l1(plan: Plan, path: Path, title: str) -> None:
     """One core's L1 while each op runs: circular buffers from the bottom, tensors at their addresses.
 
-    InputError for a name that is not of a picture, a place that cannot be written, or where matplotlib is missing.
+    InputError for a name that is not of a picture, or a place that cannot be written.
     """
     if path.suffix.lower() not in _FORMATS:
         raise InputError(f"{path} is not the name of a picture", f"end it in {' or '.join(_FORMATS)}")
-    try:
-        import matplotlib as mpl
-        import matplotlib.patches
+    import matplotlib as mpl
+    import matplotlib.patches
 
-        mpl.use("agg")
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise InputError("pictures need matplotlib, which is not installed", "install it: pip install matplotlib") from error
+    mpl.use("agg")
+    from matplotlib import pyplot
 
     steps = usage(plan)
     names = list(dict.fromkeys(each.name for step in steps for each in step.held))
-    colours = dict(zip(names, pyplot.get_cmap("tab20").colors * 2, strict=False))  # type: ignore[attr-defined]
+    colours = dict(zip(names, pyplot.get_cmap("tab20").colors * 2, strict=False))
     figure, axes = pyplot.subplots(figsize=(12, 6), layout="constrained")
     for i, step in enumerate(steps):
         axes.bar(i, step.circular / _KIB, width=0.96, color="0.75", edgecolor="0.4", hatch="///", linewidth=0.5)

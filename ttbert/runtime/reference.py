@@ -6,6 +6,7 @@ over the core grid, the answer head padded to a tile. This is the board that is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,14 @@ class Reference:
         """Load and decode every tensor. IntegrityError where one is damaged."""
         self.shape: BertShape = model.shape
         self._tensors: dict[str, torch.Tensor] = {entry.name: tensor.to_torch().float() for entry, tensor in model.tensors()}
+
+    @classmethod
+    def of_arrays(cls, shape: BertShape, arrays: Mapping[str, npt.NDArray[np.float32]]) -> Reference:
+        """The same forward pass over float32 arrays that a recipe's steps made and nobody packed, by tensor name."""
+        reference = cls.__new__(cls)
+        reference.shape = shape
+        reference._tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return reference
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[Logits, Logits]:

@@ -1,0 +1,296 @@
+"""`ttbert squad` and `ttbert squad diff`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .boards import choose_board
+from .cli_options import (
+    batch_option,
+    board_option,
+    cache_option,
+    json_option,
+    model_option,
+    offline_option,
+    policy_option,
+    revision_option,
+)
+from .console import ScoreProgress, say, show, table, tell, tell_error
+from .errors import AccuracyError
+
+if TYPE_CHECKING:
+    from .cache.cache import Cache
+    from .convert.wanted import Wanted
+    from .squad.compare import Comparison, LogitsByWindow
+    from .squad.dataset import Dataset
+    from .squad.result import Result
+    from .squad.subject import Subject
+
+_CHANGES_SHOWN = 3
+
+
+@click.group("squad", invoke_without_command=True, subcommand_metavar="[diff A B]")
+@model_option
+@revision_option
+@policy_option
+@batch_option
+@board_option
+@click.option(
+    "--data",
+    "data_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Questions in the format of SQuAD v1.1 or v2.0.  [default: SQuAD 2.0's dev set, through `datasets`]",
+)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N questions: a partial score.")
+@click.option("--sample", type=click.IntRange(1), metavar="N", help="Only N questions at random: a partial score.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of --sample.")
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Predictions, n-best lists, journal."
+)
+@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted: same options, same score.")
+@click.option(
+    "--report", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write a report: index.html, report.json."
+)
+@click.option(
+    "--compare",
+    metavar="WITH",
+    help="Run another one too: `cpu`, `float32` (the checkpoint, not converted), a policy such as `bf16`, or another model.",
+)
+@click.option("--fail-below", type=float, metavar="F1", help="Exit code 13 if F1 is lower.")
+@click.option("--max-drop", type=float, metavar="F1", help="Exit code 13 if F1 is lower by more than the one of --compare.")
+@cache_option
+@offline_option
+@json_option
+@click.pass_context
+def squad_command(context: click.Context, /, **given: Any) -> None:
+    """Score a model on SQuAD: exact match and F1 as the official script computes them.
+
+    All questions count unless --limit or --sample is given. What is in the output folder is enough to run the official
+    script on it. A run that was interrupted goes on with --resume.
+
+    \b
+    ttbert squad --model bundled --data dev-v2.0.json --report report
+    ttbert squad --policy bfp8 --compare float32 --max-drop 0.5
+    ttbert squad diff report-of-monday report-of-tuesday
+    """
+    if context.invoked_subcommand is not None:
+        return
+    options = _Options(**given)
+    if options.max_drop is not None and options.compare is None:
+        raise click.UsageError("--max-drop needs --compare: a drop from what?", context)
+    _score(options)
+
+
+@squad_command.command("diff")
+@click.argument("first", type=click.Path(path_type=Path), metavar="A")
+@click.argument("second", type=click.Path(path_type=Path), metavar="B")
+@json_option
+def diff_command(first: Path, second: Path, as_json: bool) -> None:
+    """Compare two finished runs over the same data: folders of --output or --report, or a file in them.
+
+    \b
+    ttbert squad diff monday tuesday
+    """
+    from .squad.compare import compare_documents
+    from .squad.document import read_document
+
+    comparison = compare_documents(read_document(first), read_document(second))
+    if as_json:
+        show(comparison.document())
+    else:
+        _print_comparison(comparison)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What was given on the command line."""
+
+    model: str
+    revision: str | None
+    policy: str
+    batch: int
+    board: str
+    data_path: Path | None
+    limit: int | None
+    sample: int | None
+    seed: int
+    output: Path | None
+    resume: bool
+    report: Path | None
+    compare: str | None
+    fail_below: float | None
+    max_drop: float | None
+    cache_url: str
+    offline: bool
+    as_json: bool
+
+
+def _score(options: _Options) -> None:
+    board = choose_board(options.board, options.batch)
+    dataset = _dataset(options)
+
+    from .cache.cache import open_cache
+    from .convert.wanted import Wanted
+    from .squad.compare import compare_documents
+    from .squad.result import result_document
+    from .squad.score import check_bounds, other_model
+
+    cache = open_cache(options.cache_url)
+    wanted = Wanted(options.model, options.revision, options.policy, options.offline)
+    compared = options.compare is not None
+    result, logits, folder = _run(options, dataset, _cached(wanted, cache), board, options.output, compared)
+    comparison = None
+    other = None
+    if options.compare is not None:
+        subject = _other(other_model(wanted, options.compare), options.compare, cache)
+        other, other_logits, _ = _run(options, dataset, subject, "cpu", folder / "compare" / _plain(options.compare), True)
+        comparison = compare_documents(result_document(result), result_document(other), (logits, other_logits))
+    if options.report is not None:
+        from .squad.report import write_report
+
+        tell(f"report: {write_report(options.report, result, comparison)}")
+    failure = None
+    try:
+        check_bounds(result, comparison, options.fail_below, options.max_drop)
+    except AccuracyError as error:
+        failure = error
+    if not options.as_json:
+        _print_result(result)
+        if comparison:
+            say()
+            _print_comparison(comparison)
+        say(f"\nfiles: {folder}")
+        if failure:
+            raise failure
+        return
+    document = {**result_document(result), "output": str(folder)}
+    del document["questions"]
+    if comparison:
+        document["comparison"] = comparison.document()
+    if failure:
+        tell_error(failure)
+        document["error"] = {
+            "kind": type(failure).__name__,
+            "message": failure.message,
+            "hint": failure.hint,
+            "exit_code": failure.exit_code,
+        }
+    show(document)
+    if failure:
+        sys.exit(failure.exit_code)
+
+
+def _dataset(options: _Options) -> Dataset:
+    from .squad.dataset import Part, choose_part, load_hub_dataset, read_dataset
+
+    dataset = read_dataset(options.data_path) if options.data_path else load_hub_dataset(options.offline)
+    if dataset.moved:
+        tell(f"note: {dataset.moved} answers are elsewhere in their context than answer_start says; no score depends on it")
+    return choose_part(dataset, Part(options.limit, options.sample, options.seed))
+
+
+def _cached(wanted: Wanted, cache: Cache) -> Subject:
+    from .demo.supply import supply_model
+    from .squad.subject import load_cached
+
+    miss = f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first"
+    return load_cached(wanted, cache, supply_model(wanted, cache, lambda: tell(miss)))
+
+
+def _other(wanted: Wanted, compare: str, cache: Cache) -> Subject:
+    from .squad.subject import FLOAT32, load_float32
+
+    return load_float32(wanted) if compare == FLOAT32 else _cached(wanted, cache)
+
+
+def _run(
+    options: _Options, dataset: Dataset, subject: Subject, board: str, folder: Path | None, keep_logits: bool
+) -> tuple[Result, LogitsByWindow, Path]:
+    from .squad.batches import Layout
+    from .squad.score import Run, default_folder, identify, score
+
+    layout = Layout(options.batch, real_length=True)
+    folder = folder or default_folder(identify(dataset, subject, layout, board))
+    run = Run(dataset, subject, layout, board, folder)
+    tell(
+        f"scoring {subject.origin} on {board}, the reference on this machine's processor; no device is used; batches are as "
+        "long as their longest window, which is faster here than 384 tokens each"
+    )
+    try:
+        label = f"{Path(subject.origin.model).name} ({subject.origin.policy})"
+        with ScoreProgress(label, len(dataset.questions)) as progress:
+            result, logits = score(
+                run, options.resume, lambda each: progress.advance(each.exact, each.f1, each.replayed), keep_logits
+            )
+    except KeyboardInterrupt:
+        tell(f"what is finished is in {folder}; the same command with --resume goes on from there")
+        raise
+    return result, logits, folder
+
+
+def _plain(name: str) -> str:
+    return "".join(each if each.isalnum() or each in "-._" else "-" for each in name).strip(".") or "other"
+
+
+def _print_result(result: Result) -> None:
+    metrics, dataset = result.metrics, result.dataset
+    partial = f"PARTIAL: {dataset.part}, " if dataset.is_partial else "all "
+    counted = f"{len(dataset.questions):,} of {dataset.total:,}" if dataset.is_partial else f"{dataset.total:,}"
+    say(f"{dataset.source}: {partial}{counted} questions")
+    mark = " (partial)" if dataset.is_partial else ""
+    rows = [("", "exact", "F1", "questions")]
+    for name, group in (("all", metrics.all), ("with answer", metrics.has_answer), ("without", metrics.no_answer)):
+        if group:
+            rows.append((f"{name}{mark}", f"{group.exact:.2f}", f"{group.f1:.2f}", f"{group.total:,}"))
+    say(table(rows, right=(1, 2, 3)))
+    if metrics.best_exact and metrics.best_f1:
+        exact, f1 = metrics.best_exact, metrics.best_f1
+        say(f"best null threshold: exact {exact.score:.2f} at {exact.threshold:.4f}, F1 {f1.score:.2f} at {f1.threshold:.4f}")
+    timings = result.timings
+    say()
+    say(f"{result.provenance['model']} ({result.provenance['policy']}) on {result.provenance['board']}")
+    resumed = f", {timings.resumed_batches} of them from the journal" if timings.resumed_batches else ""
+    say(f"  {timings.windows:,} windows in {timings.batches:,} batches{resumed}")
+    if result.rate:
+        say(f"  {timings.wall:.1f} s, {result.rate:.1f} questions/s, the model busy {timings.busy_share:.1%} of the time")
+
+
+def _print_comparison(comparison: Comparison) -> None:
+    one, two = comparison.first, comparison.second
+    part = " (partial)" if comparison.partial else ""
+    say(f"A  {one}\nB  {two}")
+    rows = [("", "A", "B", "A - B", "95% interval")]
+    for number, (name, difference) in enumerate((("exact", comparison.exact), ("F1", comparison.f1))):
+        rows.append(
+            (
+                f"{name}{part}",
+                f"{comparison.first_score[number]:.2f}",
+                f"{comparison.second_score[number]:.2f}",
+                f"{difference.value:+.2f}",
+                f"{difference.low:+.2f} to {difference.high:+.2f}",
+            )
+        )
+    say(table(rows, right=(1, 2, 3, 4)))
+    changed = f"{len(comparison.changes):,} of {comparison.questions:,} answers differ"
+    say(f"{changed}: A is better in {comparison.better}, worse in {comparison.worse}")
+    if comparison.correlation is not None:
+        say(f"PCC of the {comparison.correlated}: {comparison.correlation:.6f}")
+    elif comparison.correlated == "logits":
+        say("PCC of the logits: none, the models have different tokenizers")
+    from .squad.compare import worst_and_best
+
+    for each in worst_and_best(comparison.changes, _CHANGES_SHOWN):
+        say(f"  {100 * each.gain:+5.0f}  {each.id}  A: {_short(each.first)}  B: {_short(each.second)}")
+
+
+def _short(answer: str) -> str:
+    if not answer:
+        return "no answer"
+    printable = "".join(char if char.isprintable() else " " for char in answer)
+    return repr(printable if len(printable) <= 40 else printable[:37] + "...")

@@ -1,0 +1,56 @@
+"""The files of a result, and how they are read and written.
+
+    DIR/run.json                 score, part, provenance, timings, every question
+    DIR/predictions.json         question id -> answer, "" for none: what the official script reads
+    DIR/null_odds.json           question id -> null score: its --na-prob-file (SQuAD 2.0 only)
+    DIR/nbest_predictions.json   question id -> the best 20 answers, as transformers writes them
+    DIR/journal                  logits of every batch, for --resume; may be removed
+
+All but the timings is the same in every run with the same options. The report's `report.json` is `run.json` again,
+with the comparison if there was one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, NoSpaceError, StoreReadOnly
+
+SCHEMA = "ttbert.squad/1"
+RUN, PREDICTIONS, NULL_ODDS, N_BEST = "run.json", "predictions.json", "null_odds.json", "nbest_predictions.json"
+REPORT = "report.json"
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """What `result_document` made, from a file or from the folder that it is in. InputError for anything else."""
+    candidates = [path / RUN, path / REPORT] if path.is_dir() else [path]
+    found = next((each for each in candidates if each.is_file()), None)
+    hint = "give a folder that --output or --report of `ttbert squad` wrote, or the run.json or report.json in it"
+    if found is None:
+        raise InputError(f"{path} is no result of a run", hint)
+    try:
+        document = json.loads(found.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{found} cannot be read: {error}", hint) from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise InputError(f"{found} is not a result that this version of ttbert reads", hint)
+    return document
+
+
+def write_json(path: Path, document: object) -> None:
+    write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file at once, so that nobody reads half of one."""
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+    except OSError as error:
+        kind = NoSpaceError if error.errno in (28, 122) else StoreReadOnly
+        raise kind(f"{path} cannot be written: {error.strerror}", "make room, or choose another folder") from error

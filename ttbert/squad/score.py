@@ -1,0 +1,96 @@
+"""One scored run, from loaded model to written files, and the other one that it is compared with."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import platformdirs
+import torch
+
+from ..cache.digest import blake3_of
+from ..cache.document import canonical
+from ..convert.wanted import Wanted
+from ..errors import AccuracyError
+from ..recipe.policy import POLICIES
+from .batches import Layout
+from .compare import Comparison, LogitsByWindow
+from .dataset import Dataset
+from .journal import Journal
+from .result import Result, make_result, part_document, write_result
+from .runner import Progress, run_questions
+from .subject import FLOAT32, Subject
+
+CPU = "cpu"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What is to be run, and where its files go."""
+
+    dataset: Dataset
+    subject: Subject
+    layout: Layout
+    board: str
+    folder: Path
+
+    @property
+    def identity(self) -> dict[str, object]:
+        return identify(self.dataset, self.subject, self.layout, self.board)
+
+
+def identify(dataset: Dataset, subject: Subject, layout: Layout, board: str) -> dict[str, object]:
+    """All that decides the logits of a run, to the last bit: a journal goes on only where all of it is the same."""
+    return {
+        **subject.identity(),
+        "data": str(dataset.digest),
+        "part": part_document(dataset),
+        "batch": layout.batch,
+        "real_length": layout.real_length,
+        "board": board,
+        "torch": version("torch"),
+        "threads": torch.get_num_threads(),
+        "processor": platform.machine(),
+    }
+
+
+def default_folder(identity: dict[str, object]) -> Path:
+    """Where the files of a run go if nobody says: a folder of its own in the user's state folder."""
+    return Path(platformdirs.user_state_dir("ttbert"), "squad", blake3_of(canonical(identity)).short)
+
+
+def other_model(wanted: Wanted, compare: str) -> Wanted:
+    """The model that `--compare` means: the same for `cpu`, in another precision, or another one."""
+    if compare in (CPU, FLOAT32):
+        return wanted
+    if compare in POLICIES:
+        return replace(wanted, policy=compare)
+    return Wanted(compare, None, wanted.policy, wanted.offline)
+
+
+def score(
+    run: Run, resume: bool, progress: Callable[[Progress], None], keep_logits: bool = False
+) -> tuple[Result, LogitsByWindow]:
+    """Run it, or what is left of it, and write its files. Errors as of a journal and of a run."""
+    with Journal(run.folder / "journal", run.identity, resume) as journal:
+        outcome = run_questions(run.dataset, run.subject, run.layout, journal, progress, keep_logits)
+        result = make_result(run.dataset, run.subject, run.layout, run.board, outcome)
+        write_result(run.folder, result)
+        journal.finish()
+    return result, outcome.logits
+
+
+def check_bounds(result: Result, comparison: Comparison | None, least: float | None, largest_drop: float | None) -> None:
+    """AccuracyError if F1 is below `least`, or below that of the other run by more than `largest_drop`."""
+    f1 = result.metrics.all.f1
+    if least is not None and f1 < least:
+        raise AccuracyError(f"F1 is {f1:.2f}, below the bound of {least:g}", "look at the answers with --report DIR")
+    if largest_drop is not None and comparison is not None and -comparison.f1.value > largest_drop:
+        interval = f"95% interval {-comparison.f1.high:.2f} to {-comparison.f1.low:.2f}"
+        raise AccuracyError(
+            f"F1 is {-comparison.f1.value:.2f} below that of {comparison.second} ({interval}), more than {largest_drop:g}",
+            "choose a policy of higher precision with --policy, or look at the answers that changed with --report DIR",
+        )
