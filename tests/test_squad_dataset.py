@@ -168,10 +168,10 @@ def test_default_data_without_the_package_names_it(monkeypatch: pytest.MonkeyPat
 
     def refuse(name: str, *arguments: Any, **more: Any) -> Any:
         if name == "datasets":
-            raise ImportError(name)
+            raise ModuleNotFoundError(name=name)
         return real(name, *arguments, **more)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(TtbertError, match="`datasets` is not installed") as caught:
+    with pytest.raises(TtbertError, match=r"`datasets`, which fetches .*, is not installed") as caught:
         load_hub_dataset()
     assert "ttbert[squad]" in caught.value.hint and "--data FILE" in caught.value.hint

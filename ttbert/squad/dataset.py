@@ -131,8 +131,10 @@ def load_hub_dataset(offline: bool = False) -> Dataset:
     try:
         import datasets
     except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "datasets"
+        what = "is not installed" if missing else f"cannot be imported ({str(error):.200})"
         raise TtbertError(
-            f"the package `datasets` is not installed, which fetches {HUB_NAME}", f"pip install 'ttbert[squad]', or {hint}"
+            f"the package `datasets`, which fetches {HUB_NAME}, {what}", f"pip install 'ttbert[squad]', or {hint}"
         ) from error
     try:
         datasets.disable_progress_bars()
