@@ -7,7 +7,7 @@ import pytest
 from ttbert.boards import BOARDS, check_batch, choose_board
 from ttbert.errors import BoardError, DeviceError
 
-LARGEST = {"e150": 12, "n150": 8, "n300": 8, "p100": 11, "p150": 11}
+LARGEST = {"e150": 12, "n150": 8, "n300": 8, "t3000": 8, "p100": 11, "p150": 11, "p300": 11}
 
 
 def test_largest_batch_of_each_board() -> None:

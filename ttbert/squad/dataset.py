@@ -132,7 +132,7 @@ def load_hub_dataset(offline: bool = False) -> Dataset:
         import datasets
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "datasets"
-        what = "is not installed" if missing else f"cannot be imported ({str(error):.200})"
+        what = "is not installed" if missing else f"cannot be imported ({error!s:.200})"
         raise TtbertError(
             f"the package `datasets`, which fetches {HUB_NAME}, {what}", f"pip install 'ttbert[squad]', or {hint}"
         ) from error
