@@ -235,6 +235,12 @@ def open_cache(url: str) -> Cache:
         raise InputError(f"{url!r} cannot be a cache: {error}", "give a folder with --cache or TTBERT_CACHE") from error
 
 
+def require_lasting(cache: Cache) -> None:
+    """InputError for a cache in the memory of this process, in which nobody would find what is converted."""
+    if cache.store.url.startswith("memory:"):
+        raise InputError(f"{cache.store.url} ends with this command, and all that is in it", "give a folder with --cache")
+
+
 def blob_key(digest: Digest) -> str:
     return f"blobs/{digest.hex[:2]}/{digest.hex}"
 
