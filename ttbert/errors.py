@@ -64,6 +64,12 @@ class IntegrityError(CacheError):
     exit_code = 7
 
 
+class UntrustedError(CacheError):
+    """No trusted key signed it, or it is older than what was seen before. Nothing of it was used."""
+
+    exit_code = 8
+
+
 class StoreReadOnly(CacheError):
     """The store may not be written to by this user."""
 

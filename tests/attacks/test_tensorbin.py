@@ -1,4 +1,4 @@
-"""Headers of `.tensorbin` files that lie, are cut off or do not belong: each ends in IntegrityError before TT-NN reads a byte."""
+"""Headers of `.tensorbin` files that lie, are cut off or do not belong: one named error each, before TT-NN reads a byte."""
 
 from __future__ import annotations
 
