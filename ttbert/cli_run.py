@@ -61,10 +61,11 @@ def convert_command(
     ttbert convert ./my-finetuned-bert --policy bf16
     """
     from .cache.cache import open_cache, require_lasting
+    from .cache.keys import find_signer
     from .convert.convert import convert, find_by_name, plan_conversion
     from .convert.wanted import Wanted
 
-    cache = open_cache(cache_url)
+    cache = open_cache(cache_url, find_signer(sign_with))
     if not dry_run:
         require_lasting(cache)
     wanted = Wanted(model, revision, policy, offline, name)
