@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .cli_options import cache_option, json_option, sign_option
-from .console import say, show, table, tell
+from .console import plain, say, show, table, tell
 from .errors import InputError, UntrustedError
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def log_command(ref: str, accept: bool, cache_url: str, as_json: bool) -> None:
     if as_json:
         show({"ref": str(found), "cache": cache.store.url, "entries": document, "accepted": accept})
         return
-    say(table(rows, right=(0,)))
+    say(plain(table(rows, right=(0,))))
     if accept:
         say(f"accepted: {found} is taken as it is now")
 

@@ -47,7 +47,7 @@ class Remarks(logging.Handler):
     """Warnings of the library, told as they come."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tell(f"{styled(f'{record.levelname.lower()}:', 'yellow', bold=True)} {record.getMessage()}")
+        click.echo(f"{styled('warning:', 'yellow', bold=True)} {plain(record.getMessage())}", err=True)
 
 
 def tell_error(error: TtbertError) -> None:

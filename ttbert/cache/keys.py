@@ -122,7 +122,7 @@ def make_key(name: str) -> PublicKey:
     comment = name if name != DEFAULT else re.sub(r"[^A-Za-z0-9._@-]+", "-", f"{getpass.getuser()}@{platform.node()}")[:64]
     public = PublicKey(comment, key.public_key().public_bytes_raw())
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_folder(folder)
     _create(path, secret, 0o600, f"there is a key {name!r} already")
     _create(_public_path(path), f"{public.line()}\n".encode(), 0o644, f"there is a public key {name!r} already")
     return public
@@ -175,7 +175,7 @@ def trust(key: PublicKey, name: str | None = None) -> PublicKey:
             return known
     trusted = PublicKey(_plain(name or key.name), key.raw)
     folder = trusted_folder()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_folder(folder)
     path = _public_path(folder / trusted.name)
     _create(path, f"{trusted.line()}\n".encode(), 0o644, f"another key is trusted as {trusted.name!r}")
     return trusted
@@ -238,6 +238,13 @@ def _read(path: Path, what: str, hint: str) -> bytes:
             return file.read(_LARGEST)
     except OSError as error:
         raise InputError(f"{what} cannot be read: {path}: {(error.strerror or str(error)).lower()}", hint) from error
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise _forbidden(folder, error) from error
 
 
 def _create(path: Path, content: bytes, mode: int, taken: str) -> None:
