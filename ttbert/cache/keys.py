@@ -160,12 +160,12 @@ def read_public_key(text: str) -> PublicKey:
     """A public key given as the path of its file, as its line, or as the name of an own key."""
     hint = "give the file of a public key, its line `ssh-ed25519 AAAA... NAME`, or the name of a key of your own"
     if text.startswith(f"{_KIND.decode()} "):
-        return _parse_line(text, "what was given", DEFAULT, hint)
+        return parse_public_line(text, "what was given", DEFAULT, hint)
     path = Path(text).expanduser()
     own = _public_path(key_folder() / text) if _NAME.fullmatch(text) else path
     if not path.is_file() and own.is_file():
         path = own
-    return _parse_line(_read(path, f"the public key {text}", hint).decode("utf-8", "replace"), str(path), path.stem, hint)
+    return parse_public_line(_read(path, f"the public key {text}", hint).decode("utf-8", "replace"), str(path), path.stem, hint)
 
 
 def trust(key: PublicKey, name: str | None = None) -> PublicKey:
@@ -203,13 +203,13 @@ def _keys_in(folder: Path) -> tuple[PublicKey, ...]:
     except OSError as error:
         raise InputError(f"the keys in {folder} cannot be read: {error.strerror}", "look at its owner and mode") from error
     keys = [
-        (path.stem, _parse_line(_read(path, "a public key", hint).decode("utf-8", "replace"), str(path), "", hint))
+        (path.stem, parse_public_line(_read(path, "a public key", hint).decode("utf-8", "replace"), str(path), "", hint))
         for path in paths
     ]
     return tuple(PublicKey(name, key.raw) for name, key in keys)
 
 
-def _parse_line(text: str, where: str, name: str, hint: str) -> PublicKey:
+def parse_public_line(text: str, where: str, name: str, hint: str) -> PublicKey:
     """A public key in OpenSSH's one-line form; `name` where it has no comment that is a plain name."""
     kind, _, rest = text.strip().partition(" ")
     coded, _, comment = rest.strip().partition(" ")
