@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from models import COMMIT, TINY, files, flip_bit, open_local, publish
+from models import COMMIT, TINY, files, flip_bit, load, open_local, publish
 
 from ttbert.cache.cache import Cache, manifest_key
 from ttbert.cache.digest import blake3_of
@@ -98,8 +98,8 @@ def asked(cache: Cache) -> Counter[str]:
 def load_all(cache: Cache) -> None:
     cached = cache.resolve(TINY)
     assert cached is not None and cache.missing(cached.manifest) == []
-    for entry in cached.manifest.files:
-        cache.load(entry).close()
+    for entry in cached.manifest.entries():
+        assert load(cache, entry)
 
 
 # What is used

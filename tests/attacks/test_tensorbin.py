@@ -15,7 +15,8 @@ from ttbert.cache.digest import blake3_of
 from ttbert.cache.manifest import TensorEntry
 from ttbert.convert.codec import Codec
 from ttbert.errors import IntegrityError
-from ttbert.recipe.tensorbin import HEADER_SIZE, check_header, header, payload_size
+from ttbert.recipe.recipe import payload_size
+from ttbert.recipe.tensorbin import HEADER_SIZE, check_header, header
 
 FORMATS = [("bfloat16", "tile"), ("bfloat8_b", "tile"), ("bfloat4_b", "tile"), ("bfloat16", "row_major")]
 OUTER = [(), (2,), (2, 3), (2, 1, 3), (1, 2, 1, 3), (3, 1, 1, 2, 1), (1, 1, 1, 2, 1, 2)]

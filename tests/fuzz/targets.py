@@ -18,8 +18,9 @@ from ttbert.cache.document import LARGEST, canonical
 from ttbert.cache.keys import parse_public_line
 from ttbert.cache.manifest import DTYPES, LAYOUTS, Manifest, TensorEntry
 from ttbert.cache.refs import LogEntry
-from ttbert.errors import InputError, IntegrityError, TtbertError
-from ttbert.recipe.tensorbin import HEADER_SIZE, check_header, header, payload_size
+from ttbert.errors import IncompatibleError, InputError, IntegrityError, TtbertError
+from ttbert.recipe.recipe import payload_size
+from ttbert.recipe.tensorbin import HEADER_SIZE, check_header, header
 
 Target = Callable[[bytes], bool]
 
@@ -99,7 +100,7 @@ def _refusing(parse: Callable[[], Any]) -> Any:
     """What `parse` gives, or None where it refuses."""
     try:
         return parse()
-    except (IntegrityError, InputError) as error:
+    except (IntegrityError, IncompatibleError, InputError) as error:
         _check_error(error)
         return None
 

@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import IntegrityError
+from ..errors import IncompatibleError, IntegrityError
 from .digest import Digest, blake3_of
 from .document import Fields, canonical
 from .refs import LogEntry, Ref, entry_numbers, parse_entry, read_content, read_entry
@@ -61,7 +61,7 @@ class Memory:
                 entry=fields.blake3("entry"),
                 manifest=None if fields.take_null("manifest") else fields.blake3("manifest"),
             )
-        except (OSError, IntegrityError):
+        except (OSError, IntegrityError, IncompatibleError):
             return None
 
     def remember(self, store: Store, ref: Ref, entry: LogEntry) -> None:
@@ -113,7 +113,7 @@ def read_log(store: Store, ref: Ref) -> list[LogLine]:
             entry = parse_entry(store, ref, number, content)
             problem = None if entry.before == before else "does not follow the entry before it"
             before = entry.digest
-        except IntegrityError as error:
+        except (IntegrityError, IncompatibleError) as error:
             problem, before = error.message, blake3_of(content)
         except KeyError:
             continue  # deleted between the listing and now
@@ -160,5 +160,5 @@ def _going_back(store: Store, ref: Ref, latest: LogEntry) -> Doubt | None:
 def _read(store: Store, ref: Ref, number: int) -> LogEntry | None:
     try:
         return read_entry(store, ref, number)
-    except IntegrityError:
+    except (IntegrityError, IncompatibleError):
         return None

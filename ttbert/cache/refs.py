@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from urllib.parse import quote, unquote
 
-from ..errors import CacheError, InputError, IntegrityError
+from ..errors import CacheError, IncompatibleError, InputError, IntegrityError
 from .digest import Digest, blake3_of
 from .document import Fields, canonical
 from .store import Store
@@ -164,7 +164,10 @@ def entry_numbers(store: Store, ref: Ref) -> list[int]:
 
 
 def read_entry(store: Store, ref: Ref, number: int) -> LogEntry | None:
-    """One entry of a ref's history; None where there is none, IntegrityError where it is damaged or of another place."""
+    """One entry of a ref's history; None where there is none.
+
+    IntegrityError where it is damaged or of another place, IncompatibleError for one of another version of ttbert.
+    """
     try:
         return parse_entry(store, ref, number, read_content(store, ref, number))
     except KeyError:
@@ -177,7 +180,7 @@ def read_content(store: Store, ref: Ref, number: int) -> bytes:
 
 
 def parse_entry(store: Store, ref: Ref, number: int, content: bytes) -> LogEntry:
-    """The entry in these bytes; IntegrityError where they are damaged, or of another place."""
+    """The entry in these bytes; errors as of `read_entry`."""
     where = f"{store.url}/{_key(ref, number)}"
     try:
         entry = LogEntry.parse(content, where)
@@ -212,7 +215,7 @@ def move_ref(
             except KeyError:
                 continue  # deleted between the listing and now
             before = blake3_of(content)
-            with contextlib.suppress(IntegrityError):  # the next entry supersedes a damaged one
+            with contextlib.suppress(IntegrityError, IncompatibleError):  # the next entry supersedes it
                 latest = parse_entry(store, ref, numbers[-1], content)
         elif means is None:
             return None

@@ -16,7 +16,7 @@ from struct import pack
 from ..cache.manifest import TensorEntry
 from ..errors import IntegrityError
 from ..model import TILE
-from .recipe import BITS, MEMORY
+from .recipe import MEMORY, payload_size
 
 HEADER_SIZE = 384
 """Bytes before the packed tensor, the length included, for every rank up to eight."""
@@ -46,17 +46,6 @@ _ROW_MAJOR = (
     "00000e00 14000000 07000800 0c001000 0e000000 00000001 14000000 08000000 10000000 fcffffff 04000400 04000000"
     "01000000 01000000"
 )
-
-
-def payload_size(shape: Sequence[int], dtype: str, layout: str) -> int:
-    """Bytes of a packed tensor, without its header; in tiles, the last two dimensions are padded to whole tiles."""
-    *outer, rows, columns = (1, *shape)
-    if layout == "tile":
-        rows, columns = -(-rows // TILE) * TILE, -(-columns // TILE) * TILE
-    elements = rows * columns
-    for each in outer:
-        elements *= each
-    return elements * int(2 * BITS[dtype]) // 16  # whole numbers, so that no size of a manifest is ever rounded
 
 
 def header(shape: Sequence[int], dtype: str, layout: str) -> bytes:
