@@ -415,6 +415,23 @@ def test_normal_use_is_told_nothing(
     assert caplog.records == []
 
 
+class Late(LocalStore):
+    """A folder on NFS as a client sees it for up to half a minute: its listings are old, what it opens is not."""
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        return (entry for entry in super().list(prefix) if not entry.key.startswith("refs/") or entry.key[-1] in "12")
+
+
+def test_a_listing_that_is_behind_is_not_taken_for_a_rollback(
+    root: Path, alice: PrivateKey, seen: Memory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The home of somebody on several machines: another one has seen more."""
+    whole = reader(root, alice, memory=seen).resolve(TINY)
+    for keys in ((alice.public,), ()):
+        assert Cache(Late(root), Trust(keys, memory=seen)).resolve(TINY) == whole
+    assert caplog.records == []
+
+
 def test_a_deleted_cache_is_no_matter_and_means_nothing(
     root: Path, alice: PrivateKey, seen: Memory, caplog: pytest.LogCaptureFixture
 ) -> None:

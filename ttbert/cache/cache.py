@@ -139,7 +139,7 @@ class Cache:
 
     def resolve(self, ref: Ref) -> Cached | None:
         """What a ref means, or None where it is not known. UntrustedError as of `manifest`, and for one rolled back."""
-        latest = refs.read_latest(self.store, ref)
+        latest = self.trust.latest(self.store, ref)
         if latest is None:
             return None
         self.trust.check_ref(self.store, ref, latest)
