@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..runtime.on_device import OnDevice
 from .answers import Prediction
 from .batches import Layout
 from .dataset import Dataset
@@ -74,10 +75,11 @@ def make_result(dataset: Dataset, subject: Subject, layout: Layout, board: str, 
         },
         "versions": {
             "ttbert": __version__,
-            **{name: version(name) for name in ("torch", "tokenizers", "numpy")},
+            **{name: version(name) for name in ("torch", "tokenizers", "numpy", "ttnn")},
             "python": platform.python_version(),
         },
-        "threads": _threads(),
+        "threads": subject.engine.get("threads"),
+        "device": subject.engine if isinstance(subject.runtime, OnDevice) else None,
     }
     return Result(
         dataset=dataset,
@@ -145,9 +147,3 @@ def write_result(folder: Path, result: Result) -> None:
     if result.dataset.allows_no_answer:
         write_json(folder / NULL_ODDS, result.null_scores)
     write_json(folder / RUN, result_document(result))
-
-
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import platformdirs
-import torch
 
+from ..boards import CPU
 from ..cache.digest import blake3_of
 from ..cache.document import canonical
 from ..convert.wanted import Wanted
@@ -23,8 +21,6 @@ from .journal import Journal
 from .result import Result, make_result, part_document, write_result
 from .runner import Progress, run_questions
 from .subject import FLOAT32, Subject
-
-CPU = "cpu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +47,7 @@ def identify(dataset: Dataset, subject: Subject, layout: Layout, board: str) -> 
         "batch": layout.batch,
         "real_length": layout.real_length,
         "board": board,
-        "torch": version("torch"),
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
+        **{name: each for name, each in subject.engine.items() if name not in ("batch", "traced")},
     }
 
 
