@@ -114,7 +114,6 @@ def _batches(model: CachedModel, rows: int, tokens: int) -> list[Batch]:
 def _document(measured: Measured, target: Target, tokens: int) -> dict[str, Any]:
     return {
         "board": target.name,
-        "mock": target.is_mock,
         "tokens": tokens,
         "device": measured.device,
         "loading_seconds": asdict(measured.loading),

@@ -293,5 +293,5 @@ def _outcome_document(
     if target.is_mock:
         document |= {"answers": None, "inputs_per_second": None}
     if outcome.device and timings.device:
-        document["device"] = {"mock": target.is_mock, **outcome.device, "loading": asdict(timings.device)}
+        document["device"] = {**outcome.device, "loading": asdict(timings.device)}
     return document

@@ -23,7 +23,7 @@ from .cli_options import (
     trace_option,
 )
 from .console import ScoreProgress, say, show, table, tell, tell_error
-from .errors import AccuracyError
+from .errors import AccuracyError, InputError
 
 if TYPE_CHECKING:
     from .cache.cache import Cache
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .squad.compare import Comparison, LogitsByWindow
     from .squad.dataset import Dataset
     from .squad.result import Result
+    from .squad.runner import Progress
     from .squad.subject import Subject
 
 _CHANGES_SHOWN = 3
@@ -141,6 +142,10 @@ def _score(options: _Options) -> None:
     from .runtime.target import Target, choose_target
 
     target = choose_target(options.board, options.batch, options.trace)
+    if target.is_mock and (options.compare or options.report or options.fail_below is not None):
+        raise InputError(
+            "a mock device computes nothing that could be scored", "leave out --compare, --report and --fail-below"
+        )
     dataset = _dataset(options)
 
     from .cache.cache import open_cache
@@ -176,7 +181,8 @@ def _score(options: _Options) -> None:
         if comparison:
             say()
             _print_comparison(comparison)
-        say(f"\nfiles: {folder}")
+        if not result.is_mock:
+            say(f"\nfiles: {folder}")
         if failure:
             raise failure
         return
@@ -231,10 +237,12 @@ def _run(
     tell(f"scoring {subject.origin} on {describe(target, subject.runtime)}{lengths}")
     try:
         label = f"{Path(subject.origin.model).name} ({subject.origin.policy})"
-        with ScoreProgress(label, len(dataset.questions)) as progress:
-            result, logits = score(
-                run, options.resume, lambda each: progress.advance(each.exact, each.f1, each.replayed), keep_logits
-            )
+        with ScoreProgress(label, len(dataset.questions)) as bar:
+
+            def advance(each: Progress) -> None:
+                bar.advance(None if target.is_mock else (each.exact, each.f1), each.replayed)
+
+            result, logits = score(run, options.resume, advance, keep_logits)
     except KeyboardInterrupt:
         tell(f"what is finished is in {folder}; the same command with --resume goes on from there")
         raise
@@ -246,11 +254,26 @@ def _plain(name: str) -> str:
 
 
 def _print_result(result: Result) -> None:
-    metrics, dataset = result.metrics, result.dataset
+    dataset = result.dataset
     partial = f"PARTIAL: {dataset.part}, " if dataset.is_partial else "all "
     counted = f"{len(dataset.questions):,} of {dataset.total:,}" if dataset.is_partial else f"{dataset.total:,}"
     say(f"{dataset.source}: {partial}{counted} questions")
-    mark = " (partial)" if dataset.is_partial else ""
+    if result.is_mock:
+        say("no score, and no files: a mock device computes nothing, its logits are all zero")
+    else:
+        _print_score(result)
+    timings = result.timings
+    say()
+    say(f"{result.provenance['model']} ({result.provenance['policy']}) on {result.provenance['board']}")
+    resumed = f", {timings.resumed_batches} of them from the journal" if timings.resumed_batches else ""
+    say(f"  {timings.windows:,} windows in {timings.batches:,} batches{resumed}")
+    if result.rate and not result.is_mock:
+        say(f"  {timings.wall:.1f} s, {result.rate:.1f} questions/s, the model busy {timings.busy_share:.1%} of the time")
+
+
+def _print_score(result: Result) -> None:
+    metrics = result.metrics
+    mark = " (partial)" if result.dataset.is_partial else ""
     rows = [("", "exact", "F1", "questions")]
     for name, group in (("all", metrics.all), ("with answer", metrics.has_answer), ("without", metrics.no_answer)):
         if group:
@@ -259,15 +282,6 @@ def _print_result(result: Result) -> None:
     if metrics.best_exact and metrics.best_f1:
         exact, f1 = metrics.best_exact, metrics.best_f1
         say(f"best null threshold: exact {exact.score:.2f} at {exact.threshold:.4f}, F1 {f1.score:.2f} at {f1.threshold:.4f}")
-    timings = result.timings
-    say()
-    say(f"{result.provenance['model']} ({result.provenance['policy']}) on {result.provenance['board']}")
-    if result.provenance["board"].startswith("mock "):
-        say("  a mock device computes nothing: this is the score of logits that are all zero")
-    resumed = f", {timings.resumed_batches} of them from the journal" if timings.resumed_batches else ""
-    say(f"  {timings.windows:,} windows in {timings.batches:,} batches{resumed}")
-    if result.rate:
-        say(f"  {timings.wall:.1f} s, {result.rate:.1f} questions/s, the model busy {timings.busy_share:.1%} of the time")
 
 
 def _print_comparison(comparison: Comparison) -> None:

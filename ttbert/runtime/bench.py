@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
-from typing import Any
 
 import numpy as np
 
@@ -108,5 +107,7 @@ def _until(deadline: float, batches: Sequence[Batch]) -> Iterator[Batch]:
 
 
 def _pcc(left: Logits, right: Logits) -> float:
-    both: Any = np.corrcoef(left.astype(np.float64), right.astype(np.float64))
-    return float(both[0, 1])
+    """Pearson's correlation; 0 where one side is all the same, or not a number."""
+    if not np.isfinite(left).all() or np.ptp(left) == 0 or np.ptp(right) == 0:
+        return 0.0
+    return float(np.corrcoef(left.astype(np.float64), right.astype(np.float64))[0, 1])

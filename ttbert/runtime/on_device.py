@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ..errors import DeviceError
+from ..tt import devices_are_mock
 from .bert import Bert
 from .device import device_error
 from .inputs import empty_batch
@@ -88,6 +89,7 @@ class OnDevice:
     def document(self) -> dict[str, object]:
         """What it runs on, and how."""
         return {
+            "mock": devices_are_mock(),
             "arch": self.plan.chip.arch.name,
             "chips": self.chips,
             "grid": [self.plan.chip.grid.columns, self.plan.chip.grid.rows],

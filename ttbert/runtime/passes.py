@@ -72,12 +72,12 @@ class Passes:
         return self._trace is not None
 
     def start(self, batch: Batch) -> Pass:
-        """Begin a pass over a batch, rows for all chips. No more than two should be under way."""
+        """Begin a pass over a batch, rows for all chips; `finish` it before the one that is begun after it."""
         tt = self._tt
         sent = host_batch(tt, self._device, self._bert.plan, batch)
         self._send(sent)
         logits = self._replay() if self.is_traced else self._dispatch()
-        read = logits.cpu(blocking=False, cq_id=0)
+        read = tt.from_device(logits, blocking=False)
         if not self.is_traced:
             tt.deallocate(logits)  # what takes its place is written by this queue, after the read
         return Pass(sent, read, tt.record_event(self._device, 0))

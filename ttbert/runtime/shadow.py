@@ -33,10 +33,6 @@ class ShadowTensor:
     def shape(self) -> Any:
         return self.device.shape
 
-    def cpu(self, blocking: bool = True, cq_id: int = 0) -> _HostShadow:
-        """On the host again: the value, as the mock device's own is zero."""
-        return _HostShadow(self.device.cpu(blocking, cq_id), self.value)
-
 
 @dataclass
 class Shadow:
@@ -66,6 +62,10 @@ class Shadow:
     def copy_host_to_device_tensor(self, host: _HostShadow, target: ShadowTensor, cq_id: int = 0) -> None:
         self.ttnn.copy_host_to_device_tensor(host.host, target.device, cq_id=cq_id)
         target.value = host.value
+
+    def from_device(self, source: ShadowTensor, blocking: bool = True) -> _HostShadow:
+        """The value on the host, as the mock device's own is zero."""
+        return _HostShadow(self.ttnn.from_device(source.device, blocking=blocking), source.value)
 
     def copy(self, source: ShadowTensor, target: ShadowTensor) -> None:
         self.ttnn.copy(source.device, target.device)

@@ -97,10 +97,8 @@ def open_runtime(target: Target, model: CachedModel, batch: int, tokens: int) ->
     with open_device(command_queues=2 if target.traces else 1) as device:
         opening = time.perf_counter() - started
         runtime = OnDevice(ttnn, device, model, batch, tokens, trace=target.traces, opening=opening)
-        try:
-            yield runtime
-        finally:
-            runtime.close()
+        yield runtime
+        runtime.close()  # after an error the device alone is closed: it frees everything, and hides no reason behind another
 
 
 def describe(target: Target, runtime: Runtime) -> str:

@@ -68,11 +68,12 @@ def other_model(wanted: Wanted, compare: str) -> Wanted:
 def score(
     run: Run, resume: bool, progress: Callable[[Progress], None], keep_logits: bool = False
 ) -> tuple[Result, LogitsByWindow]:
-    """Run it, or what is left of it, and write its files. Errors as of a journal and of a run."""
+    """Run it, or what is left of it, and write its files, unless it computed nothing. Errors as of a journal and of a run."""
     with Journal(run.folder / "journal", run.identity, resume) as journal:
         outcome = run_questions(run.dataset, run.subject, run.layout, journal, progress, keep_logits)
         result = make_result(run.dataset, run.subject, run.layout, run.board, outcome)
-        write_result(run.folder, result)
+        if not result.is_mock:
+            write_result(run.folder, result)
         journal.finish()
     return result, outcome.logits
 
