@@ -82,6 +82,9 @@ def test_what_the_device_cannot_be_or_hold_is_said_in_two_lines(on: Callable[...
     on("n150", "demo", "--batch", 9).failed_at_once(4, "batch 9", "--batch 8 or less")
     on("n150", "demo", "--trace").failed_at_once(12, "no trace on a mock device")
     on("n150", "squad", "--compare", "cpu").failed_at_once(2, "computes nothing that could be scored")
+    on("t3000", "demo").failed_at_once(
+        2, "24 built-in questions, and a batch of 8 on each of 8 chips is 64", "--batch 3 or less"
+    )
     long = tmp_path / "long.json"
     long.write_text(json.dumps([{"context": "tea", "question": "tea " * 400}]))
     on("n150", "demo", "--batch", 1, "--input", long).failed(2, "the question has 400 tokens")

@@ -135,7 +135,7 @@ def demo_command(
     from .runtime.target import choose_target
 
     target = choose_target(board, batch, trace)
-    questions = choose_questions(input_path, target.chips * batch, pad)
+    questions = choose_questions(input_path, batch, pad, target.chips)
     cache = open_cache(cache_url)
     wanted = Wanted(model, revision, policy, offline)
     miss = f"{model} ({policy}) is not in the cache {cache.store.url}: converting it first"
