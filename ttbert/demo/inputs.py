@@ -57,7 +57,7 @@ def choose_questions(path: Path | None, batch: int, pad: bool, chips: int = 1) -
             return found[:rows]
         raise InputError(
             f"there are {len(found)} built-in questions, and {what}",
-            f"pass --batch {len(found) // chips} or less, --pad to leave rows of the batch empty, or your own with --input FILE",
+            f"pass --batch {len(found) // chips} or less, --pad to leave rows empty, or your own with --input FILE",
         )
     padding = f"--pad to run them in batches of {rows} of which the last is partly empty"
     raise InputError(
