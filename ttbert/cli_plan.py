@@ -135,12 +135,22 @@ def check_command(
     request = Request(shape, batch, tokens, policy, cache.store.url, str(cached.digest))
     comparison = compare_on(board, request)
     if as_json:
-        show({"model": model, "policy": policy, "board": board, "batch": batch, "tokens": tokens, **asdict(comparison)})
+        show(
+            {
+                "model": model,
+                "policy": policy,
+                "board": board,
+                "batch": batch,
+                "tokens": tokens,
+                "pcc": comparison.pcc,
+                **asdict(comparison),
+            }
+        )
     else:
         _print_comparison(comparison)
     if comparison.pcc < LEAST_PCC and policy != "bfp4":
         raise AccuracyError(
-            f"the logits' PCC with the reference is {comparison.pcc:.4f}, below {LEAST_PCC}", "please report it with the table"
+            f"the output's PCC with the reference is {comparison.pcc:.4f}, below {LEAST_PCC}", "please report it with the table"
         )
 
 
@@ -273,5 +283,8 @@ def _print_comparison(comparison: Comparison) -> None:
     rows += [(name, f"{first:.6f}", f"{lowest:.6f}") for name, first, lowest in by_op(comparison)]
     say(table(rows, right=(1, 2)))
     say()
-    say(f"start logits  PCC {comparison.start_pcc:.6f}, best start the same in {comparison.same_start} of {comparison.inputs}")
-    say(f"end logits    PCC {comparison.end_pcc:.6f}, best end the same in {comparison.same_end} of {comparison.inputs}")
+    for name, pcc in comparison.outputs.items():
+        say(f"{name:7}  PCC {pcc:.6f}")
+    if comparison.gaps:
+        tied = f", {comparison.tied} in a tie with another" if comparison.tied else ""
+        say(f"answers  the same in {comparison.same} of {len(comparison.gaps)} inputs{tied}")
