@@ -138,14 +138,14 @@ def table(record: dict[str, Any], names: tuple[str, ...]) -> str:
     peak = max((each for each in e150 if each["accepted"]), key=lambda each: each["peak"])
     lines += [
         "",
-        f"BERT-large, 24 layers, 384 tokens, bfp8. *accepted* is by TT-NN {record['ttnn']} on a mock device ({record['date']}): "
-        "all layers, loaded from a cache entry.",
+        "BERT-large, 24 layers, 384 tokens, bfp8. "
+        f"*accepted* is by TT-NN {record['ttnn']} on a mock device ({record['date']}): all layers, loaded from a cache entry.",
         "*refused* is by TT-NN too, asked to use more cores than the board has; in its words:",
         "",
         *(f"- {', '.join(dict.fromkeys(where))}: {said}" for said, where in refusals.items()),
         "",
-        f"*fits* is by the model of L1 only, since no TT-NN of today runs an e150: at most {peak['peak']:,} of {peak['usable']:,} "
-        "bytes a core.",
+        f"*fits* is by the model of L1 only, since no TT-NN of today runs an e150: at most {peak['peak']:,} of "
+        f"{peak['usable']:,} bytes a core.",
     ]
     return "\n".join(lines)
 

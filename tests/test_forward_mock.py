@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import make_checkpoint
 from on_mock import on_mock
 from shapes import MANY_HEADS, SHAPES
 
@@ -89,6 +90,19 @@ def shadows(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_values_are_those_of_the_reference(shadows: Any) -> None:
     assert shadows["right"]["pcc"] >= LEAST_PCC and shadows["right"]["worst"] >= LEAST_PCC
+
+
+def test_values_are_those_of_the_reference_however_heads_lie_on_cores(tmp_path: Path) -> None:
+    """One head a core, two, three, and eleven on the only core; two layers of BERT-large's width are the second."""
+    shapes: list[dict[str, Any]] = [
+        {"hidden": 320, "heads": 5},
+        {"hidden": 1024, "heads": 16, "deviation": 0.04},
+        {"hidden": 288, "heads": 9},
+        {"hidden": 352, "heads": 11},
+    ]
+    folders = [str(make_checkpoint(tmp_path / str(number), **each)) for number, each in enumerate(shapes)]
+    for shape, found in zip(shapes, on_mock("n150", "compared", [str(tmp_path / "cache"), *folders]), strict=True):
+        assert min(found["pcc"], found["worst"]) >= LEAST_PCC, shape
 
 
 def test_ttnn_refuses_a_wrong_shard_width(shadows: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -226,11 +226,13 @@ def _print_plan(plan: Plan, board: Board, verdict: Verdict | None) -> None:
     say()
     peak = max(used.values(), key=lambda each: each.needed)
     order = "column" if plan.column_major else "row"
-    chips = f", {board.chips} chips each with its own batch" if board.chips > 1 else ""
-    say(f"board       {board.name}: {plan.chip.arch.name}, {plan.chip.grid} cores a chip{chips}")
-    say(f"grid        {plan.grid} of them, one input in each {order}; the {plan.shape.layers} layers are all planned alike")
+    chips = f"{board.chips} chips" if board.chips > 1 else "one chip"
+    total = f" on each chip, {board.chips * plan.batch} in all" if board.chips > 1 else ""
+    say(f"board       {board.name}: {chips} of {plan.chip.arch.name} with {plan.chip.grid} cores")
+    say(f"batch       {plan.batch} of {plan.tokens} tokens{total}")
+    say(f"grid        {plan.grid} cores, one input in each {order}; the {plan.shape.layers} layers are all planned alike")
     say(f"peak L1     {peak.needed:,} of {plan.chip.l1:,} bytes a core, in {peak.op}: {_peak_text(peak)}")
-    say(f"DRAM        {size_text(_dram_bytes(plan))} of {size_text(plan.chip.dram)}")
+    say(f"DRAM        {size_text(_dram_bytes(plan))} of {size_text(plan.chip.dram)}{' on each chip' if total else ''}")
     say(f"work        {plan.flops / 1e9:.0f} GFLOP a batch, {plan.flops / plan.batch / 1e9:.1f} an input, matmuls only")
     if verdict:
         done = f"accepted by TT-NN on a mock {board.name}: {verdict.ops} ops, all {plan.shape.layers} layers"
@@ -254,6 +256,7 @@ def _plan_document(plan: Plan, board: Board, verdict: Verdict | None) -> dict[st
         "arch": plan.chip.arch.name,
         "policy": plan.policy,
         "batch": plan.batch,
+        "inputs": board.chips * plan.batch,
         "tokens": plan.tokens,
         "layers": plan.shape.layers,
         "grid": [plan.grid.columns, plan.grid.rows],
@@ -263,7 +266,7 @@ def _plan_document(plan: Plan, board: Board, verdict: Verdict | None) -> dict[st
         "flops": plan.flops,
         "ops": [
             {
-                **asdict(replace(op, memory=op.memory)),
+                **asdict(op),
                 "elements": prod(op.shape),
                 "in_layer": op.name in layer,
                 "l1": {"circular": used[op.name].circular, "buffers": used[op.name].buffers, "needed": used[op.name].needed},

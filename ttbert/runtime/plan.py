@@ -46,6 +46,7 @@ FIDELITY = {"bfp8": "HiFi2", "bf16": "HiFi4", "bfp4": "LoFi"}
 """Math fidelity of matmuls by policy: enough passes over the mantissas for the weights' format (7 bits need two passes, those
 of bfloat4_b one); softmax and norms have HiFi4 always."""
 
+
 @dataclass(frozen=True)
 class Plan:
     """Every op in the order it runs: embeddings, one encoder layer (each is planned alike), and the answer head."""
@@ -123,9 +124,7 @@ def plan_bert(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str
         raise BoardError(f"batch {batch} of {tokens} tokens does not fit: {error}", hint) from None
 
 
-def largest_fitting_batch(
-    shape: BertShape, tokens: int, chip: Chip, policy: str = "bfp8", below: int | None = None
-) -> int:
+def largest_fitting_batch(shape: BertShape, tokens: int, chip: Chip, policy: str = "bfp8", below: int | None = None) -> int:
     """The most inputs of so many tokens that the chip takes at once, of those `below`; 0 if not even one."""
     most = largest_batch(chip.grid, shape.grid)
     batches = range(most if below is None else min(most, below - 1), 0, -1)
@@ -137,7 +136,11 @@ def _instead(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str)
     most = largest_fitting_batch(shape, tokens, chip, policy, below=batch)
     if most:
         return f"pass --batch {most} or less"
-    return f"no batch fits: choose fewer tokens{' or --policy bfp8' if policy == 'bf16' else ''}"
+    batch = min(batch, largest_batch(chip.grid, shape.grid))
+    fewer = next((each for each in range(tokens - TILE, 0, -TILE) if _fits(shape, batch, each, chip, policy)), 0)
+    choices = [f"--tokens {fewer} or less"] if fewer else []
+    choices += ["--policy bfp8"] if policy == "bf16" and _fits(shape, batch, tokens, chip, "bfp8") else []
+    return f"no batch fits: {'pass ' + ', or '.join(choices) if choices else 'choose a board with more memory a core'}"
 
 
 class _DoesNotFit(Exception):

@@ -68,7 +68,8 @@ class Reference:
         return self._norm(states + self._linear(grown, f"{name}.down"), f"{name}.norm")
 
     def _attend(self, states: torch.Tensor, mask: torch.Tensor, name: str) -> torch.Tensor:
-        context = F.scaled_dot_product_attention(*self._split_heads(states, name), attn_mask=mask)
+        query, key, value = self._split_heads(states, name)
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return context.transpose(1, 2).reshape(states.shape)
 
     def _split_heads(self, states: torch.Tensor, name: str) -> tuple[torch.Tensor, ...]:
