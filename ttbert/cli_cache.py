@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .cli_options import cache_option, default_cache, json_option
+from .cli_trust import signed_by
 from .console import Progress, say, show, size_text, table, tell
 from .errors import InputError, IntegrityError
 
 if TYPE_CHECKING:
+    from .cache.cache import Cache
     from .cache.census import Census, Model
     from .cache.prune import PrunePlan
     from .cache.verify import Verdict
@@ -85,7 +87,7 @@ def ls_command(sort: str, cache_url: str, as_json: bool) -> None:
     keys = {"name": _name, "size": lambda model: -_size(model), "age": _created}
     models = sorted(census.models, key=keys[sort])
     if as_json:
-        show([_model_row(model, census) for model in models])
+        show([{**_model_row(model, census), "signed_by": _signed_by(cache, model)} for model in models])
     elif not models:
         say(f"The cache {cache.store.url} is empty. `ttbert convert bundled` puts a small model into it.")
     else:
@@ -112,7 +114,8 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     from .cache.cache import open_cache
     from .cache.census import find_model, take_census
 
-    census = take_census(open_cache(cache_url))
+    cache = open_cache(cache_url)
+    census = take_census(cache)
     model = find_model(census, ref)
     if model.cached is None:
         raise IntegrityError(
@@ -122,11 +125,12 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     if as_json:
         document = {
             **_model_row(model, census),
+            "signed_by": _signed_by(cache, model),
             "action": str(manifest.action),
             "architecture": manifest.architecture,
             "provenance": manifest.provenance.document(),
             "files": [each.document() for each in manifest.files],
-            "tensors": [each.document() for each in manifest.tensors],
+            "packs": [each.document() for each in manifest.packs],
         }
         show(document)
         return
@@ -134,6 +138,7 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     row = _model_row(model, census)
     say(f"model         {model.ref}  ({row['state']})")
     say(f"manifest      {model.cached.digest}")
+    say(f"signed by     {', '.join(each['name'] or each['key'] for each in _signed_by(cache, model)) or 'nobody: unsigned'}")
     say(f"action key    {manifest.action}")
     say(f"architecture  {manifest.architecture}, policy {manifest.policy}")
     if model.entry:
@@ -144,11 +149,17 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     say(f"versions      {', '.join(f'{name} {version}' for name, version in sorted(provenance.versions.items()))}")
     say(f"size          {size_text(manifest.size)}, of which {size_text(row['own_bytes'])} are of this model alone")
     say()
-    rows = [("tensor", "shape", "dtype", "layout", "bytes", "blob")]
-    for each in manifest.tensors:
-        rows.append((each.name, " x ".join(map(str, each.shape)), each.dtype, each.layout, f"{each.size:,}", each.blob.short))
-    rows += [(each.name, "", "file", "", f"{each.size:,}", each.blob.short) for each in manifest.files]
+    rows = [("tensor", "shape", "dtype", "layout", "bytes", "digest", "pack")]
+    for pack in manifest.packs:
+        for each in pack.tensors:
+            shape = " x ".join(map(str, each.shape))
+            rows.append((each.name, shape, each.dtype, each.layout, f"{each.size:,}", each.digest.short, pack.name))
     say(table(rows, right=(4,)))
+    say()
+    blobs = [("blob", "", "bytes", "digest")]
+    blobs += [(each.name, f"{len(each.tensors)} tensors", f"{each.size:,}", each.blob.short) for each in manifest.packs]
+    blobs += [(each.name, "file", f"{each.size:,}", each.blob.short) for each in manifest.files]
+    say(table(blobs, right=(2,)))
 
 
 @cache_commands.command("verify")
@@ -204,7 +215,8 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
     model = find_model(census, ref)
     frees = census.own_size(model.cached) if model.cached and _names(census, model) == 1 else 0
     if not as_json or not (dry_run or yes):
-        tell(f"{model.ref}: the name is forgotten; `ttbert cache gc` then frees {size_text(frees)}")
+        would = "would be" if dry_run else "is"
+        tell(f"{model.ref}: the name {would} forgotten; `ttbert cache gc` then frees {size_text(frees)}")
     if not dry_run:
         _agree(yes, "Forget it?")
         cache.remove_ref(model.ref)
@@ -281,6 +293,12 @@ def _model_row(model: Model, census: Census) -> dict[str, Any]:
         "created": _created(model),
         "state": model.problem or "complete",
     }
+
+
+def _signed_by(cache: Cache, model: Model) -> list[dict[str, Any]]:
+    from .cache.trust import signers
+
+    return signed_by(signers(cache.store, "manifest", model.entry.manifest)) if model.entry else []
 
 
 def _name(model: Model) -> Any:

@@ -10,16 +10,19 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from ..errors import CacheError, InputError, IntegrityError, NotCached
+from ..errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, UntrustedError
 from . import refs
-from .blob import Blob, damaged, hash_stream, read_blob
+from .blob import Blob, check_end, damaged, hash_stream, read_blob
 from .digest import Digest, blake3_of
 from .document import LARGEST, Fields, canonical
+from .keys import PrivateKey
 from .local import open_folder
-from .manifest import FileEntry, Manifest, TensorEntry
-from .refs import Ref, RefEntry
+from .manifest import FileEntry, Manifest, PackEntry, TensorEntry
+from .refs import LogEntry, Ref, RefEntry
 from .store import Store
+from .trust import Trust, publish_signature, user_trust
 
 ACTION_SCHEMA = "ttbert.action/1"
 _TRIES = 100
@@ -37,35 +40,59 @@ class Cached:
 class Missing:
     """A blob that a manifest names and the store does not have in the right size."""
 
-    entry: TensorEntry | FileEntry
+    entry: PackEntry | FileEntry
     found: int | None
 
 
 class Cache:
     """Blobs, manifests, actions and refs in one store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, trust: Trust | None = None) -> None:
         self.store = store
+        self.trust = trust or Trust()
 
     # Reading
 
-    def load(self, entry: TensorEntry | FileEntry) -> Blob:
-        """The blob of a manifest's entry, checked against its digest. IntegrityError where it is missing or damaged."""
-        key = blob_key(entry.blob)
+    def load(self, entry: FileEntry) -> bytes:
+        """A file of a manifest, checked against its digest. IntegrityError where it is missing or damaged."""
+        with self.open(entry) as stream, self._read(stream, entry, entry, entry.blob) as blob:
+            check_end(stream, self.where(entry, entry))
+            return blob.bytes()
+
+    def load_pack(self, pack: PackEntry) -> Iterator[tuple[TensorEntry, Blob]]:
+        """The tensors of a pack in their order, each checked against its own digest; the caller closes each blob.
+
+        IntegrityError where the pack is missing, or as soon as a tensor is damaged.
+        """
+        with self.open(pack) as stream:
+            for tensor in pack.tensors:
+                yield tensor, self._read(stream, pack, tensor, tensor.digest)
+            check_end(stream, self.where(pack, pack))
+
+    def open(self, entry: PackEntry | FileEntry) -> BinaryIO:
+        """A stream over the blob of a manifest's entry, not checked yet. IntegrityError where there is none."""
         try:
-            stream = self.store.open(key)
+            return self.store.open(blob_key(entry.blob))
         except KeyError:
             raise IntegrityError(
-                f"{self._where(key)} is missing; {entry.name} needs it", "convert the model again, which restores it"
+                f"{self._where(blob_key(entry.blob))} is missing; {entry.name} needs it",
+                "convert the model again, which restores it",
             ) from None
-        with stream:
-            try:
-                return read_blob(stream, entry.blob, entry.size, f"{self._where(key)} ({entry.name})")
-            except OSError as error:
-                raise damaged(f"{self._where(key)} ({entry.name})", f"it cannot be read: {error}") from error
+
+    def where(self, entry: PackEntry | FileEntry, part: PackEntry | FileEntry | TensorEntry) -> str:
+        """The name of a blob, and of the part of it that is of interest, for errors."""
+        return f"{self._where(blob_key(entry.blob))} ({part.name})"
 
     def manifest(self, digest: Digest) -> Cached:
-        """The manifest of that digest; NotCached where there is none, IntegrityError where it is damaged."""
+        """The manifest of that digest, to be used: UntrustedError unless it is signed as this user requires it.
+
+        NotCached where there is none, IntegrityError where it is damaged.
+        """
+        self.trust.check(self.store, "manifest", digest, f"manifest {digest.short} in {self.store.url}")
+        return self.read_manifest(digest)
+
+    def read_manifest(self, digest: Digest) -> Cached:
+        """The same, to be looked at, whoever it is of."""
         key = manifest_key(digest)
         try:
             content = self.store.get(key, 0, LARGEST + 1)
@@ -86,13 +113,13 @@ class Cache:
         return [Missing(each, sizes[each.blob]) for each in manifest.entries() if sizes[each.blob] != each.size]
 
     def find(self, action: Digest) -> Cached | None:
-        """The complete result of a conversion, or None: not done yet, or no longer whole."""
+        """The complete result of a conversion, or None: not done yet, or no longer whole. UntrustedError as of `manifest`."""
         digest = self.read_action(action)
         if digest is None:
             return None
         try:
             cached = self.manifest(digest)
-        except (NotCached, IntegrityError):
+        except (NotCached, IntegrityError, IncompatibleError):
             return None
         if cached.manifest.action != action or self.missing(cached.manifest):
             return None
@@ -106,14 +133,17 @@ class Cache:
             fields.schema(ACTION_SCHEMA)
             manifest = fields.blake3("manifest")
             fields.done()
-        except (KeyError, IntegrityError):
+        except (KeyError, IntegrityError, IncompatibleError):
             return None
         return manifest
 
     def resolve(self, ref: Ref) -> Cached | None:
-        """What a ref means, or None where it is not known."""
-        entry = refs.read_ref(self.store, ref)
-        return self.manifest(entry.manifest) if entry else None
+        """What a ref means, or None where it is not known. UntrustedError as of `manifest`, and for one rolled back."""
+        latest = refs.read_latest(self.store, ref)
+        if latest is None:
+            return None
+        self.trust.check_ref(self.store, ref, latest)
+        return self.manifest(latest.means.manifest) if latest.means else None
 
     def read_ref(self, ref: Ref) -> RefEntry | None:
         return refs.read_ref(self.store, ref)
@@ -135,7 +165,8 @@ class Cache:
         If the action already leads to a whole manifest, that one is given: of two that convert the same at once, one
         wins.
         """
-        winner = self.find(manifest.action)
+        self.trust.check_may_publish()
+        winner = self._winner(manifest.action)
         if winner:
             return winner
         self._check_whole(manifest)
@@ -143,15 +174,16 @@ class Cache:
         digest = blake3_of(content)
         Manifest.parse(content, "the new manifest")  # what could not be read back is not published
         self._publish(manifest_key(digest), content, digest)
+        self.trust.sign(self.store, "manifest", digest)
         key = action_key(manifest.action)
         entry = canonical({"schema": ACTION_SCHEMA, "manifest": str(digest)})
-        if not self.store.put(key, entry) and self.find(manifest.action) is None:
-            self.store.delete(key)  # it leads to nothing whole
+        if not self.store.put(key, entry) and self._winner(manifest.action) is None:
+            self.store.delete(key)  # it leads to nothing that is whole and trusted
             self.store.put(key, entry)
-        return self.find(manifest.action) or Cached(digest, manifest)
+        return self._winner(manifest.action) or Cached(digest, manifest)
 
-    def move_ref(self, ref: Ref, cached: Cached, repo: str, commit: str | None) -> RefEntry | None:
-        """Make `ref` mean a manifest; what it meant before.
+    def move_ref(self, ref: Ref, cached: Cached, repo: str, commit: str | None) -> None:
+        """Make `ref` mean a manifest. UntrustedError where that had to be signed, and there is no trusted key to do it.
 
         A manifest that no ref led to may be old enough to be pruned, even at this moment. So its age and its blobs'
         restart first, and afterwards they are looked for once more: CacheError if one is gone.
@@ -159,12 +191,23 @@ class Cache:
         found = cached.manifest
         for key in (manifest_key(cached.digest), action_key(found.action), *map(blob_key, found.blobs())):
             self.store.touch(key)
-        before = refs.move_ref(self.store, ref, cached.digest, repo, commit)
+        self._append(ref, RefEntry(cached.digest, repo, commit, created=""))
         self._check_whole(found)
-        return before
 
-    def remove_ref(self, ref: Ref) -> bool:
-        return refs.remove_ref(self.store, ref)
+    def remove_ref(self, ref: Ref) -> None:
+        """Make `ref` mean nothing any more; its history stays. What it meant is left to pruning."""
+        self._append(ref, None)
+
+    def sign(self, ref: Ref, key: PrivateKey) -> Cached:
+        """Vouch for what `ref` means with a key: for the manifest, and for the name's leading to it; the manifest."""
+        latest = refs.read_latest(self.store, ref)
+        if latest is None or latest.means is None:
+            raise InputError(f"{ref} means nothing in {self.store.url}", "see `ttbert cache ls`")
+        self.trust.check_history(self.store, ref, latest)
+        cached = self.read_manifest(latest.means.manifest)  # what cannot be read is not signed
+        publish_signature(self.store, "manifest", latest.means.manifest, key)
+        publish_signature(self.store, "ref", latest.digest, key)
+        return cached
 
     def hash(self, key: str) -> tuple[Digest, int] | None:
         """The digest and size of what is stored under `key`, or None; reads all of it."""
@@ -173,6 +216,35 @@ class Cache:
                 return hash_stream(stream)
         except KeyError:
             return None
+
+    def _append(self, ref: Ref, means: RefEntry | None) -> None:
+        def sign(digest: Digest) -> None:
+            if means:
+                self.trust.check_may_publish()
+            self.trust.sign(self.store, "ref", digest)
+
+        def accept(latest: LogEntry) -> bool:
+            if means is None:
+                return True
+            self.trust.check_history(self.store, ref, latest)
+            return self.trust.believes(self.store, "ref", latest.digest)
+
+        entry = refs.move_ref(self.store, ref, means, sign, accept)
+        if entry:
+            self.trust.memory.remember(self.store, ref, entry)
+
+    def _winner(self, action: Digest) -> Cached | None:
+        """What was published first for an action, if it may be used."""
+        try:
+            return self.find(action)
+        except UntrustedError:
+            return None
+
+    def _read(self, stream: BinaryIO, entry: PackEntry | FileEntry, part: FileEntry | TensorEntry, digest: Digest) -> Blob:
+        try:
+            return read_blob(stream, digest, part.size, self.where(entry, part))
+        except OSError as error:
+            raise damaged(self.where(entry, part), f"it cannot be read: {error}") from error
 
     def _publish(self, key: str, content: bytes | memoryview, digest: Digest) -> None:
         for _ in range(_TRIES):
@@ -197,20 +269,29 @@ class Cache:
         return f"{self.store.url.rstrip('/')}/{key}"
 
 
-def open_cache(url: str) -> Cache:
-    """The cache at a folder (`/path`, `~/path`, `file:///path`) or at another fsspec URL. Nothing is made before a write."""
+def open_cache(url: str, signer: PrivateKey | None = None) -> Cache:
+    """The cache at a folder (`/path`, `~/path`, `file:///path`) or at another fsspec URL. Nothing is made before a write.
+
+    It is used as this user trusts; what is published is signed by `signer`, if there is one.
+    """
     scheme, separator, rest = url.partition("://")
     if separator and scheme not in ("file", "local"):
         from .foreign import FsspecStore  # fsspec takes a tenth of a second, which a local folder need not wait for
 
-        return Cache(FsspecStore(url))
+        return Cache(FsspecStore(url), user_trust(signer))
     folder = rest if separator else url
     if not folder:
         raise InputError(f"{url!r} cannot be a cache", "give a folder or an fsspec URL with --cache or TTBERT_CACHE")
     try:
-        return Cache(open_folder(Path(folder).expanduser().absolute()))
+        return Cache(open_folder(Path(folder).expanduser().absolute()), user_trust(signer))
     except RuntimeError as error:  # of a ~user who does not exist
         raise InputError(f"{url!r} cannot be a cache: {error}", "give a folder with --cache or TTBERT_CACHE") from error
+
+
+def require_lasting(cache: Cache) -> None:
+    """InputError for a cache in the memory of this process, in which nobody would find what is converted."""
+    if cache.store.url.startswith("memory:"):
+        raise InputError(f"{cache.store.url} ends with this command, and all that is in it", "give a folder with --cache")
 
 
 def blob_key(digest: Digest) -> str:

@@ -30,8 +30,8 @@ LEAST_PCC = 0.99
 """Correlation with the reference's logits that a plan must reach with matmul weights of 8 bits or more."""
 
 TIE = 0.1
-"""Two answers tie if the logarithms of the reference's scores are as close. A score depends on two logits, and bfloat16, in which
-the device's come, has steps of 0.03 to 0.06 where they are 4 to 16."""
+"""Two answers tie if the logarithms of the reference's scores are as close. A score depends on two logits, and bfloat16, in
+which the device's come, has steps of 0.03 to 0.06 where they are 4 to 16."""
 
 
 @dataclass(frozen=True)
