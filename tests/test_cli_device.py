@@ -109,7 +109,9 @@ def test_read_only_cache_serves_a_device(on: Callable[..., Done], place: Path, s
 def test_squad_on_a_mock_device_runs_whole_batches_and_claims_no_score(on: Callable[..., Done], tmp_path: Path) -> None:
     data = write(tmp_path / "data.json", built_in(20))
     arguments = ("--data", data, "--batch", 8, "--output", tmp_path / "out")
-    done = on("n300", "squad", *arguments, "--json").succeeded().document
+    ran = on("n300", "squad", *arguments, "--json", PYTHONPROFILEIMPORTTIME="1").succeeded()
+    assert not {name.partition(".")[0] for name in imported(ran)} & {"torch", "transformers", "huggingface_hub"}
+    done = ran.document
     assert done["score"] is None and done["provenance"]["board"] == "mock n300" and done["provenance"]["batch"] == 16
     assert not done["provenance"]["real_length"] and done["timings"]["batches"] == 2 and done["timings"]["rows"] == 32
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"journal", "journal.finished"}
