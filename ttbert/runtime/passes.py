@@ -95,7 +95,6 @@ class Passes:
         if self.is_traced:
             self._tt.release_trace(self._device, self._trace)
             self._tt.deallocate(self._traced_logits)
-            self._trace = None
         free_batch(self._tt, self._inputs)
         if self._staging:
             free_batch(self._tt, self._staging)
