@@ -30,7 +30,7 @@ def on(place: Path) -> Callable[..., Done]:
     def run(board: str, command: str, *arguments: object, hook: Path | None = None, **extra: str) -> Done:
         env = mock_environment(board, place / "mock") | extra
         extra_options = [] if "--cache" in arguments else ["--cache", place / "cache"]
-        return ttbert(command, "--model", "bundled", *extra_options, *arguments, env=env, hook=hook)
+        return ttbert(command, "--model", "bundled", *extra_options, *arguments, env=env, hook=hook, TTBERT_BOARD="auto")
 
     return run
 
@@ -95,7 +95,7 @@ def test_missing_compiler_of_kernels_is_said_in_two_lines(place: Path) -> None:
     if "sfpi" in Path(env["TT_METAL_RUNTIME_ROOT"]).parts:
         pytest.skip("SFPI is installed, so its absence cannot be tested")
     del env["TT_METAL_RUNTIME_ROOT"]
-    done = ttbert("demo", "--model", "bundled", "--cache", place / "cache", env=env)
+    done = ttbert("demo", "--model", "bundled", "--cache", place / "cache", env=env, TTBERT_BOARD="auto")
     done.failed_at_once(12, "SFPI, the compiler of TT-NN's kernels, is not installed", "ttnn.download_sfpi")
 
 
