@@ -122,7 +122,7 @@ def test_a_mapping_outlives_its_blob() -> None:
 
 
 def test_a_disk_that_fails_while_it_is_read_is_an_error_that_says_so() -> None:
-    with pytest.raises(IntegrityError, match="here is damaged: it cannot be read: .*Input/output error"):
+    with pytest.raises(IntegrityError, match=r"here is damaged: it cannot be read: .*Input/output error"):
         read_blob(FailingStream(BIG), blake3_of(BIG), len(BIG), "here")  # type: ignore[arg-type]
 
 
