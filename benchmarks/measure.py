@@ -35,7 +35,7 @@ class Case:
 
     name: str
     function: str
-    arguments: Mapping[str, str | int] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Clock:

@@ -39,7 +39,8 @@ class Row:
         """The median, as every number of a row is."""
         return median(each.seconds for each in self.samples)
 
-    def document(self, ours: Row) -> dict[str, Any]:
+    def document(self, ours: Row | None) -> dict[str, Any]:
+        ratio = {"ours_to_this": ours.seconds / self.seconds} if ours else {}
         return {
             "name": self.name,
             "seconds": self.seconds,
@@ -48,7 +49,7 @@ class Row:
             "cpu_seconds": median(each.cpu_seconds for each in self.samples),
             "peak_rss": int(median(each.peak_rss for each in self.samples)),
             "added_rss": int(median(each.added_rss for each in self.samples)),
-            "ours_to_this": ours.seconds / self.seconds,
+            **ratio,
             "samples": [asdict(each) for each in self.samples],
         }
 
@@ -63,22 +64,31 @@ class Limit:
 
 @dataclass(frozen=True)
 class Table:
-    """Cases that did the same work. The first one is ttbert's, and the others' ratios are to it."""
+    """Cases that did the same work. The first one is ttbert's, and the others' ratios are to it.
+
+    Or the same case on more and more: then `counts` says on how many, and `grows_by` of what.
+    """
 
     title: str
     rows: tuple[Row, ...]
     limit: Limit | None = None
+    grows_by: str = ""
+    counts: tuple[int, ...] = ()
 
     def document(self) -> dict[str, Any]:
-        rows = [row.document(self.rows[0]) for row in self.rows]
+        rows = [row.document(None if self.counts else self.rows[0]) for row in self.rows]
+        for row, count in zip(rows, self.counts, strict=False):
+            row["count"], row["cpu_seconds_each"] = count, row["cpu_seconds"] / count
         return {"title": self.title, "rows": rows, "limit": asdict(self.limit) if self.limit else None}
 
     def text(self) -> str:
-        rows = [("", "ms", "fastest", "slowest", "CPU ms", "peak RSS", "grew by", "ttbert / this")]
+        last = f"CPU ms a {self.grows_by}" if self.counts else "ttbert / this"
+        rows = [("", "ms", "fastest", "slowest", "CPU ms", "peak RSS", "grew by", last)]
         for row in self.document()["rows"]:
             times = (_ms(row[name]) for name in ("seconds", "fastest", "slowest", "cpu_seconds"))
             sizes = (size_text(row[name]) for name in ("peak_rss", "added_rss"))
-            rows.append((row["name"], *times, *sizes, f"{row['ours_to_this']:.2f}"))
+            ratio = _ms(row["cpu_seconds_each"]) if self.counts else f"{row['ours_to_this']:.2f}"
+            rows.append((row["name"], *times, *sizes, ratio))
         if self.limit:
             rows.append((f"limit: {self.limit.name}", _ms(self.limit.seconds), *[""] * 6))
         return f"{self.title}\n{table(rows, right=range(1, 8))}"
@@ -148,10 +158,10 @@ def _draw(panel: Any, found: Table) -> None:
     names = [row["name"] for row in rows]
     medians = [1000 * row["seconds"] for row in rows]
     spread = [[1000 * abs(row[end] - row["seconds"]) for row in rows] for end in ("fastest", "slowest")]
-    colors = ["#1f6f8b" if i == 0 else "#b8bcc2" for i in range(len(rows))]
+    colors = ["#1f6f8b" if i == 0 or found.counts else "#b8bcc2" for i in range(len(rows))]
     panel.barh(names, medians, xerr=spread, color=colors, ecolor="#555555", capsize=2)
     for i, row in enumerate(rows):
-        text = f"  {_ms(row['seconds'])} ms" + (f"  ({1 / row['ours_to_this']:.1f} x)" if i else "")
+        text = f"  {_ms(row['seconds'])} ms" + (f"  ({1 / row['ours_to_this']:.1f} x)" if i and not found.counts else "")
         panel.annotate(text, (1000 * row["slowest"], i), va="center", fontsize=8)
     if found.limit:
         panel.axvline(1000 * found.limit.seconds, color="#c0392b", linestyle="--", linewidth=1)
