@@ -11,6 +11,7 @@ from . import __version__
 from .cli_cache import cache_commands
 from .cli_plan import check_command, plan_command
 from .cli_run import convert_command, demo_command
+from .cli_space import gc_command
 from .cli_squad import squad_command
 from .console import show, tell, tell_error
 from .errors import ReportedError, TtbertError
@@ -36,6 +37,7 @@ cli.add_command(demo_command)
 cli.add_command(plan_command)
 cli.add_command(check_command)
 cli.add_command(squad_command)
+cache_commands.add_command(gc_command)
 cli.add_command(cache_commands)
 
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .cli_options import cache_option, default_cache, json_option
-from .console import Progress, say, show, size_text, table, tell
-from .errors import InputError, IntegrityError
+from .console import Progress, agree, say, show, size_text, table, tell
+from .errors import IntegrityError
 
 if TYPE_CHECKING:
     from .cache.census import Census, Model
-    from .cache.prune import PrunePlan
     from .cache.verify import Verdict
 
 
@@ -52,7 +47,7 @@ def info_command(context: click.Context, cache_url: str, as_json: bool) -> None:
         "bytes": census.size,
         "quarantined": len(census.quarantine),
         "left_behind": len(census.debris),
-        "bytes_free": _free(cache.store.url),
+        "bytes_free": cache.store.free(),
     }
     if as_json:
         show(document)
@@ -206,7 +201,7 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
     if not as_json or not (dry_run or yes):
         tell(f"{model.ref}: the name is forgotten; `ttbert cache gc` then frees {size_text(frees)}")
     if not dry_run:
-        _agree(yes, "Forget it?")
+        agree(yes, "Forget it?")
         cache.remove_ref(model.ref)
     if as_json:
         show({"ref": str(model.ref), "removed": not dry_run, "bytes_freed_by_gc": frees})
@@ -214,60 +209,10 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
         say(f"forgot {model.ref}")
 
 
-@cache_commands.command("gc")
-@click.option("--dry-run", is_flag=True, help="Print the plan and delete nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option(
-    "--grace",
-    type=click.FloatRange(min=0),
-    default=24.0,
-    show_default=True,
-    metavar="HOURS",
-    help="Spare what is younger.",
-)
-@click.option("--quarantined", is_flag=True, help="Delete what is in quarantine, too.")
-@cache_option
-@json_option
-def gc_command(dry_run: bool, yes: bool, grace: float, quarantined: bool, cache_url: str, as_json: bool) -> None:
-    """Delete what no name leads to any more, after printing what that is.
-
-    \b
-    ttbert cache gc --dry-run
-    """
-    from .cache.cache import open_cache
-    from .cache.census import take_census
-    from .cache.prune import plan_prune, run_prune
-
-    cache = open_cache(cache_url)
-    plan = plan_prune(cache, take_census(cache), grace * 3600, quarantined)
-    if not as_json:
-        _print_prune_plan(plan, grace, say)
-    elif plan.waste and not (dry_run or yes):
-        _print_prune_plan(plan, grace, tell)
-    freed = 0
-    if plan.waste and not dry_run:
-        _agree(yes, "Delete them?")
-        freed = run_prune(cache, plan, take_census(cache))
-    if as_json:
-        waste = [{"key": each.entry.key, "bytes": each.entry.size, "reason": each.reason} for each in plan.waste]
-        show({"cache": cache.store.url, "waste": waste, "spared": len(plan.spared), "freed": freed, "dry_run": dry_run})
-    elif plan.waste and not dry_run:
-        say(f"freed {size_text(freed)}")
-
-
 def _chosen_by(context: click.Context) -> str:
     source = context.get_parameter_source("cache_url")
     names = {click.core.ParameterSource.COMMANDLINE: "--cache", click.core.ParameterSource.ENVIRONMENT: "TTBERT_CACHE"}
     return names.get(source, "default") if source else "default"
-
-
-def _free(url: str) -> int | None:
-    """Bytes free on the disk of a local cache, or None for another kind."""
-    from .cache.local import nearest_existing
-
-    if "://" in url:
-        return None
-    return shutil.disk_usage(nearest_existing(Path(url))).free
 
 
 def _model_row(model: Model, census: Census) -> dict[str, Any]:
@@ -304,24 +249,6 @@ def _names(census: Census, model: Model) -> int:
     return sum(1 for other in census.models if other.cached and model.cached and other.cached.digest == model.cached.digest)
 
 
-def _agree(agreed: bool, question: str) -> None:
-    """Ask, unless it was agreed to before; leave the command unless the answer is yes."""
-    if agreed:
-        return
-    try:
-        answer = click.confirm(question, err=True) if sys.stdin else None
-    except click.Abort as error:
-        if not isinstance(error.__context__, EOFError):
-            raise
-        answer = None
-    if answer is None:
-        tell("")
-        raise InputError("nobody is there to answer, so nothing was changed", "add --yes, or --dry-run to see the plan alone")
-    if not answer:
-        tell("nothing was changed")
-        click.get_current_context().exit(1)
-
-
 def _print_verdict(verdict: Verdict, repair: bool) -> None:
     for finding in verdict.findings:
         needed = f", needed by {', '.join(finding.models)}" if finding.models else ""
@@ -336,14 +263,3 @@ def _print_verdict(verdict: Verdict, repair: bool) -> None:
             if repair
             else "hint: --repair moves it to quarantine; then convert the models again"
         )
-
-
-def _print_prune_plan(plan: PrunePlan, grace: float, say: Callable[[str], None]) -> None:
-    groups: dict[str, list[int]] = {}
-    for each in plan.waste:
-        groups.setdefault(each.reason, []).append(each.entry.size)
-    for reason, sizes in sorted(groups.items(), key=lambda item: -sum(item[1])):
-        say(f"{len(sizes):>5} objects, {size_text(sum(sizes)):>9}: {reason}")
-    if plan.spared:
-        say(f"{len(plan.spared):>5} objects are unused too, but younger than {grace:g} hours, and are spared")
-    say(f"{len(plan.waste)} objects to delete, {size_text(plan.size)}" if plan.waste else "nothing to delete")

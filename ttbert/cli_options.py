@@ -31,6 +31,13 @@ cache_option = click.option(
     help="The cache: a folder or an fsspec URL. Also TTBERT_CACHE.",
 )
 
+space_option = click.option(
+    "--no-space-check",
+    is_flag=True,
+    envvar="TTBERT_NO_SPACE_CHECK",
+    help="Write even where the disk says that it has too little space: some mounts say so wrongly.",
+)
+
 offline_option = click.option("--offline", is_flag=True, help="Open no network connection; use only what is on this machine.")
 
 policy_option = click.option(

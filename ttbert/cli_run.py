@@ -18,6 +18,7 @@ from .cli_options import (
     offline_option,
     policy_option,
     revision_option,
+    space_option,
 )
 from .console import Progress, count_text, passage, say, show, size_text, styled, table, tell
 from .errors import NotCached
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--name", metavar="NAME", help="File the model under this name in the cache.")
 @cache_option
 @offline_option
+@space_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and the action key, and convert nothing.")
 @json_option
 def convert_command(
@@ -45,6 +47,7 @@ def convert_command(
     name: str | None,
     cache_url: str,
     offline: bool,
+    no_space_check: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -78,7 +81,7 @@ def convert_command(
         return
     _warn_of_weak_store(cache)
     with Progress(f"converting {model}", len(plan.action.recipe.tensors), plan.size) as progress:
-        conversion = convert(plan, cache, lambda entry: progress.advance(entry.size))
+        conversion = convert(plan, cache, lambda entry: progress.advance(entry.size), check_space=not no_space_check)
     _report_conversion(conversion, cache, time.perf_counter() - started, as_json)
 
 

@@ -18,7 +18,7 @@ from types import TracebackType
 
 import click
 
-from .errors import TtbertError
+from .errors import InputError, TtbertError
 
 _LINE_SECONDS = 5.0
 _OPEN, _CLOSE = "\ue000", "\ue001"
@@ -90,6 +90,24 @@ def passage(text: str, start: int, end: int, indent: str) -> str:
     if sys.stdout.isatty() and _has_colors():
         return wrapped.replace(_OPEN, "\033[1;32m").replace(_CLOSE, "\033[0m")
     return wrapped.replace(_OPEN, "[[").replace(_CLOSE, "]]")
+
+
+def agree(agreed: bool, question: str) -> None:
+    """Ask, unless it was agreed to before; leave the command unless the answer is yes."""
+    if agreed:
+        return
+    try:
+        answer = click.confirm(question, err=True) if sys.stdin else None
+    except click.Abort as error:
+        if not isinstance(error.__context__, EOFError):
+            raise
+        answer = None
+    if answer is None:
+        tell("")
+        raise InputError("nobody is there to answer, so nothing was changed", "add --yes, or --dry-run to see the plan alone")
+    if not answer:
+        tell("nothing was changed")
+        click.get_current_context().exit(1)
 
 
 class Progress:

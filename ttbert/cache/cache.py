@@ -14,12 +14,14 @@ from pathlib import Path
 from ..errors import CacheError, InputError, IntegrityError, NotCached
 from . import refs
 from .blob import Blob, damaged, hash_stream, read_blob
+from .condemned import Objections
 from .digest import Digest, blake3_of
 from .document import LARGEST, Fields, canonical
 from .local import open_folder
 from .manifest import FileEntry, Manifest, TensorEntry
 from .refs import Ref, RefEntry
 from .store import Store
+from .used import stamp
 
 ACTION_SCHEMA = "ttbert.action/1"
 _TRIES = 100
@@ -46,6 +48,7 @@ class Cache:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._objections = Objections(store)
 
     # Reading
 
@@ -153,14 +156,18 @@ class Cache:
     def move_ref(self, ref: Ref, cached: Cached, repo: str, commit: str | None) -> RefEntry | None:
         """Make `ref` mean a manifest; what it meant before.
 
-        A manifest that no ref led to may be old enough to be pruned, even at this moment. So its age and its blobs'
-        restart first, and afterwards they are looked for once more: CacheError if one is gone.
+        A manifest that no ref led to may be condemned, and in the middle of being deleted. So all that belongs to it is
+        reprieved first, and looked for once more before and after: CacheError if something is gone.
         """
         found = cached.manifest
-        for key in (manifest_key(cached.digest), action_key(found.action), *map(blob_key, found.blobs())):
+        keys = (manifest_key(cached.digest), action_key(found.action), *map(blob_key, found.blobs()))
+        for key in keys:
             self.store.touch(key)
+        self._objections.reprieve([*keys, ref.folder])
+        self._check_whole(found)
         before = refs.move_ref(self.store, ref, cached.digest, repo, commit)
         self._check_whole(found)
+        stamp(self.store, cached.digest)
         return before
 
     def remove_ref(self, ref: Ref) -> bool:
@@ -179,6 +186,7 @@ class Cache:
             if self.store.put(key, content):
                 return
             self.store.touch(key)
+            self._objections.reprieve([key])
             if self.hash(key) == (digest, len(content)):
                 return
             with contextlib.suppress(KeyError):  # another writer may have moved it first

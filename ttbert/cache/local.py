@@ -11,19 +11,19 @@ import contextlib
 import errno
 import os
 import pwd
-import re
 import shutil
 import stat
 import time
 import uuid
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import CacheError, NoSpaceError, StoreReadOnly, StoreUnavailable, TtbertError
-from .store import Capabilities, Entry, Store, check_key, is_key
+from .mounts import find_mount, nearest_existing
+from .store import Capabilities, Entry, Store, check_key, is_key, is_temporary
 
-_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -34,11 +34,14 @@ _TRIES = 100
 class LocalStore(Store):
     """Objects as files below `root`, which is made by the first write."""
 
-    capabilities = Capabilities(creates_atomically=True, survives_crash=True)
-
     def __init__(self, root: Path) -> None:
         self.root = root
         self.url = str(root)
+
+    @cached_property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        seen = find_mount(self.root).seen_within
+        return Capabilities(creates_atomically=True, survives_crash=True, seen_within=seen, done_within=2.0 + seen)
 
     def put(self, key: str, content: bytes | memoryview) -> bool:
         path = self._path(key)
@@ -123,12 +126,18 @@ class LocalStore(Store):
         with contextlib.suppress(OSError):
             os.utime(self._path(key))
 
+    def free(self) -> int | None:
+        try:
+            return shutil.disk_usage(nearest_existing(self.root)).free
+        except OSError:
+            return None
+
     def debris(self) -> Iterator[Entry]:
         # A folder that nobody may look into, such as the lost+found of a whole disk, is none of ours.
-        return (entry for entry in self._walk("", skip_forbidden=True) if _is_temporary(entry.key))
+        return (entry for entry in self._walk("", skip_forbidden=True) if is_temporary(entry.key))
 
     def remove_debris(self, key: str) -> bool:
-        if not _is_temporary(key):
+        if not is_temporary(key):
             raise ValueError(f"not a temporary file: {key!r:.100}")
         path = self.root / key
         try:
@@ -252,21 +261,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _is_temporary(key: str) -> bool:
-    """Whether a file is one that `put` made on the way; its folder must be one that keys can lead to."""
-    folder, slash, name = key.rpartition("/")
-    return _TEMPORARY.fullmatch(name) is not None and (not slash or is_key(folder))
-
-
-def nearest_existing(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that is there and can be seen."""
-    for each in (path, *path.parents):
-        with contextlib.suppress(OSError):  # below a folder that may not be looked into
-            if each.exists():
-                return each
-    return path
 
 
 def _owner(path: Path) -> str:

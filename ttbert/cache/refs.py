@@ -7,6 +7,7 @@ its history. So two machines that move a ref at once cannot overwrite each other
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,14 +92,14 @@ def parse_ref(text: str) -> tuple[str, str | None, str | None]:
 
 def read_ref(store: Store, ref: Ref) -> RefEntry | None:
     """What `ref` means now, or None where it is not known."""
-    numbers = _numbers(store, ref)
+    numbers = _numbers(store, ref.folder)
     return _read(store, ref, numbers[-1]) if numbers else None
 
 
 def move_ref(store: Store, ref: Ref, manifest: Digest, repo: str, commit: str | None) -> RefEntry | None:
     """Make `ref` mean `manifest` from now on; what it meant before. Writes nothing where nothing changes."""
     for _ in range(_TRIES):
-        numbers = _numbers(store, ref)
+        numbers = _numbers(store, ref.folder)
         try:
             before = _read(store, ref, numbers[-1]) if numbers else None
         except IntegrityError:
@@ -107,17 +108,33 @@ def move_ref(store: Store, ref: Ref, manifest: Digest, repo: str, commit: str | 
             return before
         entry = RefEntry(manifest, repo, commit, datetime.now(timezone.utc).isoformat(timespec="seconds"))
         # Creating the next number is a compare-and-swap: it fails exactly when somebody else moved the ref meanwhile.
-        if store.put(_key(ref, (numbers[-1] if numbers else 0) + 1), entry.to_bytes()):
+        if store.put(entry_key(ref.folder, (numbers[-1] if numbers else 0) + 1), entry.to_bytes()):
             return before
     raise CacheError(f"{ref} could not be moved: others kept moving it, {_TRIES} times", "try again")
 
 
+def read_history(store: Store, ref: Ref) -> Iterator[RefEntry]:
+    """What `ref` meant, the present meaning first; entries that cannot be read are left out."""
+    for number in reversed(_numbers(store, ref.folder)):
+        with contextlib.suppress(IntegrityError):
+            entry = _read(store, ref, number)
+            if entry:
+                yield entry
+
+
 def remove_ref(store: Store, ref: Ref) -> bool:
     """Forget `ref` and its history; False if it was not known. What it meant is left to pruning."""
-    numbers = _numbers(store, ref)
-    for number in numbers:  # the oldest first, so that a reader sees the present meaning to the last
-        store.delete(_key(ref, number))
+    numbers = _numbers(store, ref.folder)
+    if numbers:
+        remove_entries(store, ref.folder, numbers[-1])
     return bool(numbers)
+
+
+def remove_entries(store: Store, folder: str, last: int) -> None:
+    """Remove the entries of a ref up to number `last`, the oldest first, so that a reader sees the present meaning longest."""
+    for number in _numbers(store, folder):
+        if number <= last:
+            store.delete(entry_key(folder, number))
 
 
 def list_refs(store: Store) -> Iterator[Ref]:
@@ -125,24 +142,30 @@ def list_refs(store: Store) -> Iterator[Ref]:
     last = None
     for entry in store.list("refs"):
         folder, _, name = entry.key.removeprefix("refs/").partition("/")
-        if folder != last and _NUMBER.fullmatch(name):
+        if folder != last and is_number(name):
             last = folder
             match = _TEXT.fullmatch(unquote(folder, errors="surrogateescape"))
             if match and match["policy"]:
                 yield Ref(match["name"], match["revision"], match["policy"])
 
 
-def _numbers(store: Store, ref: Ref) -> list[int]:
-    names = (entry.key.rpartition("/")[2] for entry in store.list(ref.folder))
-    return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
+def entry_key(folder: str, number: int) -> str:
+    """The key of the entry with that number of the ref in that folder."""
+    return f"{folder}/{number:08d}"
 
 
-def _key(ref: Ref, number: int) -> str:
-    return f"{ref.folder}/{number:08d}"
+def is_number(name: str) -> bool:
+    """Whether this is the name of a ref's entry."""
+    return _NUMBER.fullmatch(name) is not None
+
+
+def _numbers(store: Store, folder: str) -> list[int]:
+    names = (entry.key.rpartition("/")[2] for entry in store.list(folder))
+    return sorted(int(name) for name in names if is_number(name))
 
 
 def _read(store: Store, ref: Ref, number: int) -> RefEntry | None:
-    key = _key(ref, number)
+    key = entry_key(ref.folder, number)
     try:
         return RefEntry.parse(store.get(key, 0, LARGEST + 1), f"{store.url}/{key}")
     except KeyError:

@@ -13,6 +13,7 @@ from .. import __version__
 from ..cache.cache import Cache, Cached
 from ..cache.manifest import FileEntry, Manifest, Provenance, SourceEntry, TensorEntry
 from ..cache.refs import Ref
+from ..cache.space import require_space
 from ..model import parse_config
 from ..recipe.bert import bert_recipe, canonical_names, check_tensors
 from ..recipe.policy import POLICIES
@@ -86,14 +87,18 @@ def find_by_name(wanted: Wanted, cache: Cache) -> Conversion | None:
     return Conversion(cached, wanted.ref, hit=True)
 
 
-def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None) -> Conversion:
+def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None, check_space: bool = True) -> Conversion:
     """Make sure that the planned model is in the cache under its ref, converting it on a miss.
 
     `progress` is called with each tensor that was published, from a worker thread. Raises CheckpointError where the
     weights are not what the recipe expects, and errors of the store; what was published until then is harmless and
-    found again.
+    found again. With `check_space`, NoSpaceError comes before anything is read or written.
     """
-    conversion = find_converted(plan, cache) or Conversion(_run(plan, cache, progress), plan.ref, hit=False)
+    conversion = find_converted(plan, cache)
+    if conversion is None:
+        if check_space:
+            require_space(cache.store, plan.size, str(plan.ref))
+        conversion = Conversion(_run(plan, cache, progress), plan.ref, hit=False)
     cache.move_ref(plan.ref, conversion.cached, _repo(plan), plan.source.commit)
     return conversion
 

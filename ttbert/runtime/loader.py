@@ -15,6 +15,7 @@ from ..cache.blob import damaged
 from ..cache.cache import Cache, Cached, blob_key
 from ..cache.digest import blake3_of
 from ..cache.manifest import TensorEntry
+from ..cache.used import stamp
 from ..errors import CacheError, CheckpointError, IntegrityError
 from ..model import BertShape, parse_config
 from ..recipe.bert import bert_recipe
@@ -34,6 +35,7 @@ class CachedModel:
         self.shape: BertShape = parse_config(self._file(CONFIG), f"{cached.digest}: {CONFIG}")
         self.tokenizer: bytes = self._file(TOKENIZER)
         self._check_recipe()
+        stamp(cache.store, cached.digest)
 
     def require_answer_head(self) -> None:
         """CheckpointError for a model that cannot answer questions."""
