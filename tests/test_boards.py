@@ -23,7 +23,7 @@ def test_batch_fits_a_board_up_to_its_largest(name: str, batch: int) -> None:
     if fits:
         check_batch(board, batch)
     else:
-        with pytest.raises(BoardError, match=f"batch {batch} does not fit an {name}") as caught:
+        with pytest.raises(BoardError, match=f"batch {batch} does not fit the board {name}") as caught:
             check_batch(board, batch)
         assert caught.value.hint == f"pass --batch {LARGEST[name]} or less"
 

@@ -237,7 +237,6 @@ HOSTILE = {
     "truncated in the data": WHOLE[:-1],
     "trailing bytes": WHOLE + b"x",
     "html": b"<!doctype html><html>not found</html>",
-    "git lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
     "huge header length": _safetensors({}, length=1 << 62),
     "header is a list": _safetensors([1, 2]),
     "overlap": _safetensors({"a": _entry(0, 8, [2]), "b": _entry(4, 12, [2])}, bytes(12)),
@@ -384,7 +383,6 @@ DAMAGED = {
     "truncated": _zip()[: len(_zip()) // 2],
     "without its end": _zip()[:-30],
     "html": b"<!doctype html><html>not found</html>",
-    "git lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
     "another zip": _foreign_zip(),
     "garbage": bytes(range(256)) * 64,
 }

@@ -276,8 +276,8 @@ def test_question_that_fills_the_model_is_refused(tiny_folder: Path, tiny_cache:
 @pytest.mark.parametrize(
     ("board", "batch", "exit_code", "says"),
     [
-        ("n150", 12, 4, ("batch 12 does not fit an n150", "at most 8", "--batch 8 or less")),
-        ("e150", 13, 4, ("batch 13 does not fit an e150", "--batch 12 or less")),
+        ("n150", 12, 4, ("batch 12 does not fit the board n150", "at most 8", "--batch 8 or less")),
+        ("e150", 13, 4, ("batch 13 does not fit the board e150", "--batch 12 or less")),
         ("e150", 12, 12, ("v0.55", "--board cpu")),
         ("n150", 8, 12, ("batch 8 fits an n150", "--board cpu")),
         ("n150", 7, 12, ("batch 7 fits an n150", "--board cpu")),

@@ -148,7 +148,7 @@ def check_batch(board: Board, batch: int) -> None:
     """BoardError if a chip of the board cannot take so many inputs at once."""
     if batch > board.largest_batch:
         raise BoardError(
-            f"batch {batch} does not fit an {board.name}: its {board.columns} x {board.rows} cores hold at most "
+            f"batch {batch} does not fit the board {board.name}: its {board.columns} x {board.rows} cores hold at most "
             f"{board.largest_batch}",
             f"pass --batch {board.largest_batch} or less",
         )

@@ -14,7 +14,7 @@ from .cli_run import convert_command, demo_command
 from .cli_space import gc_command
 from .cli_squad import squad_command
 from .console import show, tell, tell_error
-from .errors import ReportedError, TtbertError
+from .errors import InputError, ReportedError, TtbertError
 
 INTERRUPTED = 130
 
@@ -47,6 +47,7 @@ def main() -> None:
         sys.exit(cli.main(standalone_mode=False))  # what click gives back is what a command left with, or None
     except click.ClickException as error:
         error.show()
+        _show_error(InputError(error.format_message(), "see --help"))
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         tell("interrupted; nothing incomplete was published")
@@ -69,10 +70,13 @@ def _leave(error: TtbertError) -> None:
         raise error
     if not isinstance(error, ReportedError):
         tell_error(error)
-    if "--json" in sys.argv:
-        kind = type(error).__name__
-        show({"error": {"kind": kind, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}})
+    _show_error(error)
     sys.exit(error.exit_code)
+
+
+def _show_error(error: TtbertError) -> None:
+    if "--json" in sys.argv:
+        show({"error": error.document()})
 
 
 def _debugging() -> bool:

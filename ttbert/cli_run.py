@@ -20,7 +20,7 @@ from .cli_options import (
     revision_option,
     space_option,
 )
-from .console import Progress, count_text, passage, say, show, size_text, styled, table, tell
+from .console import Progress, count_text, passage, plain, say, show, size_text, styled, table, tell
 from .errors import NotCached
 
 if TYPE_CHECKING:
@@ -60,11 +60,13 @@ def convert_command(
     ttbert convert phiyodr/bert-large-finetuned-squad2
     ttbert convert ./my-finetuned-bert --policy bf16
     """
-    from .cache.cache import open_cache
+    from .cache.cache import open_cache, require_lasting
     from .convert.convert import convert, find_by_name, plan_conversion
     from .convert.wanted import Wanted
 
     cache = open_cache(cache_url)
+    if not dry_run:
+        require_lasting(cache)
     wanted = Wanted(model, revision, policy, offline, name)
     started = time.perf_counter()
     try:
@@ -215,8 +217,8 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
 def _print_outcome(outcome: Outcome, questions: list[Question], batch: int) -> None:
     for number, (question, answer) in enumerate(zip(questions, outcome.answers, strict=True), 1):
         say()
-        say(styled(f"{number}. {question.question}", bold=True))
-        say(f"   {answer.text or 'no answer in this passage'}  (score {answer.score:.2f})")
+        say(styled(f"{number}. {plain(question.question)}", bold=True))
+        say(f"   {plain(answer.text) or 'no answer in this passage'}  (score {answer.score:.2f})")
         say(passage(question.context, answer.start, answer.end, "   "))
     timings = outcome.timings
     say()

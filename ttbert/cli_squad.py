@@ -175,12 +175,7 @@ def _score(options: _Options) -> None:
         document["comparison"] = comparison.document()
     if failure:
         tell_error(failure)
-        document["error"] = {
-            "kind": type(failure).__name__,
-            "message": failure.message,
-            "hint": failure.hint,
-            "exit_code": failure.exit_code,
-        }
+        document["error"] = failure.document()
     show(document)
     if failure:
         sys.exit(failure.exit_code)

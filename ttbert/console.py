@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -22,6 +23,8 @@ from .errors import InputError, TtbertError
 
 _LINE_SECONDS = 5.0
 _OPEN, _CLOSE = "\ue000", "\ue001"
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ue000\ue001]")
+"""Control characters other than tab and newline, marks that turn the direction of writing, halves of characters."""
 
 
 def show(document: object) -> None:
@@ -36,14 +39,19 @@ def say(text: str = "") -> None:
 
 def tell(text: str) -> None:
     """A remark on what is going on, on stderr."""
-    click.echo(text, err=True)
+    click.echo(plain(text), err=True)
 
 
 def tell_error(error: TtbertError) -> None:
     """What happened, and what to do about it: two lines on stderr."""
-    tell(f"{styled('error:', 'red', bold=True)} {error.message}")
+    click.echo(f"{styled('error:', 'red', bold=True)} {plain(error.message)}", err=True)
     if error.hint:
-        tell(f"{styled('hint:', 'cyan')} {error.hint}")
+        click.echo(f"{styled('hint:', 'cyan')} {plain(error.hint)}", err=True)
+
+
+def plain(text: str) -> str:
+    """Text of somebody else's as it can be printed, as long as before: what would steer the terminal becomes U+FFFD."""
+    return _STEERING.sub("\ufffd", text)
 
 
 def count_text(number: int, one: str, many: str = "") -> str:
@@ -84,6 +92,7 @@ def size_text(size: float) -> str:
 
 def passage(text: str, start: int, end: int, indent: str) -> str:
     """A text wrapped to the terminal, with `text[start:end]` highlighted, or in [[...]] where there are no colours."""
+    text = plain(text)
     marked = f"{text[:start]}{_OPEN}{text[start:end]}{_CLOSE}{text[end:]}" if end > start else text
     columns = min(shutil.get_terminal_size().columns, 110)
     wrapped = textwrap.fill(marked, columns, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)

@@ -6,6 +6,8 @@ Mistakes of a programmer (a wrong type, a call out of order) raise Python's own 
 
 from __future__ import annotations
 
+import json
+
 
 class TtbertError(Exception):
     """The base of all errors of ttbert; the command line prints `message` and `hint` and leaves with `exit_code`."""
@@ -16,6 +18,14 @@ class TtbertError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    @property
+    def kind(self) -> str:
+        """The name of the error in documents."""
+        return type(self).__name__
+
+    def document(self) -> dict[str, object]:
+        return {"kind": self.kind, "message": self.message, "hint": self.hint, "exit_code": self.exit_code}
 
 
 class InputError(TtbertError):
@@ -87,6 +97,20 @@ class AccuracyError(TtbertError):
 class ReportedError(TtbertError):
     """A process that ttbert started failed, has told the user why, and left with this exit code."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
+    def __init__(self, kind: str, message: str, hint: str, exit_code: int) -> None:
+        super().__init__(message, hint)
+        self._kind = kind
         self.exit_code = exit_code
+
+    @property
+    def kind(self) -> str:
+        return self._kind
+
+    @classmethod
+    def parse(cls, said: bytes) -> ReportedError:
+        """The error in what the process printed with --json; ValueError if there is none, as of one that was killed."""
+        try:
+            error = json.loads(said)["error"]
+            return cls(str(error["kind"]), str(error["message"]), str(error["hint"]), int(error["exit_code"]))
+        except (LookupError, TypeError) as wrong:
+            raise ValueError("no error") from wrong

@@ -132,13 +132,18 @@ class Cache:
         self._publish(blob_key(digest), content, digest)
         return digest
 
+    def claim(self, action: Digest) -> Cached | None:
+        """The complete result of a conversion, as `find` gives it, which nobody deletes from now on until it has a name."""
+        cached = self.find(action)
+        return self.find(action) if cached and self._objections.reprieve(keys_of(cached)) else cached
+
     def publish_manifest(self, manifest: Manifest) -> Cached:
         """Store a manifest and the action that leads to it. Its blobs must have been published.
 
         If the action already leads to a whole manifest, that one is given: of two that convert the same at once, one
         wins.
         """
-        winner = self.find(manifest.action)
+        winner = self.claim(manifest.action)
         if winner:
             return winner
         self._check_whole(manifest)
@@ -159,14 +164,13 @@ class Cache:
         A manifest that no ref led to may be condemned, and in the middle of being deleted. So all that belongs to it is
         reprieved first, and looked for once more before and after: CacheError if something is gone.
         """
-        found = cached.manifest
-        keys = (manifest_key(cached.digest), action_key(found.action), *map(blob_key, found.blobs()))
-        for key in keys:
+        for key in keys_of(cached):
             self.store.touch(key)
-        self._objections.reprieve([*keys, ref.folder])
-        self._check_whole(found)
+        if self._objections.reprieve([*keys_of(cached), ref.folder]):
+            self._publish(manifest_key(cached.digest), cached.manifest.to_bytes(), cached.digest)
+        self._check_whole(cached.manifest)
         before = refs.move_ref(self.store, ref, cached.digest, repo, commit)
-        self._check_whole(found)
+        self._check_whole(cached.manifest)
         stamp(self.store, cached.digest)
         return before
 
@@ -219,6 +223,18 @@ def open_cache(url: str) -> Cache:
         return Cache(open_folder(Path(folder).expanduser().absolute()))
     except RuntimeError as error:  # of a ~user who does not exist
         raise InputError(f"{url!r} cannot be a cache: {error}", "give a folder with --cache or TTBERT_CACHE") from error
+
+
+def require_lasting(cache: Cache) -> None:
+    """InputError for a cache in the memory of this process, in which nobody would find what is converted."""
+    if cache.store.url.startswith("memory:"):
+        raise InputError(f"{cache.store.url} ends with this command, and all that is in it", "give a folder with --cache")
+
+
+def keys_of(cached: Cached) -> set[str]:
+    """A manifest, its action and its blobs."""
+    manifest = cached.manifest
+    return {manifest_key(cached.digest), action_key(manifest.action), *map(blob_key, manifest.blobs())}
 
 
 def blob_key(digest: Digest) -> str:

@@ -131,14 +131,15 @@ class Objections:
         self._store = store
         self._known: dict[str, Condemned | None] = {}
 
-    def reprieve(self, keys: Collection[str]) -> None:
-        """Keep what is stored under `keys` from being deleted, or wait until it is; afterwards look whether it is there.
+    def reprieve(self, keys: Collection[str]) -> bool:
+        """Keep what is stored under `keys` from being deleted, or wait until it is; False where nobody meant to.
 
-        Costs one listing where nothing is condemned. For a key that leads to a ref give the ref's folder.
+        If it gives True, look whether it is all still there. Costs one listing where nothing is condemned. For what leads
+        to a ref give the ref's folder.
         """
         concerned = self._concerned(list(self._store.list(FOLDER)), set(keys))
         if not concerned:
-            return
+            return False
         now = time.time()
         for folder, found in concerned.items():
             document = {"schema": _REPRIEVE, "keys": [{"key": key} for key in sorted(found)]}
@@ -149,6 +150,7 @@ class Objections:
         entries = list(self._store.list(FOLDER))
         folders = {*concerned, *self._concerned(entries, set(keys))}
         self._wait({key: until for key, until in self._sweeping(entries, folders).items() if until > now}, now)
+        return True
 
     def _concerned(self, entries: list[Entry], keys: set[str]) -> dict[str, set[str]]:
         """The folders of the records that name some of the keys, and these; all of them where a sweep has lost its record."""

@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..errors import CacheError
-from .cache import Cache, Cached, action_key, blob_key, manifest_key
+from .cache import Cache, keys_of, manifest_key
 from .census import Census, Model
 from .condemned import Condemned, CondemnedRef
 from .refs import Ref, read_history
 
 OWN = ("manifests", "actions", "blobs")
 """The folders of what refs lead to. In this order it is deleted: so nothing found leads to what is gone."""
-
-
-def keys_of(cached: Cached) -> set[str]:
-    """A manifest, its action and its blobs."""
-    manifest = cached.manifest
-    return {manifest_key(cached.digest), action_key(manifest.action), *map(blob_key, manifest.blobs())}
 
 
 def keys_in_use(cache: Cache, census: Census, keep_last: int = 1) -> dict[str, set[str]]:

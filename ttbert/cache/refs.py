@@ -107,8 +107,10 @@ def move_ref(store: Store, ref: Ref, manifest: Digest, repo: str, commit: str | 
         if before and (before.manifest, before.repo, before.commit) == (manifest, repo, commit):
             return before
         entry = RefEntry(manifest, repo, commit, datetime.now(timezone.utc).isoformat(timespec="seconds"))
+        content = entry.to_bytes()
+        RefEntry.parse(content, f"the new entry of {ref}")  # what could not be read back is not published
         # Creating the next number is a compare-and-swap: it fails exactly when somebody else moved the ref meanwhile.
-        if store.put(entry_key(ref.folder, (numbers[-1] if numbers else 0) + 1), entry.to_bytes()):
+        if store.put(entry_key(ref.folder, (numbers[-1] if numbers else 0) + 1), content):
             return before
     raise CacheError(f"{ref} could not be moved: others kept moving it, {_TRIES} times", "try again")
 

@@ -38,6 +38,7 @@ _FOREIGN = {
     ".ot": "Rust",
     ".ckpt": "TensorFlow",
 }
+_POINTER = b"version https://git-lfs.github.com/spec/"
 _MAX_INDEX = 64 << 20
 _REMAP_AFTER = 256 << 20
 _TO_SAFETENSORS = "convert the file to safetensors: load it with transformers and save_pretrained() it"
@@ -70,6 +71,7 @@ class Checkpoint:
     def __init__(self, paths: Sequence[Path], index: Mapping[str, str] | None = None) -> None:
         self._file_of: dict[str, _WeightFile] = {}
         for path in paths:
+            _refuse_pointer(path)
             file = _SafetensorsFile(path) if path.name.endswith(".safetensors") else _PickleFile(path)
             twice = sorted(file.tensors.keys() & self._file_of.keys())
             if twice:
@@ -285,7 +287,7 @@ def _read_index(source: Source, name: str) -> Mapping[str, str]:
         raise _damaged(path, error) from error
     shards = sorted(set(index.values()))
     for shard in shards:
-        if "/" in shard or "\\" in shard or "\0" in shard or shard.startswith(".") or not shard.endswith(suffix):
+        if "/" in shard or "\\" in shard or not shard.isprintable() or shard.startswith(".") or not shard.endswith(suffix):
             raise CheckpointError(f"{name} of {source.label} names a shard that is not a {suffix} file: {shard!r:.100}", _SAVED)
     missing = [shard for shard in shards if shard not in source.files]
     if missing:
@@ -307,6 +309,19 @@ def _absent(source: Source, message: str) -> TtbertError:
             "run once without --offline, or give a local folder, or use --model bundled",
         )
     return CheckpointError(message, _SAVED)
+
+
+def _refuse_pointer(path: Path) -> None:
+    """CheckpointError for the few lines that git leaves in the place of a large file where git-lfs is not installed."""
+    try:
+        with path.open("rb") as file:
+            is_pointer = file.read(len(_POINTER)) == _POINTER
+    except OSError as error:
+        raise _damaged(path, error) from error
+    if is_pointer:
+        raise CheckpointError(
+            f"{path} is a git-lfs pointer, not the weights", "run `git lfs pull` in its folder, then try again"
+        )
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

@@ -94,13 +94,12 @@ def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None, c
     weights are not what the recipe expects, and errors of the store; what was published until then is harmless and
     found again. With `check_space`, NoSpaceError comes before anything is read or written.
     """
-    conversion = find_converted(plan, cache)
-    if conversion is None:
-        if check_space:
-            require_space(cache.store, plan.size, str(plan.ref))
-        conversion = Conversion(_run(plan, cache, progress), plan.ref, hit=False)
-    cache.move_ref(plan.ref, conversion.cached, _repo(plan), plan.source.commit)
-    return conversion
+    found = cache.claim(plan.action.key)
+    if found is None and check_space:
+        require_space(cache.store, plan.size, str(plan.ref))
+    cached = found or _run(plan, cache, progress)
+    cache.move_ref(plan.ref, cached, _repo(plan), plan.source.commit)
+    return Conversion(cached, plan.ref, hit=found is not None)
 
 
 def _run(plan: Plan, cache: Cache, progress: Progress) -> Cached:

@@ -81,5 +81,9 @@ def open_source(model: str, revision: str | None = None, offline: bool = False) 
             raise InputError(f"the folder {model} is not there", _MODEL)
         if revision is not None:
             raise InputError(f"{model} is a folder, which has no revisions", "leave out --revision")
+        path = str(folder.resolve())
+        if not path.isprintable():
+            # The path becomes part of what the cache says of the model, which is text for people and terminals.
+            raise InputError(f"the folder {path!r} has a name that cannot be printed", "rename it, or copy the model elsewhere")
         return FolderSource(folder)
     return open_hub_source(model, revision, offline)

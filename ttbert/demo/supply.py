@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 
-from ..cache.cache import Cache, Cached
+from ..cache.cache import Cache, Cached, require_lasting
+from ..child import python_command
 from ..convert.convert import find_by_name, find_converted, plan_conversion
 from ..convert.wanted import Wanted
-from ..errors import NotCached, ReportedError, StoreUnavailable
+from ..errors import NotCached, ReportedError, StoreUnavailable, TtbertError
 
 
 def supply_model(wanted: Wanted, cache: Cache, on_miss: Callable[[], None]) -> Cached:
@@ -30,6 +30,7 @@ def supply_model(wanted: Wanted, cache: Cache, on_miss: Callable[[], None]) -> C
     found = find_converted(plan, cache)
     if found:
         return found.cached
+    require_lasting(cache)
     on_miss()
     _convert_elsewhere(wanted, cache)
     found = find_converted(plan, cache)
@@ -43,11 +44,20 @@ def supply_model(wanted: Wanted, cache: Cache, on_miss: Callable[[], None]) -> C
 
 def _convert_elsewhere(wanted: Wanted, cache: Cache) -> None:
     """Run `ttbert convert` in a process of its own: packing puts TT-NN into mock mode for good, and takes memory."""
-    command = [sys.executable, "-m", "ttbert", "convert", wanted.model, "--policy", wanted.policy, "--cache", cache.store.url]
+    options = ["--policy", wanted.policy, "--cache", cache.store.url, "--json"]
     if wanted.revision:
-        command += ["--revision", wanted.revision]
+        options += ["--revision", wanted.revision]
     if wanted.offline:
-        command.append("--offline")
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        options.append("--offline")
+    command = python_command("from ttbert.cli import main; main()", "convert", *options, "--", wanted.model)
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode:
-        raise ReportedError("the conversion failed", done.returncode)
+        raise _failure(done)
+
+
+def _failure(done: subprocess.CompletedProcess[bytes]) -> TtbertError:
+    try:
+        return ReportedError.parse(done.stdout)
+    except ValueError:
+        ended = f"was ended by signal {-done.returncode}" if done.returncode < 0 else f"left with {done.returncode}"
+        return TtbertError(f"the conversion {ended} and gave no reason", "is memory short? try `ttbert convert` alone")

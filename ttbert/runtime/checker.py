@@ -1,7 +1,7 @@
 """Checks of plans in a process of their own, on a mock device of a board.
 
 Which devices a process has is settled before its first use of TT-NN, so what `check` does runs in a child: requests go to
-its stdin as JSON, one result a line comes from its stdout. `python -m ttbert.runtime.checker` is that child.
+its stdin as JSON, one result a line comes from its stdout. `main` is that child.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..child import python_command
 from ..errors import DeviceError
 from ..model import BertShape
 from .check import Comparison, OpCorrelation, Verdict
@@ -51,7 +52,7 @@ def compare_on(board: str, request: Request) -> Comparison:
 def _answers(board: str, what: str, requests: list[Request]) -> Iterator[Any]:
     with temporary_mock_environment(board) as environment:
         done = subprocess.run(
-            [sys.executable, "-m", __name__, what],
+            python_command(f"from {__name__} import main; main()", what),
             env=environment,
             input=json.dumps([asdict(each) for each in requests]),
             capture_output=True,
@@ -113,7 +114,3 @@ def main() -> None:
     with open_device() as device:
         for request in requests:
             print("answer:" + json.dumps(work[sys.argv[1]](device, ttnn, request)), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ..child import python_command
 from ..errors import DeviceError
 from ..tt import device_environment, device_ttnn, first_line
 
@@ -154,7 +154,7 @@ def _ask(expression: str, seconds: float, environment: Mapping[str, str] | None 
     program = f"import json, sys\nsys.modules['torch'] = None\nimport ttnn\nprint('\\nanswer:' + json.dumps({expression}))"
     settings = {"TT_METAL_LOGGER_LEVEL": "warning", "LOGURU_LEVEL": "ERROR"}  # some causes are in the log alone
     process = subprocess.Popen(
-        [sys.executable, "-c", program],
+        python_command(program),
         env={**(device_environment() if environment is None else environment), **settings},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
