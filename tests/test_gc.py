@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from killed import RunKilled, killed_processes
 from models import COMMIT, DAY, FILES, HOUR, TENSORS, TINY, age, blob_path, build, files, flip_bit, open_local, publish
 
 from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key, open_cache
@@ -162,7 +165,7 @@ def test_debris_goes_when_it_is_old_and_a_writer_at_work_is_left_alone(cache: Ca
     publish(cache)
     left = root / "blobs" / (".tmp-" + "0" * 32)
     left.write_bytes(b"half")
-    assert collect(cache) == 0 and left.exists()
+    assert len(plan(cache).young) == 1 and collect(cache) == 0 and left.exists()
     age(root)
     found = plan(cache)
     left.write_bytes(b"its writer is alive")
@@ -516,6 +519,58 @@ def test_with_too_short_a_grace_period_a_conversion_fails_and_never_half_succeed
         for collector in collectors:
             collector.result()
     assert done + failed > 1 and sum(collected) > 0 and sound(cache)
+
+
+# Killed
+
+
+@pytest.fixture(scope="module")
+def run_killed() -> Iterator[RunKilled]:
+    with killed_processes() as run:
+        yield run
+
+
+@pytest.mark.parametrize("phase", ["condemning", "deleting"])
+def test_a_collection_killed_at_any_step_leaves_a_sound_cache_and_the_next_one_finishes(
+    tmp_path: Path, run_killed: RunKilled, phase: str
+) -> None:
+    """Of three models one has no name any more, one is given up for its age, and one stays."""
+    start = tmp_path / "start"
+    cache = open_local(start)
+    other = publish_other(cache)
+    publish(cache, Ref("local/old", None, "bfp8"), {**TENSORS, "layer": b"old"}, b"old recipe")
+    publish(cache)
+    (start / "blobs" / (".tmp-" + "0" * 32)).write_bytes(b"half")
+    used_days_ago(cache, start, {OTHER: 0, Ref("local/old", None, "bfp8"): 40})
+    cache.remove_ref(TINY)
+    if phase == "deleting":
+        (start / "blobs" / (".tmp-" + "0" * 32)).unlink()
+        collect(cache, Limits(older_than=30 * DAY))
+        age(start, 2 * DAY)
+    steps = 0
+    for step in range(1, 500):
+        root = tmp_path / str(step)
+        shutil.copytree(start, root)
+        exit_code = run_killed("collect", root, step)
+        cache = open_local(root)
+        assert sound(cache) and cache.resolve(OTHER) == other and not cache.missing(other.manifest), step
+        for ref in cache.list_refs():
+            cached = cache.resolve(ref)
+            assert cached and not cache.missing(cached.manifest), (step, ref)
+        for _ in range(3):
+            age(root, 2 * DAY)
+            collect(cache, Limits(older_than=30 * DAY))
+        assert [*cache.list_refs()] == [OTHER] and sound(cache) and cache.find(other.manifest.action) == other, step
+        assert kinds(root) == {"blobs", "manifests", "actions", "refs", "used"}, step
+        assert len(list(cache.store.list("blobs"))) == 4 and not list(cache.store.debris()), step
+        if exit_code == 0:
+            break
+        assert exit_code == -9, step
+        steps = step
+    assert steps >= (8 if phase == "condemning" else 25)
+
+
+# Other
 
 
 def test_many_pieces_of_waste_are_planned_quickly(cache: Cache, root: Path) -> None:

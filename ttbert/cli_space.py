@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import click
 
@@ -93,17 +94,22 @@ def gc_command(
 
 
 def _print(plan: Plan, say: Callable[[str], None]) -> None:
-    at_once = plan.condemn if not plan.grace else ()
-    deleted = [*plan.leftovers, *plan.delete, *at_once]
-    _print_part(deleted, "delete now", say)
+    _print_part(_deleted(plan), "delete now", say)
     if plan.grace:
         when = datetime.now().astimezone() + timedelta(seconds=plan.grace)
         _print_part(plan.condemn, f"condemn now; a collection after {when:%Y-%m-%d %H:%M} deletes it, unless it is used", say)
         _print_part(plan.waiting, "condemned already, and not yet for long enough", say)
+    if plan.young:
+        say(f"{count_text(len(plan.young), 'temporary file')} spared: a writer may be at work")
     if plan.over:
         say(f"the cache stays {size_text(plan.over)} above the limit: what is left was used today, or is not to be touched")
     if not (plan.deletes or plan.condemns):
         say("nothing to delete")
+
+
+def _deleted(plan: Plan) -> list[Waste]:
+    """What goes now, which without a grace period includes what is found now."""
+    return [*plan.leftovers, *plan.delete, *(plan.condemn if not plan.grace else ())]
 
 
 def _print_part(waste: Iterable[Waste], title: str, say: Callable[[str], None]) -> None:
@@ -130,11 +136,12 @@ def _document(plan: Plan) -> dict[str, Any]:
         return [{"key": each.entry.key, "bytes": each.entry.size, "reason": each.reason} for each in waste]
 
     return {
-        "delete": rows([*plan.leftovers, *plan.delete]),
-        "forget": [each.folder.removeprefix("refs/") for each in plan.forget],
-        "condemn": rows(plan.condemn),
-        "give_up": [{"ref": each.folder.removeprefix("refs/"), "reason": each.reason} for each in plan.condemn_refs],
+        "delete": rows(_deleted(plan)),
+        "forget": [unquote(each.folder.removeprefix("refs/")) for each in plan.forget],
+        "condemn": rows(plan.condemn if plan.grace else ()),
+        "give_up": [unquote(each.folder.removeprefix("refs/")) for each in plan.condemn_refs],
         "waiting": rows(plan.waiting),
+        "temporary_files_spared": len(plan.young),
         "grace_seconds": plan.grace,
         "bytes_over_limit": plan.over,
         "unreadable": [{"ref": str(model.ref), "problem": model.problem} for model in plan.broken],

@@ -73,6 +73,8 @@ class Plan:
     """Condemned, but not for long enough."""
     ripe: tuple[str, ...] = ()
     """The records to sweep."""
+    young: tuple[Entry, ...] = ()
+    """Temporary files that may belong to a writer at work."""
     over: int = 0
     """Bytes beyond `max_size` that stay, since what is left was used today or is not to be given up."""
     broken: tuple[Model, ...] = ()
@@ -95,9 +97,10 @@ def plan_gc(
     limits, now = limits or Limits(), time.time()
     records = _read_records(cache, census)
     leftovers = tuple(_leftovers(census, records, grace, quarantined, now))
+    young = tuple(entry for entry in census.debris if now - entry.modified < grace)
     broken = tuple(model for model in census.models if model.cached is None)
     if broken:
-        return Plan(limits, grace, leftovers, broken=broken)
+        return Plan(limits, grace, leftovers, young=young, broken=broken)
 
     scope = Scope(cache, limits.only)
     used = keys_in_use(cache, census, limits.keep_last)
@@ -128,6 +131,7 @@ def plan_gc(
         condemn=tuple(Waste(entry, reasons.get(key, "no model uses it")) for key, entry in unused if key not in condemned),
         waiting=tuple(Waste(entry, condemned[key]) for key, entry in unused if key in condemned and key not in due),
         ripe=tuple(record.name for record in ripe),
+        young=young,
         over=over,
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import pwd
 import shutil
@@ -102,8 +103,9 @@ class LocalStore(Store):
             return False
         except OSError as error:
             raise self._explain(error, path) from error
-        with contextlib.suppress(OSError):  # an empty folder is untidy, not wrong
-            path.parent.rmdir()
+        with contextlib.suppress(OSError):  # the first one that is not empty; an empty one would be untidy, not wrong
+            for folder in itertools.takewhile(lambda each: each != self.root, path.parents):
+                folder.rmdir()
         return True
 
     def quarantine(self, key: str) -> str:
