@@ -36,7 +36,7 @@ import uuid
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from ..errors import IntegrityError
+from ..errors import IncompatibleError, IntegrityError
 from .document import LARGEST, Fields, canonical
 from .store import Entry, Store, is_key
 
@@ -158,8 +158,8 @@ class Objections:
         for name in set(names) - self._known.keys():
             try:
                 self._known[name] = read_record(self._store, name)
-            except IntegrityError:
-                self._known[name] = None  # nobody can delete by it
+            except (IntegrityError, IncompatibleError):
+                self._known[name] = None  # no collector of this version deletes by it
         records = [record for name in names if (record := self._known[name])]
         concerned = {record.folder: found for record in records if (found := record.keys & keys)}
         oldest = time.time() - _FORGOTTEN
@@ -174,7 +174,7 @@ class Objections:
         found = {}
         for entry in entries:
             if entry.key.rpartition("/")[0].removesuffix("/sweeping") in folders and "/sweeping/" in entry.key:
-                with contextlib.suppress(KeyError, IntegrityError):
+                with contextlib.suppress(KeyError, IntegrityError, IncompatibleError):
                     fields = Fields.parse(self._store.get(entry.key, 0, 1000), entry.key)
                     fields.schema(_SWEEPING)
                     found[entry.key] = entry.modified + min(fields.size("seconds"), _LONGEST)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from ..errors import CacheError, IntegrityError
+from ..errors import CacheError, IncompatibleError, IntegrityError
 from .cache import Cache, action_key, blob_key, manifest_key
 from .census import Census, Model
 from .condemned import Condemned, CondemnedRef, read_record, record_names
@@ -95,8 +95,8 @@ def plan_gc(
 ) -> Plan:
     """What a collection would do. Reads the unreferenced manifests, to say what they were."""
     limits, now = limits or Limits(), time.time()
-    records = _read_records(cache, census)
-    leftovers = tuple(_leftovers(census, records, grace, quarantined, now))
+    records, foreign = _read_records(cache, census)
+    leftovers = tuple(_leftovers(census, [*foreign, *(record.folder for record in records)], grace, quarantined, now))
     young = tuple(entry for entry in census.debris if now - entry.modified < grace)
     broken = tuple(model for model in census.models if model.cached is None)
     if broken:
@@ -136,17 +136,23 @@ def plan_gc(
     )
 
 
-def _read_records(cache: Cache, census: Census) -> list[Condemned]:
-    """The records of what is condemned; a damaged one is no record, and its remains are leftovers."""
-    found = []
+def _read_records(cache: Cache, census: Census) -> tuple[list[Condemned], list[str]]:
+    """The records of what is condemned, and the folders of those that another version of ttbert wrote.
+
+    A damaged one is no record, and its remains are leftovers.
+    """
+    found, foreign = [], []
     for name in record_names(census.below("gc")):
         try:
             record = read_record(cache.store, name)
         except IntegrityError:
             continue
+        except IncompatibleError:
+            foreign.append(f"gc/{name}")
+            continue
         if record:
             found.append(record)
-    return sorted(found, key=lambda record: record.since)
+    return sorted(found, key=lambda record: record.since), foreign
 
 
 def _without(used: Mapping[str, set[str]], refs: Iterable[CondemnedRef]) -> dict[str, set[str]]:
@@ -179,8 +185,8 @@ def _give_up(
     return given_up, max(0, size - limits.max_size) if limits.max_size is not None else 0
 
 
-def _leftovers(census: Census, records: Iterable[Condemned], grace: float, quarantined: bool, now: float) -> Iterator[Waste]:
-    """What nobody could load."""
+def _leftovers(census: Census, records: Iterable[str], grace: float, quarantined: bool, now: float) -> Iterator[Waste]:
+    """What nobody could load; `records` are the folders in which collections may be at work."""
     for entry in census.debris:
         if now - entry.modified >= grace:
             yield Waste(entry, "left behind by a writer that was killed")
@@ -192,7 +198,7 @@ def _leftovers(census: Census, records: Iterable[Condemned], grace: float, quara
     for entry in stamps:
         if manifest_key(Digest("blake3", entry.key.split("/")[1])) not in census.manifests:
             old[entry.key] = "a stamp of use of a model that is gone"
-    folders = tuple(f"{record.folder}/" for record in records)
+    folders = tuple(f"{folder}/" for folder in records)
     for entry in (*census.below("gc"), *census.below("probes")):
         if not entry.key.startswith(folders):
             old[entry.key] = "left behind by a collection or check that was killed"
