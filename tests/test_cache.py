@@ -34,7 +34,7 @@ from ttbert.cache.census import find_model, take_census
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.gc import plan_gc
 from ttbert.cache.local import LocalStore
-from ttbert.cache.refs import Ref, move_ref
+from ttbert.cache.refs import Ref, RefEntry, move_ref
 from ttbert.cache.verify import Verdict, verify
 from ttbert.errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, StoreReadOnly
 
@@ -322,7 +322,7 @@ def test_verify_finds_a_manifest_that_lies_about_a_size(cache: Cache) -> None:
     cache.store.put(manifest_key(blake3_of(content)), content)
     with pytest.raises(CacheError, match="vanished"):
         cache.move_ref(TINY, Cached(blake3_of(content), lying), "repo", None)
-    move_ref(cache.store, TINY, blake3_of(content), "repo", None)
+    move_ref(cache.store, TINY, RefEntry(blake3_of(content), "repo", None, ""))
     (finding,) = check(cache).findings
     assert "wrong size" in finding.problem and finding.models == (str(TINY),)
 

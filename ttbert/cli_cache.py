@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .cli_options import cache_option, default_cache, json_option
+from .cli_trust import signed_by
 from .console import Progress, agree, say, show, size_text, table, tell
 from .errors import IntegrityError
 
 if TYPE_CHECKING:
+    from .cache.cache import Cache
     from .cache.census import Census, Model
     from .cache.verify import Verdict
 
@@ -80,7 +82,7 @@ def ls_command(sort: str, cache_url: str, as_json: bool) -> None:
     keys = {"name": _name, "size": lambda model: -_size(model), "age": _created}
     models = sorted(census.models, key=keys[sort])
     if as_json:
-        show([_model_row(model, census) for model in models])
+        show([{**_model_row(model, census), "signed_by": _signed_by(cache, model)} for model in models])
     elif not models:
         say(f"The cache {cache.store.url} is empty. `ttbert convert bundled` puts a small model into it.")
     else:
@@ -107,7 +109,8 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     from .cache.cache import open_cache
     from .cache.census import find_model, take_census
 
-    census = take_census(open_cache(cache_url))
+    cache = open_cache(cache_url)
+    census = take_census(cache)
     model = find_model(census, ref)
     if model.cached is None:
         raise IntegrityError(
@@ -117,6 +120,7 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     if as_json:
         document = {
             **_model_row(model, census),
+            "signed_by": _signed_by(cache, model),
             "action": str(manifest.action),
             "architecture": manifest.architecture,
             "provenance": manifest.provenance.document(),
@@ -129,6 +133,7 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     row = _model_row(model, census)
     say(f"model         {model.ref}  ({row['state']})")
     say(f"manifest      {model.cached.digest}")
+    say(f"signed by     {', '.join(each['name'] or each['key'] for each in _signed_by(cache, model)) or 'nobody: unsigned'}")
     say(f"action key    {manifest.action}")
     say(f"architecture  {manifest.architecture}, policy {manifest.policy}")
     if model.entry:
@@ -233,6 +238,12 @@ def _model_row(model: Model, census: Census) -> dict[str, Any]:
         "created": _created(model),
         "state": model.problem or "complete",
     }
+
+
+def _signed_by(cache: Cache, model: Model) -> list[dict[str, Any]]:
+    from .cache.trust import signers
+
+    return signed_by(signers(cache.store, "manifest", model.entry.manifest)) if model.entry else []
 
 
 def _name(model: Model) -> Any:

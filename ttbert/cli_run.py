@@ -18,6 +18,7 @@ from .cli_options import (
     offline_option,
     policy_option,
     revision_option,
+    sign_option,
     space_option,
 )
 from .console import Progress, count_text, passage, plain, say, show, size_text, styled, table, tell
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 @offline_option
 @space_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and the action key, and convert nothing.")
+@sign_option
 @json_option
 def convert_command(
     model: str,
@@ -49,6 +51,7 @@ def convert_command(
     offline: bool,
     no_space_check: bool,
     dry_run: bool,
+    sign_with: str | None,
     as_json: bool,
 ) -> None:
     """Convert MODEL and publish it in the cache, unless it is there already.
@@ -61,10 +64,11 @@ def convert_command(
     ttbert convert ./my-finetuned-bert --policy bf16
     """
     from .cache.cache import open_cache, require_lasting
+    from .cache.keys import find_signer
     from .convert.convert import convert, find_by_name, plan_conversion
     from .convert.wanted import Wanted
 
-    cache = open_cache(cache_url)
+    cache = open_cache(cache_url, find_signer(sign_with))
     if not dry_run:
         require_lasting(cache)
     wanted = Wanted(model, revision, policy, offline, name)
@@ -191,8 +195,12 @@ def _report_plan(plan: Plan, cache: Cache, as_json: bool) -> None:
 
 
 def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_json: bool) -> None:
+    from .cache.trust import has_signature
+
     cached = conversion.cached
     manifest = cached.manifest
+    signer = cache.trust.signer
+    signed = signer is not None and has_signature(cache.store, "manifest", cached.digest, signer.public)
     if as_json:
         show(
             {
@@ -204,6 +212,7 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
                 "bytes": manifest.size,
                 "seconds": round(seconds, 3),
                 "cache": cache.store.url,
+                "signed_with": signer.name if signer and signed else None,
             }
         )
         return
@@ -212,6 +221,10 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
     say(f"  manifest  {cached.digest}")
     say(f"  tensors   {len(manifest.tensors)}, {size_text(manifest.size)} with the files beside them")
     say(f"  cache     {cache.store.url}")
+    if signer and signed:
+        say(f"  signed    with the key {signer.name!r}")
+    elif signer:
+        tell(f"note: somebody else converted it, so it was not signed; `ttbert cache sign {conversion.ref}` does that")
 
 
 def _print_outcome(outcome: Outcome, questions: list[Question], batch: int) -> None:

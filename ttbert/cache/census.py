@@ -14,7 +14,7 @@ from ..errors import CacheError, InputError
 from . import refs
 from .cache import Cache, Cached, blob_key
 from .digest import Digest
-from .refs import Ref, RefEntry, entry_key, is_number
+from .refs import Ref, RefEntry, entry_key, is_entry_name
 from .store import Entry
 from .used import last_used
 
@@ -106,7 +106,7 @@ class Census:
         found: dict[str, list[int]] = {model.ref.folder: [] for model in self.models}
         for entry in self.below("refs"):
             folder, _, name = entry.key.rpartition("/")
-            if folder in found and is_number(name):
+            if folder in found and is_entry_name(name):
                 found[folder].append(int(name))
         return found
 
@@ -125,14 +125,9 @@ def take_census(cache: Cache) -> Census:
 
 
 def find_model(census: Census, text: str) -> Model:
-    """The one model that `NAME[@REVISION][:POLICY]` or the beginning of a manifest's digest means; InputError otherwise.
-
-    A name may be shortened to what follows a `/` in it.
-    """
-    name, revision, policy = refs.parse_ref(text)
-    alike = [model for model in census.models if revision in (None, model.ref.revision) and policy in (None, model.ref.policy)]
-    found = [model for model in alike if model.ref.name == name]
-    found = found or [model for model in alike if model.ref.name.endswith(f"/{name}")]
+    """The one model that a ref, as `match_refs` takes it, or the beginning of a manifest's digest means; else InputError."""
+    matching = refs.match_refs([model.ref for model in census.models], text)
+    found = [model for model in census.models if model.ref in matching]
     if not found and len(text.removeprefix("blake3:")) >= 4:
         start = text.removeprefix("blake3:")
         found = [model for model in census.models if model.entry and model.entry.manifest.hex.startswith(start)]
@@ -150,7 +145,7 @@ def _read(cache: Cache, ref: Ref) -> Model | None:
         entry = cache.read_ref(ref)
         if entry is None:
             return None
-        return Model(ref, entry, cache.manifest(entry.manifest), None)
+        return Model(ref, entry, cache.read_manifest(entry.manifest), None)
     except CacheError as error:
         return Model(ref, entry, None, error.message)
 

@@ -21,7 +21,7 @@ from .cache import Cache, action_key, blob_key, manifest_key
 from .census import Census, Model
 from .condemned import Condemned, CondemnedRef, read_record, record_names
 from .digest import Digest
-from .reach import Scope, is_unused, keys_in_use, union
+from .reach import Scope, find_unused, keys_in_use, union
 from .refs import Ref
 from .store import Entry
 from .used import superseded
@@ -106,7 +106,7 @@ def plan_gc(
     used = keys_in_use(cache, census, limits.keep_last)
     condemned = {key: reason for record in records for key, reason in record.objects.items()}
     ripe = [record for record in records if now - record.since >= grace]
-    forget = [ref for record in ripe for ref in record.refs if scope.has(ref.folder) and is_unused(ref, record, census)]
+    forget = [ref for record in ripe for ref in record.refs if scope.has(ref.folder) and find_unused(ref, record, census)]
     in_use_then = union(_without(used, forget))
     stored = {**census.manifests, **census.actions, **census.blobs}
     due = {
@@ -115,7 +115,7 @@ def plan_gc(
         for key in record.objects
         if key in stored and stored[key].modified < record.since and key not in in_use_then
     }
-    going = [ref for record in records for ref in record.refs if scope.has(ref.folder) and is_unused(ref, record, census)]
+    going = [ref for record in records for ref in record.refs if scope.has(ref.folder) and find_unused(ref, record, census)]
     given_up, over = _give_up(census, _without(used, going), scope, limits, now)
     kept = union(_without(used, [*going, *given_up]))
     reasons = _reasons(cache, (entry for key, entry in census.manifests.items() if key not in union(used)))
@@ -212,7 +212,7 @@ def _reasons(cache: Cache, manifests: Iterable[Entry]) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for entry in manifests:
         try:
-            manifest = cache.manifest(Digest("blake3", entry.key.rpartition("/")[2])).manifest
+            manifest = cache.read_manifest(Digest("blake3", entry.key.rpartition("/")[2])).manifest
         except CacheError:
             reasons[entry.key] = "a manifest that cannot be read and that no name leads to"
             continue

@@ -8,7 +8,7 @@ from ..errors import CacheError
 from .cache import Cache, keys_of, manifest_key
 from .census import Census, Model
 from .condemned import Condemned, CondemnedRef
-from .refs import Ref, read_history
+from .refs import Ref, read_meanings
 
 OWN = ("manifests", "actions", "blobs")
 """The folders of what refs lead to. In this order it is deleted: so nothing found leads to what is gone."""
@@ -34,10 +34,12 @@ class Scope:
         return self._keys is None or key in self._keys
 
 
-def is_unused(ref: CondemnedRef, record: Condemned, census: Census) -> bool:
-    """Whether a condemned ref is there and was neither moved nor its model used since it was condemned."""
+def find_unused(ref: CondemnedRef, record: Condemned, census: Census) -> Ref | None:
+    """The ref that was condemned, if it is there, and was neither moved nor its model used since."""
     model = next((model for model in census.models if model.ref.folder == ref.folder), None)
-    return model is not None and census.newest(ref.folder) == ref.number and census.last_used(model) < record.since
+    if model is None or census.newest(ref.folder) != ref.number or census.last_used(model) >= record.since:
+        return None
+    return model.ref
 
 
 def _keys_of_model(cache: Cache, model: Model, keep_last: int) -> set[str]:
@@ -48,13 +50,13 @@ def _keys_of_model(cache: Cache, model: Model, keep_last: int) -> set[str]:
 def _keys_of_history(cache: Cache, ref: Ref, last: int | None = None) -> set[str]:
     """The keys that a ref led to in its last meanings; of a manifest that cannot be read, only its own."""
     manifests = []
-    for entry in read_history(cache.store, ref):
+    for entry in read_meanings(cache.store, ref):
         if entry.manifest not in manifests:
             manifests.append(entry.manifest)
     keys: set[str] = set()
     for digest in manifests[:last]:
         try:
-            keys |= keys_of(cache.manifest(digest))
+            keys |= keys_of(cache.read_manifest(digest))
         except CacheError:
             keys.add(manifest_key(digest))
     return keys

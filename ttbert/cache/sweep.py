@@ -13,8 +13,7 @@ from .cache import Cache
 from .census import Census, take_census
 from .condemned import LOOK, Condemned, Sweeper, condemn, read_record
 from .gc import Limits, Plan
-from .reach import OWN, Scope, is_unused, keys_in_use, union
-from .refs import remove_entries
+from .reach import OWN, Scope, find_unused, keys_in_use, union
 from .store import Entry, is_temporary
 
 
@@ -63,14 +62,16 @@ class _Sweep:
         try:
             for ref in filter(lambda ref: self._scope.has(ref.folder), record.refs):
                 seen = self._look()
-                if ref.folder not in seen.spared and is_unused(ref, record, seen.census):
-                    remove_entries(store, ref.folder, ref.number)
+                found = find_unused(ref, record, seen.census)
+                if found and ref.folder not in seen.spared:
+                    self._cache.remove_ref(found, after=ref.number)
             self._seen = None  # what was forgotten is in it
             for key in filter(self._scope.has, sorted(record.objects, key=_rank)):
                 seen = self._look()
                 entry = store.head(key)
-                if entry and entry.modified < record.since and key not in seen.spared and store.delete(key):
-                    freed += entry.size + self._remove_stamps(key)
+                if entry and entry.modified < record.since and key not in seen.spared:
+                    freed += self._remove_company(key)
+                    freed += entry.size if store.delete(key) else 0
         except _Stop:
             self._sweeper.stop()
             return freed
@@ -81,11 +82,12 @@ class _Sweep:
             self._sweeper.stop()
         return freed
 
-    def _remove_stamps(self, key: str) -> int:
-        """Remove what says when a manifest was used; the bytes that were freed."""
+    def _remove_company(self, key: str) -> int:
+        """Remove what only says something of a manifest: stamps and signatures; the bytes that were freed."""
         kind, _, name = key.rpartition("/")
-        stamps = list(self._cache.store.list(f"used/{name}")) if kind.startswith("manifests/") else []
-        return sum(entry.size for entry in stamps if self._cache.store.delete(entry.key))
+        folders = [f"used/{name}", f"signatures/manifest/{name}"] if kind.startswith("manifests/") else []
+        entries = [entry for folder in folders for entry in self._cache.store.list(folder)]
+        return sum(entry.size for entry in entries if self._cache.store.delete(entry.key))
 
     def _look(self) -> _Seen:
         """What counts at this moment: seen so recently that it may be acted on."""
