@@ -95,6 +95,10 @@ class Store(ABC):
         """Bytes that this user can still store there, as the system says; None where nobody can say."""
         return None
 
+    def endpoint(self) -> tuple[str, int] | None:
+        """The host and port at which it is reached; None where there is none, or nobody can say."""
+        return None
+
     @abstractmethod
     def debris(self) -> Iterator[Entry]:
         """What killed writers left behind: never visible as an object, only as used space."""
