@@ -9,6 +9,7 @@ import sys
 import click
 
 from . import __version__
+from .cli_bench import bench_command
 from .cli_cache import cache_commands
 from .cli_doctor import doctor_command
 from .cli_export import export_command
@@ -44,6 +45,7 @@ cli.add_command(squad_command)
 cache_commands.add_command(gc_command)
 cache_commands.add_command(export_command)
 cache_commands.add_command(doctor_command)
+cli.add_command(bench_command)
 cli.add_command(cache_commands)
 for command in trust_commands:
     cache_commands.add_command(command)
