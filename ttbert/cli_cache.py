@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_options import cache_option, default_cache, json_option
+from .cli_options import cache_option, default_cache, json_option, progress_option
 from .cli_trust import signed_by
 from .console import Progress, agree, say, show, size_text, table, tell
 from .errors import InputError, IntegrityError
@@ -163,6 +163,7 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
 @click.argument("ref", required=False)
 @click.option("--fast", is_flag=True, help="Compare sizes only, and read no blob.")
 @click.option("--repair", is_flag=True, help="Move what is damaged to quarantine, so that it can be converted again.")
+@progress_option
 @cache_option
 @json_option
 def verify_command(ref: str | None, fast: bool, repair: bool, cache_url: str, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .cli_options import cache_option, json_option, space_option
+from .cli_options import cache_option, json_option, progress_option, space_option
 from .console import Progress, count_text, say, show, size_text, tell
 from .errors import InputError
 
@@ -16,6 +16,7 @@ from .errors import InputError
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--layout", type=click.Choice(("tt-metal",)), required=True, help="Whose files: tt-metal's BERT-large demo.")
 @space_option
+@progress_option
 @cache_option
 @json_option
 def export_command(ref: str, folder: Path, layout: str, no_space_check: bool, cache_url: str, as_json: bool) -> None:

@@ -9,6 +9,7 @@ import click
 import platformdirs
 
 from .boards import AUTO, BOARDS, CPU
+from .console import set_progress
 from .recipe.policy import POLICIES
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -29,6 +30,15 @@ cache_option = click.option(
     metavar="URL",
     show_default="~/.cache/ttbert",
     help="The cache: a folder or an fsspec URL. Also TTBERT_CACHE.",
+)
+
+progress_option = click.option(
+    "--progress",
+    type=click.Choice(("bar", "lines", "json")),
+    envvar="TTBERT_PROGRESS",
+    expose_value=False,
+    callback=lambda context, parameter, value: set_progress(value),
+    help="How progress is shown on stderr.  [default: a bar on a terminal, else lines]",
 )
 
 space_option = click.option(

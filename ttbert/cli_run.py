@@ -17,6 +17,7 @@ from .cli_options import (
     model_option,
     offline_option,
     policy_option,
+    progress_option,
     revision_option,
     sign_option,
     space_option,
@@ -44,6 +45,7 @@ _NOTHING = "   nothing: a mock device computes no answer"
 @cache_option
 @offline_option
 @space_option
+@progress_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and the action key, and convert nothing.")
 @sign_option
 @json_option

@@ -125,9 +125,11 @@ def _write(store: Store) -> Iterator[Check]:
     if created.state == "failed":
         return
     ended = time.time()
-    yield _try("create once", lambda: _create_again(store, key))
-    yield _try("read", lambda: _read(store, key))
-    yield _try("read a range", lambda: _read_range(store, key))
+    once = _try("create once", lambda: _create_again(store, key))
+    yield once
+    if once.state == "ok":
+        yield _try("read", lambda: _read(store, key))
+        yield _try("read a range", lambda: _read_range(store, key))
     yield _clock(store, key, began, ended)
     yield _try("delete", lambda: _delete(store, key))
     with contextlib.suppress(CacheError):
