@@ -94,6 +94,9 @@ def gc_command(
 
 
 def _print(plan: Plan, say: Callable[[str], None]) -> None:
+    forgotten = [*plan.forget, *(plan.condemn_refs if not plan.grace else ())]
+    if forgotten:
+        say(f"forget now: {', '.join(unquote(each.folder.removeprefix('refs/')) for each in forgotten)}")
     _print_part(_deleted(plan), "delete now", say)
     if plan.grace:
         when = datetime.now().astimezone() + timedelta(seconds=plan.grace)
