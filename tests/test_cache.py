@@ -595,8 +595,17 @@ def test_sizes_count_shared_blobs_once(cache: Cache, root: Path) -> None:
     assert census.size == sum(stored)
 
 
-def test_a_cache_at_another_url_does_the_same() -> None:
-    cache = open_cache(f"memory://{uuid.uuid4().hex}")
+@pytest.mark.parametrize("kind", ["memory", "s3"])
+def test_a_cache_at_another_url_does_the_same(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"memory://{uuid.uuid4().hex}"
+    if kind == "s3":
+        moto: MotoServer = request.getfixturevalue("moto")
+        for name, value in moto.env.items():
+            monkeypatch.setenv(name, value)
+        url = f"s3://{moto.bucket()}/cache"
+    cache = open_cache(url, accept_weak=kind == "memory")
     cached = publish(cache)
     assert publish(cache) == cached and cache.find(cached.manifest.action) == cached and check(cache).sound
     key = blob_key(blake3_of(TENSORS["layer"]))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import CacheError, InputError, IntegrityError, NotCached
 from . import refs
+from .access import SCHEMES
 from .blob import Blob, damaged, hash_stream, read_blob
 from .digest import Digest, blake3_of
 from .document import LARGEST, Fields, canonical
@@ -44,8 +45,10 @@ class Missing:
 class Cache:
     """Blobs, manifests, actions and refs in one store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, accept_weak: bool = False) -> None:
+        """`accept_weak`: publish also where two writers of one key may both succeed."""
         self.store = store
+        self._accept_weak = accept_weak
 
     # Reading
 
@@ -159,7 +162,7 @@ class Cache:
         found = cached.manifest
         for key in (manifest_key(cached.digest), action_key(found.action), *map(blob_key, found.blobs())):
             self.store.touch(key)
-        before = refs.move_ref(self.store, ref, cached.digest, repo, commit)
+        before = refs.move_ref(self.store, ref, cached.digest, repo, commit, self._require_exact_writes)
         self._check_whole(found)
         return before
 
@@ -175,6 +178,7 @@ class Cache:
             return None
 
     def _publish(self, key: str, content: bytes | memoryview, digest: Digest) -> None:
+        self._require_exact_writes()
         for _ in range(_TRIES):
             if self.store.put(key, content):
                 return
@@ -184,6 +188,14 @@ class Cache:
             with contextlib.suppress(KeyError):  # another writer may have moved it first
                 self.store.quarantine(key)
         raise CacheError(f"{self._where(key)} could not be published: whatever is there is damaged", "look at the disk")
+
+    def _require_exact_writes(self) -> None:
+        if not self._accept_weak and not self.store.creates_exactly_once():
+            raise CacheError(
+                f"{self.store.url} does not refuse to overwrite: two machines that name a model at the same moment may both "
+                "believe they did, and one of the names is lost",
+                "--accept-weak-store publishes there all the same; wrong bytes are refused by their digests there, too",
+            )
 
     def _check_whole(self, manifest: Manifest) -> None:
         absent = self.missing(manifest)
@@ -197,18 +209,27 @@ class Cache:
         return f"{self.store.url.rstrip('/')}/{key}"
 
 
-def open_cache(url: str) -> Cache:
-    """The cache at a folder (`/path`, `~/path`, `file:///path`) or at another fsspec URL. Nothing is made before a write."""
+def open_cache(url: str, accept_weak: bool = False) -> Cache:
+    """The cache at a URL. `accept_weak`: see `Cache`. Nothing is made before a write."""
+    return Cache(open_store(url), accept_weak)
+
+
+def open_store(url: str) -> Store:
+    """The store in a folder (`/path`, `~/path`, `file:///path`), in a bucket (`s3://`, ...), or at another fsspec URL."""
     scheme, separator, rest = url.partition("://")
+    if separator and scheme in SCHEMES:
+        from .objects import ObjectStore  # likewise, and most of it is botocore
+
+        return ObjectStore(url)
     if separator and scheme not in ("file", "local"):
         from .foreign import FsspecStore  # fsspec takes a tenth of a second, which a local folder need not wait for
 
-        return Cache(FsspecStore(url))
+        return FsspecStore(url)
     folder = rest if separator else url
     if not folder:
-        raise InputError(f"{url!r} cannot be a cache", "give a folder or an fsspec URL with --cache or TTBERT_CACHE")
+        raise InputError(f"{url!r} cannot be a cache", "give a folder or a URL with --cache or TTBERT_CACHE")
     try:
-        return Cache(open_folder(Path(folder).expanduser().absolute()))
+        return open_folder(Path(folder).expanduser().absolute())
     except RuntimeError as error:  # of a ~user who does not exist
         raise InputError(f"{url!r} cannot be a cache: {error}", "give a folder with --cache or TTBERT_CACHE") from error
 

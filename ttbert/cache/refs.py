@@ -8,7 +8,7 @@ its history. So two machines that move a ref at once cannot overwrite each other
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from urllib.parse import quote, unquote
@@ -95,7 +95,14 @@ def read_ref(store: Store, ref: Ref) -> RefEntry | None:
     return _read(store, ref, numbers[-1]) if numbers else None
 
 
-def move_ref(store: Store, ref: Ref, manifest: Digest, repo: str, commit: str | None) -> RefEntry | None:
+def move_ref(
+    store: Store,
+    ref: Ref,
+    manifest: Digest,
+    repo: str,
+    commit: str | None,
+    before_writing: Callable[[], None] = lambda: None,
+) -> RefEntry | None:
     """Make `ref` mean `manifest` from now on; what it meant before. Writes nothing where nothing changes."""
     for _ in range(_TRIES):
         numbers = _numbers(store, ref)
@@ -105,6 +112,7 @@ def move_ref(store: Store, ref: Ref, manifest: Digest, repo: str, commit: str | 
             before = None  # the next entry supersedes the damaged one
         if before and (before.manifest, before.repo, before.commit) == (manifest, repo, commit):
             return before
+        before_writing()
         entry = RefEntry(manifest, repo, commit, datetime.now(timezone.utc).isoformat(timespec="seconds"))
         content = entry.to_bytes()
         RefEntry.parse(content, f"the new entry of {ref}")  # what could not be read back is not published

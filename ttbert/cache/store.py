@@ -48,6 +48,10 @@ class Store(ABC):
     url: str
     capabilities: Capabilities
 
+    def creates_exactly_once(self) -> bool:
+        """Whether of several writers of one key exactly one succeeds: as declared, or tried out where that is possible."""
+        return self.capabilities.creates_atomically
+
     @abstractmethod
     def put(self, key: str, content: bytes | memoryview) -> bool:
         """Publish `content` under `key` unless the key is taken; True if this call published it.
