@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 import platformdirs
 
 from .boards import AUTO, BOARDS, CPU
 from .recipe.policy import POLICIES
+from .settings import setting
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -21,15 +23,92 @@ def default_cache() -> str:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 
+NO_LOCAL = "none"
+"""What --local, TTBERT_LOCAL and the settings say for no local tier."""
+
+
+def _default(name: str, otherwise: Any) -> Callable[[], Any]:
+    """The value in the user's settings, or another."""
+
+    def value() -> Any:
+        found = setting(name)
+        return found if found is not None else otherwise() if callable(otherwise) else otherwise
+
+    return value
+
+
 cache_option = click.option(
     "--cache",
     "cache_url",
     envvar="TTBERT_CACHE",
-    default=default_cache,
+    default=_default("cache", default_cache),
     metavar="URL",
     show_default="~/.cache/ttbert",
-    help="The cache: a folder or an fsspec URL. Also TTBERT_CACHE.",
+    help="The cache: a folder, s3://BUCKET/PREFIX (gs://, az://), or an fsspec URL. Also TTBERT_CACHE.",
 )
+
+_TIER_OPTIONS = (
+    cache_option,
+    click.option(
+        "--local",
+        "local_url",
+        envvar="TTBERT_LOCAL",
+        default=_default("local", None),
+        metavar="FOLDER",
+        help="Keep copies in this folder of what is read from the cache. Also TTBERT_LOCAL.  "
+        "[default: ~/.cache/ttbert where the cache is reached over a network]",
+    ),
+    click.option(
+        "--no-local", is_flag=True, help="Keep no copies here: read the cache itself, every time. As --local none."
+    ),
+    click.option(
+        "--read-only",
+        is_flag=True,
+        envvar="TTBERT_READ_ONLY",
+        default=_default("read_only", False),
+        help="Publish nothing, and change nothing in the cache.",
+    ),
+    click.option(
+        "--shared-group",
+        envvar="TTBERT_SHARED_GROUP",
+        default=_default("shared_group", None),
+        metavar="GROUP",
+        help="Share the folder of a new cache with this group.",
+    ),
+    click.option(
+        "--accept-weak-store",
+        is_flag=True,
+        envvar="TTBERT_ACCEPT_WEAK_STORE",
+        default=_default("accept_weak_store", False),
+        help="Publish also where two writers can overwrite each other's names.",
+    ),
+)
+
+
+def places_option(command: F) -> F:
+    """--cache, and all that says how it is reached; the command gets them as one `places`."""
+
+    @functools.wraps(command)
+    def collected(
+        cache_url: str,
+        local_url: str | None,
+        no_local: bool,
+        read_only: bool,
+        shared_group: str | None,
+        accept_weak_store: bool,
+        **others: Any,
+    ) -> object:
+        from .cache.places import Places, is_remote
+
+        if local_url is None and is_remote(cache_url):
+            local_url = default_cache()
+        local = None if no_local or local_url == NO_LOCAL else local_url
+        places = Places(cache_url, local, read_only, accept_weak_store, shared_group)
+        return command(places=places, **others)
+
+    for option in reversed(_TIER_OPTIONS):
+        collected = option(collected)
+    return cast(F, collected)
 
 offline_option = click.option("--offline", is_flag=True, help="Open no network connection; use only what is on this machine.")
 

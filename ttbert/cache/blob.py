@@ -10,6 +10,8 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import BinaryIO
 
@@ -36,6 +38,15 @@ class Blob:
 
     def bytes(self) -> bytes:
         return os.pread(self._descriptor, self.size, 0)
+
+    @contextmanager
+    def mapped(self) -> Iterator[memoryview]:
+        """The bytes without a copy, inside `with`."""
+        if not self.size:
+            yield memoryview(b"")
+            return
+        with mmap.mmap(self._descriptor, self.size, prot=mmap.PROT_READ) as mapping, memoryview(mapping) as content:
+            yield content
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -7,7 +7,7 @@ the ref. A run only reads, and checks every byte against the manifest on its way
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -214,13 +214,21 @@ def open_cache(url: str, accept_weak: bool = False) -> Cache:
     return Cache(open_store(url), accept_weak)
 
 
-def open_store(url: str) -> Store:
-    """The store in a folder (`/path`, `~/path`, `file:///path`), in a bucket (`s3://`, ...), or at another fsspec URL."""
+def open_store(
+    url: str,
+    notify: Callable[[str], None] = lambda line: None,
+    on_retry: Callable[[], None] = lambda: None,
+    group: str | None = None,
+) -> Store:
+    """The store in a folder (`/path`, `~/path`, `file:///path`), in a bucket (`s3://`, ...), or at another fsspec URL.
+
+    `notify` and `on_retry` are told of a network that does not answer; `group` is who a new folder is shared with.
+    """
     scheme, separator, rest = url.partition("://")
     if separator and scheme in SCHEMES:
         from .objects import ObjectStore  # likewise, and most of it is botocore
 
-        return ObjectStore(url)
+        return ObjectStore(url, notify=notify, on_retry=on_retry)
     if separator and scheme not in ("file", "local"):
         from .foreign import FsspecStore  # fsspec takes a tenth of a second, which a local folder need not wait for
 
@@ -229,7 +237,7 @@ def open_store(url: str) -> Store:
     if not folder:
         raise InputError(f"{url!r} cannot be a cache", "give a folder or a URL with --cache or TTBERT_CACHE")
     try:
-        return open_folder(Path(folder).expanduser().absolute())
+        return open_folder(Path(folder).expanduser().absolute(), group)
     except RuntimeError as error:  # of a ~user who does not exist
         raise InputError(f"{url!r} cannot be a cache: {error}", "give a folder with --cache or TTBERT_CACHE") from error
 
