@@ -12,6 +12,7 @@ from .cli_cache import cache_commands
 from .cli_plan import check_command, plan_command
 from .cli_run import convert_command, demo_command
 from .cli_squad import squad_command
+from .cli_tiers import pull_command, push_command
 from .console import show, tell, tell_error
 from .errors import InputError, ReportedError, TtbertError
 
@@ -37,6 +38,8 @@ cli.add_command(plan_command)
 cli.add_command(check_command)
 cli.add_command(squad_command)
 cli.add_command(cache_commands)
+cache_commands.add_command(push_command)
+cache_commands.add_command(pull_command)
 
 
 def main() -> None:

@@ -58,9 +58,7 @@ _TIER_OPTIONS = (
         help="Keep copies in this folder of what is read from the cache. Also TTBERT_LOCAL.  "
         "[default: ~/.cache/ttbert where the cache is reached over a network]",
     ),
-    click.option(
-        "--no-local", is_flag=True, help="Keep no copies here: read the cache itself, every time. As --local none."
-    ),
+    click.option("--no-local", is_flag=True, help="Keep no copies here: read the cache itself, every time. As --local none."),
     click.option(
         "--read-only",
         is_flag=True,
@@ -109,6 +107,7 @@ def places_option(command: F) -> F:
     for option in reversed(_TIER_OPTIONS):
         collected = option(collected)
     return cast(F, collected)
+
 
 offline_option = click.option("--offline", is_flag=True, help="Open no network connection; use only what is on this machine.")
 

@@ -13,18 +13,20 @@ from .boards import choose_board
 from .cli_options import (
     batch_option,
     board_option,
-    cache_option,
     json_option,
     model_option,
     offline_option,
+    places_option,
     policy_option,
     revision_option,
 )
+from .cli_tiers import supply
 from .console import ScoreProgress, say, show, table, tell, tell_error
 from .errors import AccuracyError
 
 if TYPE_CHECKING:
     from .cache.cache import Cache
+    from .cache.places import Places
     from .convert.wanted import Wanted
     from .squad.compare import Comparison, LogitsByWindow
     from .squad.dataset import Dataset
@@ -64,7 +66,7 @@ _CHANGES_SHOWN = 3
 )
 @click.option("--fail-below", type=float, metavar="F1", help="Exit code 13 if F1 is lower.")
 @click.option("--max-drop", type=float, metavar="F1", help="Exit code 13 if F1 is lower by more than the one of --compare.")
-@cache_option
+@places_option
 @offline_option
 @json_option
 @click.pass_context
@@ -126,7 +128,7 @@ class _Options:
     compare: str | None
     fail_below: float | None
     max_drop: float | None
-    cache_url: str
+    places: Places
     offline: bool
     as_json: bool
 
@@ -135,20 +137,19 @@ def _score(options: _Options) -> None:
     board = choose_board(options.board, options.batch)
     dataset = _dataset(options)
 
-    from .cache.cache import open_cache
     from .convert.wanted import Wanted
     from .squad.compare import compare_documents
     from .squad.result import result_document
     from .squad.score import check_bounds, other_model
 
-    cache = open_cache(options.cache_url)
+    cache = options.places.open(options.offline, tell)
     wanted = Wanted(options.model, options.revision, options.policy, options.offline)
     compared = options.compare is not None
-    result, logits, folder = _run(options, dataset, _cached(wanted, cache), board, options.output, compared)
+    result, logits, folder = _run(options, dataset, _cached(wanted, options.places, cache), board, options.output, compared)
     comparison = None
     other = None
     if options.compare is not None:
-        subject = _other(other_model(wanted, options.compare), options.compare, cache)
+        subject = _other(other_model(wanted, options.compare), options.compare, options.places, cache)
         other, other_logits, _ = _run(options, dataset, subject, "cpu", folder / "compare" / _plain(options.compare), True)
         comparison = compare_documents(result_document(result), result_document(other), (logits, other_logits))
     if options.report is not None:
@@ -190,18 +191,16 @@ def _dataset(options: _Options) -> Dataset:
     return choose_part(dataset, Part(options.limit, options.sample, options.seed))
 
 
-def _cached(wanted: Wanted, cache: Cache) -> Subject:
-    from .demo.supply import supply_model
+def _cached(wanted: Wanted, places: Places, cache: Cache) -> Subject:
     from .squad.subject import load_cached
 
-    miss = f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first"
-    return load_cached(wanted, cache, supply_model(wanted, cache, lambda: tell(miss)))
+    return load_cached(wanted, cache, supply(wanted, places, cache))
 
 
-def _other(wanted: Wanted, compare: str, cache: Cache) -> Subject:
+def _other(wanted: Wanted, compare: str, places: Places, cache: Cache) -> Subject:
     from .squad.subject import FLOAT32, load_float32
 
-    return load_float32(wanted) if compare == FLOAT32 else _cached(wanted, cache)
+    return load_float32(wanted) if compare == FLOAT32 else _cached(wanted, places, cache)
 
 
 def _run(

@@ -75,6 +75,12 @@ def read_blob(stream: BinaryIO, digest: Digest, size: int, where: str) -> Blob:
     return Blob(descriptor, size)
 
 
+def skip(stream: BinaryIO, count: int) -> None:
+    """Read over the next bytes of a stream, or to its end."""
+    while count and (part := stream.read(min(count, _CHUNK))):
+        count -= len(part)
+
+
 def check_end(stream: BinaryIO, where: str) -> None:
     """IntegrityError, naming `where`, if the stream goes on after what was read of it."""
     if stream.read(1):

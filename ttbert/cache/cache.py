@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +16,8 @@ from typing import BinaryIO
 from ..errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached
 from . import refs
 from .access import SCHEMES
-from .blob import Blob, check_end, damaged, hash_stream, read_blob
+from .blob import Blob, check_end, damaged, hash_stream, read_blob, skip
+from .counters import Counters
 from .digest import Digest, blake3_of
 from .document import LARGEST, Fields, canonical
 from .local import open_folder
@@ -25,6 +27,7 @@ from .store import Store
 
 ACTION_SCHEMA = "ttbert.action/1"
 _TRIES = 100
+_LOOKS = 8
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,33 @@ class Missing:
 
 
 class Cache:
-    """Blobs, manifests, actions and refs in one store."""
+    """Blobs, manifests, actions and refs in one store. `TieredCache` has a nearer one in front of it."""
 
-    def __init__(self, store: Store, accept_weak: bool = False) -> None:
-        """`accept_weak`: publish also where two writers of one key may both succeed."""
+    def __init__(
+        self,
+        store: Store,
+        accept_weak: bool = False,
+        counters: Counters | None = None,
+        notify: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """`accept_weak`: publish also where two writers of one key may both succeed.
+
+        `notify` is told, in a line each, of damaged copies, retries and waiting.
+        """
         self.store = store
         self._accept_weak = accept_weak
+        self.counters = counters or Counters()
+        self.notify = notify
+
+    @property
+    def near(self) -> Cache | None:
+        """The copies on this machine, if there is a tier for them."""
+        return None
+
+    @property
+    def authority(self) -> Cache:
+        """The shared store alone: what is in it is there for everybody."""
+        return self
 
     # Reading
 
@@ -59,25 +83,25 @@ class Cache:
             check_end(stream, self.where(entry, entry))
             return blob.bytes()
 
-    def load_pack(self, pack: PackEntry) -> Iterator[tuple[TensorEntry, Blob]]:
-        """The tensors of a pack in their order, each checked against its own digest; the caller closes each blob.
+    def load_pack(self, pack: PackEntry, start: int = 0) -> Iterator[tuple[TensorEntry, Blob]]:
+        """The tensors of a pack from number `start`, each checked against its own digest; the caller closes each blob.
 
         IntegrityError where the pack is missing, or as soon as a tensor is damaged.
         """
         with self.open(pack) as stream:
-            for tensor in pack.tensors:
+            skip(stream, sum(tensor.size for tensor in pack.tensors[:start]))
+            for tensor in pack.tensors[start:]:
                 yield tensor, self._read(stream, pack, tensor, tensor.digest)
             check_end(stream, self.where(pack, pack))
 
     def open(self, entry: PackEntry | FileEntry) -> BinaryIO:
         """A stream over the blob of a manifest's entry, not checked yet. IntegrityError where there is none."""
         try:
-            return self.store.open(blob_key(entry.blob))
+            stream = self.store.open(blob_key(entry.blob))
         except KeyError:
-            raise IntegrityError(
-                f"{self._where(blob_key(entry.blob))} is missing; {entry.name} needs it",
-                "convert the model again, which restores it",
-            ) from None
+            raise self._absent(entry) from None
+        self.counters.read("cache", entry.size)
+        return stream
 
     def where(self, entry: PackEntry | FileEntry, part: PackEntry | FileEntry | TensorEntry) -> str:
         """The name of a blob, and of the part of it that is of interest, for errors."""
@@ -100,7 +124,9 @@ class Cache:
 
     def missing(self, manifest: Manifest) -> list[Missing]:
         """Entries whose blob is absent or of another size. Digests are checked when blobs are loaded, and by `verify`."""
-        found = {digest: self.store.head(blob_key(digest)) for digest in manifest.blobs()}
+        blobs = manifest.blobs()
+        with ThreadPoolExecutor(_LOOKS) as looks:  # a store in a network takes its time for each
+            found = dict(zip(blobs, looks.map(lambda digest: self.store.head(blob_key(digest)), blobs), strict=True))
         sizes = {digest: entry.size if entry else None for digest, entry in found.items()}
         return [Missing(each, sizes[each.blob]) for each in manifest.entries() if sizes[each.blob] != each.size]
 
@@ -139,6 +165,13 @@ class Cache:
 
     def list_refs(self) -> Iterator[Ref]:
         return refs.list_refs(self.store)
+
+    def to_fetch(self, manifest: Manifest) -> dict[Digest, int]:
+        """The blobs that `fetch` would copy to this machine, with their sizes."""
+        return {}
+
+    def fetch(self, cached: Cached, ref: Ref | None, progress: Callable[[int], None] = lambda size: None) -> None:
+        """Copy a model to this machine, if there is a tier for that; `progress` is told each blob's size."""
 
     # Publishing: called by conversions alone
 
@@ -192,6 +225,12 @@ class Cache:
                 return hash_stream(stream)
         except KeyError:
             return None
+
+    def _absent(self, entry: PackEntry | FileEntry) -> IntegrityError:
+        return IntegrityError(
+            f"{self._where(blob_key(entry.blob))} is missing; {entry.name} needs it",
+            "convert the model again, which restores it",
+        )
 
     def _read(self, stream: BinaryIO, entry: PackEntry | FileEntry, part: FileEntry | TensorEntry, digest: Digest) -> Blob:
         try:

@@ -24,7 +24,7 @@ class Counters:
             self._counts[what] += 1
 
     def read(self, tier: str, size: int) -> None:
-        """Bytes that were read from the local or the shared tier."""
+        """Bytes that were read from the local tier or from the cache itself."""
         with self._lock:
             self._bytes[tier] += size
 
@@ -39,13 +39,13 @@ class Counters:
                 self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - started
 
     def document(self) -> dict[str, object]:
-        """As JSON has it. A hit is a blob that was in the nearest tier, a miss one that was fetched from the shared one."""
+        """As JSON has it. A hit is a blob that was in the nearest tier, a miss one that was read from the cache itself."""
         with self._lock:
             return {
                 "hits": self._counts["hit"],
                 "misses": self._counts["miss"],
                 "damaged": self._counts["damaged"],
                 "retries": self._counts["retry"],
-                "bytes": {"local": self._bytes["local"], "shared": self._bytes["shared"]},
+                "bytes": {"local": self._bytes["local"], "cache": self._bytes["cache"]},
                 "seconds": {phase: round(seconds, 3) for phase, seconds in self._seconds.items()},
             }

@@ -146,7 +146,7 @@ def _identity(pid: int) -> dict[str, object]:
     stat = Path("/proc", str(pid), "stat").read_text()
     return {
         "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-        "pids": os.readlink("/proc/self/ns/pid"),
+        "pids": str(Path("/proc/self/ns/pid").readlink()),
         "pid": pid,
         "started": int(stat.rpartition(")")[2].split()[19]),
     }

@@ -158,7 +158,7 @@ class LocalStore(Store):
                 written = 0
                 while written < len(content):
                     written += file.write(content[written : written + (1 << 24)])
-                self._share(file.fileno(), 0o666)
+                self._share(temporary, 0o666)
                 os.fsync(file.fileno())
                 if os.fstat(file.fileno()).st_size != len(content):
                     raise OSError(errno.EIO, "the file is not as long as what was written to it", str(temporary))
@@ -203,12 +203,12 @@ class LocalStore(Store):
             os.chown(self.root, -1, grp.getgrnam(self._group).gr_gid)
             self.root.chmod(_SHARED)
 
-    def _share(self, made: int | Path, bits: int) -> None:
+    def _share(self, made: Path, bits: int) -> None:
         """Let those use a new file or folder who may use the store."""
         mode = self.root.stat().st_mode & bits
-        if stat.S_IMODE(os.stat(made).st_mode) != mode:
+        if stat.S_IMODE(made.stat().st_mode) != mode:
             with contextlib.suppress(PermissionError):  # a file system that has no modes
-                os.chmod(made, mode)
+                made.chmod(mode)
 
     def _walk(self, prefix: str, skip_forbidden: bool = False) -> Iterator[Entry]:
         """Every file below a folder, in the order of their keys; one that vanishes meanwhile is left out."""

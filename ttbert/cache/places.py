@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..errors import InputError, NotCached
 from .cache import Cache, open_store
 from .counters import Counters
-from .local import LocalStore, open_folder
+from .local import LocalStore
 from .readonly import ReadOnlyStore
 from .store import Store
-from .tier import LocalTier
+from .tiers import TieredCache
 
 
 @dataclass(frozen=True)
@@ -38,14 +37,16 @@ class Places:
                     f"{self.cache} is reached over the network, and there is no local tier (offline)",
                     "name one with --local, or leave --offline away",
                 )
-            return Cache(near)
+            return Cache(near, notify=notify)
         counters = Counters()
         far: Store = open_store(self.cache, notify, lambda: counters.count("retry"), self.shared_group)
         if isinstance(far, LocalStore) and near and far.root == near.root:
             near = None
         if self.read_only:
             far = ReadOnlyStore(far)
-        return Cache(far, self.accept_weak, LocalTier(near, far, counters, notify) if near else None, counters)
+        if near:
+            return TieredCache(far, near, self.accept_weak, counters, notify)
+        return Cache(far, self.accept_weak, counters, notify)
 
     def options(self) -> list[str]:
         """The command line's options that mean the same."""

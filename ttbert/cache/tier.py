@@ -58,7 +58,7 @@ class LocalTier:
                 return stream
         stream = self.far.open(key)
         self._settle(key, "miss")
-        self._counters.read("shared", size)
+        self._counters.read("cache", size)
         return stream
 
     def fetch(self, key: str, digest: Digest, size: int) -> None:
@@ -125,7 +125,7 @@ class LocalTier:
                     error.message, "free some space, choose another folder with --local, or stream with --no-local"
                 ) from error
         self._settle(key, "miss")
-        self._counters.read("shared", size)
+        self._counters.read("cache", size)
 
     def _far_blob(self, key: str, digest: Digest, size: int) -> Blob:
         where = f"{self.far.url}/{key}"

@@ -12,6 +12,7 @@ import numpy as np
 from .. import __version__
 from ..cache.cache import Cache, Cached
 from ..cache.digest import blake3_of
+from ..cache.lease import leased
 from ..cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry, TensorEntry
 from ..cache.refs import Ref
 from ..model import parse_config
@@ -94,7 +95,11 @@ def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None) -
     weights are not what the recipe expects, and errors of the store; what was published until then is harmless and
     found again.
     """
-    conversion = find_converted(plan, cache) or Conversion(_run(plan, cache, progress), plan.ref, hit=False)
+    conversion = find_converted(plan, cache.authority)
+    if conversion is None:
+        # Of several that want it at once, one converts and the others wait.
+        with leased(cache.store, plan.action.key, lambda: find_converted(plan, cache.authority), cache.notify) as found:
+            conversion = found or Conversion(_run(plan, cache, progress), plan.ref, hit=False)
     cache.move_ref(plan.ref, conversion.cached, _repo(plan), plan.source.commit)
     return conversion
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..cache.places import Places
 from ..child import python_command
 from ..errors import DeviceError
 from ..model import BertShape
@@ -30,7 +31,8 @@ class Request:
     batch: int
     tokens: int
     policy: str
-    cache: str = ""
+    places: Places | None = None
+    offline: bool = False
     manifest: str = ""
 
 
@@ -81,7 +83,6 @@ def _judge(device: Any, ttnn: Any, request: Request) -> Any:
 
 
 def _compare(device: Any, ttnn: Any, request: Request) -> Any:
-    from ..cache.cache import open_cache
     from ..cache.digest import Digest
     from ..demo.inputs import built_in_questions
     from .check import compare
@@ -90,7 +91,8 @@ def _compare(device: Any, ttnn: Any, request: Request) -> Any:
     from .plan import plan_bert
     from .tokens import Encoder, make_batches
 
-    cache = open_cache(request.cache)
+    assert request.places
+    cache = request.places.open(request.offline)
     model = CachedModel(cache, cache.manifest(Digest.parse(request.manifest)))
     plan = plan_bert(model.shape, request.batch, request.tokens, chip_of(device, ttnn), request.policy)
     encoder = Encoder(model.tokenizer, request.tokens, request.tokens // 3)
@@ -103,13 +105,17 @@ def _compare(device: Any, ttnn: Any, request: Request) -> Any:
     return asdict(compare(ttnn, device, plan, model, batch))
 
 
+def _request(shape: dict[str, Any], places: dict[str, Any] | None, **others: Any) -> Request:
+    return Request(BertShape(**shape), places=Places(**places) if places else None, **others)
+
+
 def main() -> None:
     """The child: answers what is asked on stdin, with the devices of its environment."""
     from ..tt import device_ttnn
     from .device import open_device
 
     work: dict[str, Callable[[Any, Any, Request], Any]] = {"judge": _judge, "compare": _compare}
-    requests = [Request(**{**each, "shape": BertShape(**each["shape"])}) for each in json.load(sys.stdin)]
+    requests = [_request(**each) for each in json.load(sys.stdin)]
     ttnn = device_ttnn()
     with open_device() as device:
         for request in requests:
