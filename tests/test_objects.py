@@ -22,7 +22,7 @@ from fault_proxy import (
     unavailable,
     wrong_bytes,
 )
-from models import TENSORS, TINY, publish
+from models import TENSORS, TINY, load, publish
 from s3_server import MotoServer, S3Server, free_port
 
 from ttbert.cache.access import Patience
@@ -163,7 +163,7 @@ def test_wrong_bytes_are_never_used(url: str, proxy: FaultProxy) -> None:
     proxy.meet(wrong_bytes, "GET", path="/blobs/")
     cache = open_cache(url)
     with pytest.raises(IntegrityError, match="is damaged"):
-        cache.load(cached.manifest.tensors[0])
+        load(cache, cached.manifest.packs[0])
 
 
 def test_a_model_is_published_through_many_faults(url: str, proxy: FaultProxy) -> None:
@@ -176,9 +176,7 @@ def test_a_model_is_published_through_many_faults(url: str, proxy: FaultProxy) -
     cache = open_cache(url)
     cached = cache.resolve(TINY)
     assert cached is not None
-    for entry in cached.manifest.tensors:
-        with cache.load(entry) as blob:
-            assert blob.bytes() == TENSORS[entry.name]
+    assert {pack.name: load(cache, pack) for pack in cached.manifest.packs} == TENSORS
 
 
 # Stores that promise too much

@@ -10,8 +10,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import BinaryIO
 
@@ -39,14 +37,9 @@ class Blob:
     def bytes(self) -> bytes:
         return os.pread(self._descriptor, self.size, 0)
 
-    @contextmanager
-    def mapped(self) -> Iterator[memoryview]:
-        """The bytes without a copy, inside `with`."""
-        if not self.size:
-            yield memoryview(b"")
-            return
-        with mmap.mmap(self._descriptor, self.size, prot=mmap.PROT_READ) as mapping, memoryview(mapping) as content:
-            yield content
+    def view(self) -> memoryview:
+        """The bytes without a copy, valid for as long as somebody holds on to them."""
+        return memoryview(mmap.mmap(self._descriptor, self.size, prot=mmap.PROT_READ) if self.size else b"")
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -115,9 +115,9 @@ class LocalTier:
         stored = self.near.head(key)
         if stored is not None:
             self.discard(key, f"{self.near.url}/{key} is damaged: it has {stored.size:,} bytes, not {size:,}")
-        with self._far_blob(key, digest, size) as blob, blob.mapped() as content:
+        with self._far_blob(key, digest, size) as blob:
             try:
-                self.near.put(key, content)
+                self.near.put(key, blob.view())
             except StoreReadOnly as error:
                 self._freeze(error)
             except NoSpaceError as error:

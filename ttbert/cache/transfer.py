@@ -24,8 +24,7 @@ def push(
         where = near.store.url + "/" + key
         with near.store.open(key) as stream, read_blob(stream, digests[key], size, where) as checked:
             check_end(stream, where)
-            with checked.mapped() as content:
-                far.publish_blob(content)
+            far.publish_blob(checked.view())
         progress(size)
 
     lacking = {each.entry.blob: each.entry.size for each in far.missing(cached.manifest)}
