@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -11,7 +12,7 @@ import platformdirs
 
 from .boards import AUTO, BOARDS, CPU
 from .recipe.policy import POLICIES
-from .settings import setting
+from .settings import setting, settings_path
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -107,6 +108,24 @@ def places_option(command: F) -> F:
     for option in reversed(_TIER_OPTIONS):
         collected = option(collected)
     return cast(F, collected)
+
+
+def read_only() -> bool:
+    """Whether nothing may be changed from this machine, as TTBERT_READ_ONLY or the settings say."""
+    found = os.environ.get("TTBERT_READ_ONLY")
+    return bool(click.BOOL.convert(found, None, None) if found else setting("read_only"))
+
+
+def chosen_by(context: click.Context, name: str) -> str:
+    """What decided where the `cache` or the `local` tier is."""
+    if name == "local" and context.params["no_local"]:
+        return "--no-local"
+    source = context.get_parameter_source(f"{name}_url")
+    if source is click.core.ParameterSource.COMMANDLINE:
+        return f"--{name}"
+    if source is click.core.ParameterSource.ENVIRONMENT:
+        return f"TTBERT_{name.upper()}"
+    return str(settings_path()) if setting(name) is not None else "default"
 
 
 offline_option = click.option("--offline", is_flag=True, help="Open no network connection; use only what is on this machine.")

@@ -22,6 +22,7 @@ from .digest import Digest, blake3_of
 from .document import LARGEST, Fields, canonical
 from .local import open_folder
 from .manifest import FileEntry, Manifest, PackEntry, TensorEntry
+from .readonly import ReadOnlyStore
 from .refs import Ref, RefEntry
 from .store import Store
 
@@ -270,9 +271,10 @@ class Cache:
         return f"{self.store.url.rstrip('/')}/{key}"
 
 
-def open_cache(url: str, accept_weak: bool = False) -> Cache:
-    """The cache at a URL. `accept_weak`: see `Cache`. Nothing is made before a write."""
-    return Cache(open_store(url), accept_weak)
+def open_cache(url: str, accept_weak: bool = False, read_only: bool = False) -> Cache:
+    """The cache at a URL, without a local tier; `places` opens one with it. Nothing is made before a write."""
+    store = open_store(url)
+    return Cache(ReadOnlyStore(store) if read_only else store, accept_weak)
 
 
 def open_store(

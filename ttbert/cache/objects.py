@@ -27,7 +27,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 
 from ..errors import StoreReadOnly, StoreUnavailable, TtbertError
-from .access import PATIENCE, Connector, Patience
+from .access import PATIENCE, Access, Connector, Patience
 from .ranges import RANGE, RangeStream
 from .store import Capabilities, Entry, Store, check_key, is_key
 
@@ -52,6 +52,7 @@ class ObjectStore(Store):
     """Objects below a prefix of a bucket."""
 
     capabilities = Capabilities(creates_atomically=True, survives_crash=True)
+    access: Access
 
     def __init__(
         self,

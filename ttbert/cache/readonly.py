@@ -14,7 +14,7 @@ class ReadOnlyStore(Store):
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.url, self.capabilities = store.url, store.capabilities
+        self.url, self.capabilities, self.access = store.url, store.capabilities, store.access
 
     def put(self, key: str, content: bytes | memoryview) -> bool:
         if self.store.head(key) is None:

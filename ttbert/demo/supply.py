@@ -27,6 +27,8 @@ def supply_model(wanted: Wanted, cache: Cache, options: Sequence[str], on_miss: 
     try:
         plan = plan_conversion(wanted)
     except (NotCached, StoreUnavailable) as error:
+        if wanted.offline:
+            _require_whole(wanted, cache)
         hint = error.hint if "bundled" in error.hint else f"{error.hint}; --model bundled needs no network"
         raise type(error)(error.message, hint) from error
     found = find_converted(plan, cache)
@@ -42,6 +44,18 @@ def supply_model(wanted: Wanted, cache: Cache, options: Sequence[str], on_miss: 
             "is somebody deleting there, or changing the model? convert it again",
         )
     return found.cached
+
+
+def _require_whole(wanted: Wanted, cache: Cache) -> None:
+    """NotCached, with a list of what is missing, where a part of the model is in the cache."""
+    cached = cache.resolve(wanted.ref)
+    lacking = cache.missing(cached.manifest) if cached else []
+    if lacking:
+        names = ", ".join(each.entry.name for each in lacking[:8]) + (", ..." if len(lacking) > 8 else "")
+        raise NotCached(
+            f"{len(lacking)} parts of {wanted.ref} are not in {cache.store.url} (offline): {names}",
+            f"run `ttbert cache pull {wanted.ref}`, or this without --offline, once with a network",
+        )
 
 
 def _convert_elsewhere(wanted: Wanted, places: Sequence[str]) -> None:
