@@ -389,8 +389,8 @@ def test_what_was_forgotten_goes_after_the_grace_period(cache: Cache, root: Path
     assert plan.waste == () and len(plan.spared) == 7
     assert prune(cache) == 0 and cache.find(cached.manifest.action) == cached
     age(root, DAY + HOUR)
-    size = sum(len(content) for content in files(root).values())
-    assert prune(cache) == size and files(root) == {}
+    size = sum(len(content) for key, content in files(root).items() if not key.startswith("refs/"))
+    assert prune(cache) == size and {key.split("/")[0] for key in files(root)} == {"refs"}
 
 
 def test_blobs_that_another_model_shares_are_kept(cache: Cache, root: Path) -> None:
@@ -403,7 +403,7 @@ def test_blobs_that_another_model_shares_are_kept(cache: Cache, root: Path) -> N
     assert sum(each.entry.size for each in plan.waste if each.entry.key.startswith("blobs/")) == own == 3000
     prune(cache)
     assert cache.find(other.manifest.action) == other and check(cache).sound
-    assert sorted(key.split("/")[0] for key in files(root)) == ["actions", *["blobs"] * 4, "manifests", "refs"]
+    assert sorted(key.split("/")[0] for key in files(root)) == ["actions", *["blobs"] * 4, "manifests", *["refs"] * 3]
 
 
 def test_a_model_under_two_names_goes_with_the_last(cache: Cache, root: Path) -> None:
@@ -453,7 +453,7 @@ def test_what_is_published_again_between_plan_and_deletion_is_spared(cache: Cach
     again = take_census(cache)
     cache.publish_blob(TENSORS["layer"])
     run_prune(cache, plan, again)
-    assert list(files(root)) == [blob_key(blake3_of(TENSORS["layer"]))]
+    assert [key for key in files(root) if not key.startswith("refs/")] == [blob_key(blake3_of(TENSORS["layer"]))]
 
 
 def test_what_is_named_again_between_plan_and_deletion_is_spared(cache: Cache, root: Path) -> None:
@@ -639,7 +639,8 @@ def test_a_cache_at_another_url_does_the_same(
     assert publish(cache) == cached and check(cache).sound
     cache.remove_ref(TINY)
     assert plan_prune(cache, take_census(cache), HOUR).waste == ()
-    assert prune(cache, grace=0, quarantined=True) > 6000 and list(cache.store.list()) == []
+    assert prune(cache, grace=0, quarantined=True) > 6000
+    assert [entry.key.split("/")[0] for entry in cache.store.list()] == ["refs"] * 2
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "local://{}"])

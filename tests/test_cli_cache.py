@@ -347,7 +347,7 @@ def test_a_folder_that_may_not_be_looked_into_is_exit_code_9(tmp_path: Path) -> 
         for verb in ("info", "ls", "verify"):
             done = subprocess.run(
                 [sys.executable, "-c", AS_NOBODY, "cache", verb, "--cache", str(closed / "cache")],
-                env=environment(),
+                env=environment(XDG_CONFIG_HOME=str(tmp_path / "config")),
                 capture_output=True,
                 timeout=60,
             )

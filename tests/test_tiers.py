@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 from fault_proxy import FaultProxy, reset_before, truncated, unavailable, wrong_bytes
-from models import FILES, TENSORS, TINY, blob_path, files, flip_bit, load, open_local, publish
+from models import COMMIT, FILES, TENSORS, TINY, blob_path, files, flip_bit, load, open_local, publish
 from s3_server import MotoServer
 
 from ttbert.cache.cache import Cache, Cached, open_cache
 from ttbert.cache.census import find_model, take_census
+from ttbert.cache.keys import PrivateKey, find_signer, make_key, trust
 from ttbert.cache.places import Places
 from ttbert.cache.transfer import push
 from ttbert.cache.verify import verify
-from ttbert.errors import IntegrityError, NoSpaceError, NotCached, StoreReadOnly, StoreUnavailable
+from ttbert.errors import IntegrityError, NoSpaceError, NotCached, StoreReadOnly, StoreUnavailable, UntrustedError
 
 BLOBS = len(TENSORS) + len(FILES)
 
@@ -104,7 +105,9 @@ def test_a_name_is_asked_of_the_shared_store(places: Places) -> None:
 
 
 @pytest.mark.parametrize("how", ["flipped", "truncated", "longer", "empty"])
-def test_a_damaged_copy_is_never_used_and_fetched_again(places: Places, proxy: FaultProxy, how: str) -> None:
+def test_a_damaged_copy_is_never_used_and_fetched_again(
+    places: Places, proxy: FaultProxy, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
     cached = fetched(places.open())
     path = Path(places.local or "", "blobs", cached.manifest.packs[0].blob.hex[:2], cached.manifest.packs[0].blob.hex)
     content = path.read_bytes()
@@ -113,40 +116,46 @@ def test_a_damaged_copy_is_never_used_and_fetched_again(places: Places, proxy: F
     else:
         damaged = {"truncated": content[:-1], "longer": content + b"x", "empty": b""}[how]
         path.write_bytes(damaged)
-    told: list[str] = []
     proxy.calm()
-    cache = places.open(notify=told.append)
+    cache = places.open()
     assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
-    assert len(told) == 1 and str(path) in told[0] and "damaged" in told[0] and "fetching it again" in told[0]
+    assert (
+        len(caplog.messages) == 1
+        and str(path) in caplog.messages[0]
+        and "damaged" in caplog.messages[0]
+        and "fetching it again" in caplog.messages[0]
+    )
     assert path.read_bytes() == content and blob_gets(proxy) == 1
     assert damaged in [each.read_bytes() for each in Path(places.local or "", "quarantine").iterdir()]
 
 
-def test_a_damaged_copy_that_cannot_be_moved_away_is_passed_over(places: Places, tmp_path: Path) -> None:
+def test_a_damaged_copy_that_cannot_be_moved_away_is_passed_over(
+    places: Places, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from test_local_store import read_only
 
     cached = fetched(places.open())
     root = Path(places.local or "")
     flip_bit(root / "blobs" / cached.manifest.packs[0].blob.hex[:2] / cached.manifest.packs[0].blob.hex)
-    told: list[str] = []
     with read_only(root):
-        cache = places.open(notify=told.append)
+        cache = places.open()
         assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
-    assert len(told) == 1 and "cannot be moved away" in told[0]
+    assert len(caplog.messages) == 1 and "cannot be moved away" in caplog.messages[0]
 
 
-def test_a_local_tier_on_a_read_only_disk_is_used_as_far_as_it_goes(places: Places, proxy: FaultProxy) -> None:
+def test_a_local_tier_on_a_read_only_disk_is_used_as_far_as_it_goes(
+    places: Places, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
     from test_local_store import read_only
 
     cached = fetched(places.open())
     root = Path(places.local or "")
     (root / "blobs" / cached.manifest.packs[0].blob.hex[:2] / cached.manifest.packs[0].blob.hex).unlink()
     proxy.calm()
-    told: list[str] = []
     with read_only(root):
-        cache = places.open(notify=told.append)
+        cache = places.open()
         assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
-    assert len(told) == 1 and "read-only file system" in told[0]
+    assert len(caplog.messages) == 1 and "read-only file system" in caplog.messages[0]
     hits, misses, _ = counts(cache)
     assert misses == 1 and hits == len(cached.manifest.blobs()) - 1
 
@@ -175,12 +184,13 @@ def test_a_fetch_through_faults_gives_the_right_bytes(places: Places, proxy: Fau
     assert read(cache, fetched(cache)) == {**TENSORS, **FILES} and cache.counters.document()["retries"] == 6
 
 
-def test_bytes_damaged_on_the_way_are_fetched_again_and_never_kept(places: Places, proxy: FaultProxy) -> None:
+def test_bytes_damaged_on_the_way_are_fetched_again_and_never_kept(
+    places: Places, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
     proxy.meet(wrong_bytes, "GET", "/blobs/")
-    told: list[str] = []
-    cache = places.open(notify=told.append)
+    cache = places.open()
     assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
-    assert len(told) == 1 and places.cache in told[0] and "damaged" in told[0]
+    assert len(caplog.messages) == 1 and places.cache in caplog.messages[0] and "damaged" in caplog.messages[0]
 
 
 def test_a_blob_that_is_damaged_in_the_shared_store_is_not_kept(places: Places) -> None:
@@ -272,7 +282,7 @@ def test_a_read_only_cache_is_never_written_to(places: Places, proxy: FaultProxy
     cache = replace(places, read_only=True).open()
     cached = fetched(cache)
     assert read(cache, cached) == {**TENSORS, **FILES}
-    assert cache.move_ref(TINY, cached, "someone/tiny", "0123456789abcdef" * 2 + "01234567") is not None
+    cache.move_ref(TINY, cached, "someone/tiny", COMMIT)
     for write in (
         lambda: publish(cache, tensors={"new": b"new"}, recipe=b"new"),
         lambda: cache.remove_ref(TINY),
@@ -329,3 +339,45 @@ def test_a_folder_in_front_of_a_folder_is_a_tier_too(tmp_path: Path) -> None:
 
 def test_a_folder_is_not_its_own_local_tier(tmp_path: Path) -> None:
     assert Places(str(tmp_path), str(tmp_path)).open().near is None
+
+
+# Signatures
+
+
+@pytest.fixture
+def signer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PrivateKey:
+    """A key of this user, which is the only one trusted here."""
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    trust(make_key("alice"))
+    key = find_signer("alice")
+    assert key
+    return key
+
+
+def test_an_unsigned_model_is_refused_before_any_blob_is_fetched(places: Places, proxy: FaultProxy, signer: PrivateKey) -> None:
+    with pytest.raises(UntrustedError):
+        places.open().resolve(TINY)
+    assert blob_gets(proxy) == 0
+
+
+def test_signatures_come_along_and_hold_offline(places: Places, signer: PrivateKey) -> None:
+    shared = places.open(signer=signer)
+    for number in range(3):
+        newer = publish(shared, tensors={"new": b"%d" % number * 100}, recipe=b"%d" % number)
+    fetched(places.open())
+    offline = places.open(offline=True)
+    assert offline.resolve(TINY) == newer and load(offline, newer.manifest.packs[0]) == b"2" * 100
+    last = publish(shared, tensors={"new": b"last" * 100}, recipe=b"last")
+    fetched(places.open())
+    assert places.open(offline=True).resolve(TINY) == last
+    assert files(Path(places.local or "")).keys() >= {f"{TINY.folder}/{number:08d}" for number in range(1, 6)}
+
+
+def test_the_history_of_a_folder_that_is_a_cache_of_its_own_goes_on(places: Places) -> None:
+    near = open_local(Path(places.local or ""))
+    mine = publish(near, tensors={"mine": b"mine" * 100}, recipe=b"mine")
+    theirs = fetched(places.open())
+    assert near.resolve(TINY) == theirs != mine
+    assert files(Path(places.local or "")).keys() >= {f"{TINY.folder}/00000001", f"{TINY.folder}/00000002"}
+    assert verify(near, take_census(near)).sound

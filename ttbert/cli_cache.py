@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .cli_options import cache_option, chosen_by, default_cache, json_option, places_option, read_only
+from .cli_trust import signed_by
 from .console import Progress, say, show, size_text, table, tell
 from .errors import InputError, IntegrityError
 
 if TYPE_CHECKING:
+    from .cache.cache import Cache
     from .cache.census import Census, Model
     from .cache.places import Places
     from .cache.prune import PrunePlan
@@ -39,7 +41,7 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
     """
     from .cache.census import take_census
 
-    cache = places.open(notify=tell)
+    cache = places.open()
     local = cache.near.store.url if cache.near else None
     source, local_source = chosen_by(context, "cache"), chosen_by(context, "local")
     access = cache.store.access
@@ -103,7 +105,7 @@ def ls_command(sort: str, cache_url: str, as_json: bool) -> None:
     keys = {"name": _name, "size": lambda model: -_size(model), "age": _created}
     models = sorted(census.models, key=keys[sort])
     if as_json:
-        show([_model_row(model, census) for model in models])
+        show([{**_model_row(model, census), "signed_by": _signed_by(cache, model)} for model in models])
     elif not models:
         say(f"The cache {cache.store.url} is empty. `ttbert convert bundled` puts a small model into it.")
     else:
@@ -130,7 +132,8 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     from .cache.cache import open_cache
     from .cache.census import find_model, take_census
 
-    census = take_census(open_cache(cache_url))
+    cache = open_cache(cache_url)
+    census = take_census(cache)
     model = find_model(census, ref)
     if model.cached is None:
         raise IntegrityError(
@@ -140,6 +143,7 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     if as_json:
         document = {
             **_model_row(model, census),
+            "signed_by": _signed_by(cache, model),
             "action": str(manifest.action),
             "architecture": manifest.architecture,
             "provenance": manifest.provenance.document(),
@@ -152,6 +156,7 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     row = _model_row(model, census)
     say(f"model         {model.ref}  ({row['state']})")
     say(f"manifest      {model.cached.digest}")
+    say(f"signed by     {', '.join(each['name'] or each['key'] for each in _signed_by(cache, model)) or 'nobody: unsigned'}")
     say(f"action key    {manifest.action}")
     say(f"architecture  {manifest.architecture}, policy {manifest.policy}")
     if model.entry:
@@ -300,6 +305,12 @@ def _model_row(model: Model, census: Census) -> dict[str, Any]:
         "created": _created(model),
         "state": model.problem or "complete",
     }
+
+
+def _signed_by(cache: Cache, model: Model) -> list[dict[str, Any]]:
+    from .cache.trust import signers
+
+    return signed_by(signers(cache.store, "manifest", model.entry.manifest)) if model.entry else []
 
 
 def _name(model: Model) -> Any:

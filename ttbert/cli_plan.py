@@ -122,7 +122,7 @@ def check_command(
     from .runtime.tokens import TOKENS
 
     _require_runs(board)
-    cache = places.open(offline, tell)
+    cache = places.open(offline)
     cached = supply(Wanted(model, revision, policy, offline), places, cache)
     config = cached.manifest.file(CONFIG)
     assert config

@@ -18,6 +18,7 @@ from .cli_options import (
     places_option,
     policy_option,
     revision_option,
+    sign_option,
 )
 from .cli_tiers import supply
 from .console import Progress, count_text, passage, plain, say, show, size_text, styled, table, tell
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 @places_option
 @offline_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and the action key, and convert nothing.")
+@sign_option
 @json_option
 def convert_command(
     model: str,
@@ -48,6 +50,7 @@ def convert_command(
     places: Places,
     offline: bool,
     dry_run: bool,
+    sign_with: str | None,
     as_json: bool,
 ) -> None:
     """Convert MODEL and publish it in the cache, unless it is there already.
@@ -60,10 +63,11 @@ def convert_command(
     ttbert convert ./my-finetuned-bert --policy bf16
     """
     from .cache.cache import require_lasting
+    from .cache.keys import find_signer
     from .convert.convert import convert, find_by_name, plan_conversion
     from .convert.wanted import Wanted
 
-    cache = places.open(offline, tell)
+    cache = places.open(offline, find_signer(sign_with))
     if not dry_run:
         require_lasting(cache)
     wanted = Wanted(model, revision, policy, offline, name)
@@ -127,7 +131,7 @@ def demo_command(
 
     board = choose_board(board, batch)
     questions = choose_questions(input_path, batch, pad)
-    cache = places.open(offline, tell)
+    cache = places.open(offline)
     wanted = Wanted(model, revision, policy, offline)
     cached = supply(wanted, places, cache)
 
@@ -183,8 +187,12 @@ def _report_plan(plan: Plan, cache: Cache, as_json: bool) -> None:
 
 
 def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_json: bool) -> None:
+    from .cache.trust import has_signature
+
     cached = conversion.cached
     manifest = cached.manifest
+    signer = cache.trust.signer
+    signed = signer is not None and has_signature(cache.store, "manifest", cached.digest, signer.public)
     if as_json:
         show(
             {
@@ -197,6 +205,7 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
                 "seconds": round(seconds, 3),
                 "cache": cache.store.url,
                 "counters": cache.counters.document(),
+                "signed_with": signer.name if signer and signed else None,
             }
         )
         return
@@ -206,6 +215,10 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
     say(f"  tensors   {len(manifest.tensors)}, {size_text(manifest.size)} with the files beside them")
     shared = ", the shared tier; copies are kept in " + cache.near.store.url if cache.near else ""
     say(f"  cache     {cache.store.url}{shared}")
+    if signer and signed:
+        say(f"  signed    with the key {signer.name!r}")
+    elif signer:
+        tell(f"note: somebody else converted it, so it was not signed; `ttbert cache sign {conversion.ref}` does that")
 
 
 def _print_outcome(outcome: Outcome, questions: list[Question], batch: int) -> None:

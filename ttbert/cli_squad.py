@@ -142,7 +142,7 @@ def _score(options: _Options) -> None:
     from .squad.result import result_document
     from .squad.score import check_bounds, other_model
 
-    cache = options.places.open(options.offline, tell)
+    cache = options.places.open(options.offline)
     wanted = Wanted(options.model, options.revision, options.policy, options.offline)
     compared = options.compare is not None
     result, logits, folder = _run(options, dataset, _cached(wanted, options.places, cache), board, options.output, compared)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .cli_options import json_option, places_option
+from .cli_options import json_option, places_option, sign_option
 from .console import Progress, say, show, size_text, tell
 from .errors import InputError
 
 if TYPE_CHECKING:
     from .cache.cache import Cache, Cached
+    from .cache.keys import PrivateKey
     from .cache.places import Places
     from .cache.refs import Ref
     from .convert.wanted import Wanted
@@ -66,18 +67,20 @@ def pull_command(ref: str, places: Places, as_json: bool) -> None:
 @click.command("push")
 @click.argument("ref")
 @places_option
+@sign_option
 @json_option
-def push_command(ref: str, places: Places, as_json: bool) -> None:
+def push_command(ref: str, places: Places, sign_with: str | None, as_json: bool) -> None:
     """Publish the model REF of the local tier in the cache, for everybody. Each of its bytes is checked on the way.
 
     \b
     ttbert cache push local/my-bert --cache s3://lab/ttbert
     """
     from .cache.census import find_model, take_census
+    from .cache.keys import find_signer
     from .cache.transfer import push
     from .errors import IntegrityError
 
-    cache, near = _both(places)
+    cache, near = _both(places, find_signer(sign_with))
     model = find_model(take_census(near), ref)
     if model.cached is None or model.entry is None or near.missing(model.cached.manifest):
         raise IntegrityError(f"{model.ref} is not whole in {near.store.url}: {model.problem}", "pull or convert it again")
@@ -89,9 +92,9 @@ def push_command(ref: str, places: Places, as_json: bool) -> None:
     _report(model.ref, "pushed", model.cached, size, time.perf_counter() - started, places, cache, as_json)
 
 
-def _both(places: Places) -> tuple[Cache, Cache]:
+def _both(places: Places, signer: PrivateKey | None = None) -> tuple[Cache, Cache]:
     """The cache, and its local tier."""
-    cache = places.open(notify=tell)
+    cache = places.open(signer=signer)
     if cache.near is None:
         raise InputError(
             f"{cache.store.url} has no local tier", "name the shared cache with --cache and a folder here with --local"
@@ -122,3 +125,6 @@ def _report(
         say(f"{ref}: already there, nothing to do")
     say(f"  cache  {cache.store.url}")
     say(f"  local  {places.local}")
+
+
+tier_commands = (push_command, pull_command)

@@ -8,6 +8,7 @@ A lease saves work and nothing more: if two hold it at once, both publish the sa
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import socket
@@ -24,6 +25,8 @@ from .digest import Digest
 from .document import canonical
 from .store import Store
 
+_log = logging.getLogger(__name__)
+
 SCHEMA = "ttbert.lease/1"
 LASTS = 30.0
 """Seconds without a renewal after which a holder is taken for dead."""
@@ -34,13 +37,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def leased(
-    store: Store,
-    work: Digest,
-    find: Callable[[], T | None],
-    notify: Callable[[str], None] = lambda line: None,
-    lasts: float = LASTS,
-) -> Iterator[T | None]:
+def leased(store: Store, work: Digest, find: Callable[[], T | None], lasts: float = LASTS) -> Iterator[T | None]:
     """Inside `with`, either hold the lease on `work`, with None, or have what `find` found because another has done it.
 
     Waits as long as another one holds it, and tells so once. Raises what writing to the store does.
@@ -57,7 +54,7 @@ def leased(
             break
         if not told:
             told = True
-            notify(f"{holder} is at work on this already; waiting for it")
+            _log.warning("%s is at work on this already; waiting for it", holder)
         time.sleep(_POLL * random.uniform(0.5, 1.0))
     with lease.renewed():
         # Whoever had it may have finished between the two looks.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import random
 import re
 import threading
@@ -30,6 +31,8 @@ from ..errors import StoreReadOnly, StoreUnavailable, TtbertError
 from .access import PATIENCE, Access, Connector, Patience
 from .ranges import RANGE, RangeStream
 from .store import Capabilities, Entry, Store, check_key, is_key
+
+_log = logging.getLogger(__name__)
 
 TRIES = 6
 _FIRST_PAUSE = 0.1
@@ -58,17 +61,16 @@ class ObjectStore(Store):
         self,
         url: str,
         patience: Patience = PATIENCE,
-        notify: Callable[[str], None] = lambda line: None,
         on_retry: Callable[[], None] = lambda: None,
     ) -> None:
-        """Nothing is sent yet. `notify` is told, in one line, of an answer that does not come."""
+        """Nothing is sent yet."""
         connector = Connector(url)
         self.url = url.rstrip("/")
         self.access = connector.access
         self._client = connector.open(patience)
         # Until a large object is sent, no answer comes, and that is not silence.
         self._uploads = connector.open(replace(patience, silence=patience.total))
-        self._patience, self._notify, self._on_retry = patience, notify, on_retry
+        self._patience, self._on_retry = patience, on_retry
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="ranges")
         self._lock = threading.Lock()
         self._exact: bool | None = None
@@ -87,7 +89,8 @@ class ObjectStore(Store):
                 if not _is_transient(error):
                     raise self._explain(error, writing=True) from error
                 unheard = cast(BaseError, error)
-                self._pause(attempt, error)
+                if attempt < TRIES:
+                    self._pause(attempt, error)
         assert unheard
         if self._holds(key, content):
             return True
@@ -216,7 +219,7 @@ class ObjectStore(Store):
         self._on_retry()
         reason = _reason(error)
         if attempt > 1 or reason == _NO_ANSWER:
-            self._notify(f"{self.url}: {reason}; trying again ({attempt} of {TRIES - 1})")
+            _log.warning("%s: %s; trying again (%d of %d)", self.url, reason, attempt, TRIES - 1)
         time.sleep(min(self._patience.pause, _FIRST_PAUSE * 2**attempt) * random.uniform(0.5, 1.0))
 
     def _explain(self, error: Exception, writing: bool = False) -> TtbertError:

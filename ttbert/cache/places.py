@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import InputError, NotCached
 from .cache import Cache, open_store
 from .counters import Counters
+from .keys import PrivateKey
 from .local import LocalStore
 from .readonly import ReadOnlyStore
 from .store import Store
 from .tiers import TieredCache
+from .trust import user_trust
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,11 @@ class Places:
     accept_weak: bool = False
     shared_group: str | None = None
 
-    def open(self, offline: bool = False, notify: Callable[[str], None] = lambda line: None) -> Cache:
+    def open(self, offline: bool = False, signer: PrivateKey | None = None) -> Cache:
         """The cache, with its local tier. Nothing is sent or made yet.
 
         Offline, the local tier stands for a store that is reached over a network: NotCached where there is none.
-        `notify` is told, in a line each, of damaged copies, retries and waiting.
+        It is used as this user trusts; what is published is signed by `signer`, if there is one.
         """
         near = _folder(self.local) if self.local else None
         if offline and is_remote(self.cache):
@@ -37,16 +38,16 @@ class Places:
                     f"{self.cache} is reached over the network, and there is no local tier (offline)",
                     "name one with --local, or leave --offline away",
                 )
-            return Cache(near, notify=notify)
+            return Cache(near, user_trust(signer))
         counters = Counters()
-        far: Store = open_store(self.cache, notify, lambda: counters.count("retry"), self.shared_group)
+        far: Store = open_store(self.cache, lambda: counters.count("retry"), self.shared_group)
         if isinstance(far, LocalStore) and near and far.root == near.root:
             near = None
         if self.read_only:
             far = ReadOnlyStore(far)
         if near:
-            return TieredCache(far, near, self.accept_weak, counters, notify)
-        return Cache(far, self.accept_weak, counters, notify)
+            return TieredCache(far, near, user_trust(signer), self.accept_weak, counters)
+        return Cache(far, user_trust(signer), self.accept_weak, counters)
 
     def options(self) -> list[str]:
         """The command line's options that mean the same."""

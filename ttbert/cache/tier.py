@@ -10,6 +10,7 @@ What lies here is checked again whenever it is read. A damaged copy is moved to 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ from .local import LocalStore
 from .lock import machine_lock
 from .store import Store
 
+_log = logging.getLogger(__name__)
+
 AT_ONCE = 4
 """Blobs fetched at a time. Each is in memory until it is whole, so this bounds how much is."""
 _PATIENCE = 120.0
@@ -33,9 +36,9 @@ _PATIENCE = 120.0
 class LocalTier:
     """A nearer store, filled as a farther one is read."""
 
-    def __init__(self, near: LocalStore, far: Store, counters: Counters, notify: Callable[[str], None]) -> None:
+    def __init__(self, near: LocalStore, far: Store, counters: Counters) -> None:
         self.near, self.far = near, far
-        self._counters, self._notify = counters, notify
+        self._counters = counters
         self._lock = threading.Lock()
         self._settled: set[str] = set()
         self._suspect: set[str] = set()
@@ -101,9 +104,9 @@ class LocalTier:
             return True  # another process was faster
         except StoreReadOnly:
             self._suspect.add(key)
-            self._notify(f"{why}; it cannot be moved away, so it is read from {self.far.url} instead")
+            _log.warning("%s; it cannot be moved away, so it is read from %s instead", why, self.far.url)
             return True
-        self._notify(f"{why}; moved to {moved}, fetching it again")
+        _log.warning("%s; moved to %s, fetching it again", why, moved)
         return True
 
     def keep(self, key: str, content: bytes | memoryview) -> None:
@@ -134,7 +137,7 @@ class LocalTier:
                 return read_blob(stream, digest, size, where)
         except IntegrityError as error:
             # Perhaps only on the way; what is stored there has been checked when it was published.
-            self._notify(f"{error.message.partition('; ')[0]}; fetching it again")
+            _log.warning("%s; fetching it again", error.message.partition("; ")[0])
         with self.far.open(key) as stream:
             return read_blob(stream, digest, size, where)
 
@@ -149,4 +152,4 @@ class LocalTier:
         with self._lock:
             told, self._frozen = self._frozen, True
         if not told:
-            self._notify(f"{error.message}; reading from {self.far.url} without a copy here")
+            _log.warning("%s; reading from %s without a copy here", error.message, self.far.url)
