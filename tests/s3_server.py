@@ -54,19 +54,19 @@ class S3Server:
 class MotoServer(S3Server):
     """It keeps If-None-Match, also of racing writers, and checks neither secrets nor checksums."""
 
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        """Started by `with`. Another host than the loopback device is for network namespaces."""
+        self._host, self._port = host, free_port()
+        super().__init__(f"http://{host}:{self._port}", "ttbert", "not checked")
+
     def __enter__(self) -> MotoServer:
-        port = free_port()
-        super().__init__(f"http://127.0.0.1:{port}", "ttbert", "not checked")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            [sys.executable, "-m", "moto.server", "-H", self._host, "-p", str(self._port)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        wait_for_port(port, self._process)
+        wait_for_port(self._port, self._process, self._host)
         return self
-
-    def __init__(self) -> None:
-        """Started by `with`."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._process.kill()

@@ -19,7 +19,8 @@ from ttbert.cache.lease import leased
 from ttbert.cache.store import Store
 
 WORK = blake3_of(b"a conversion")
-SHORT = 3.0
+SHORT = 2.0
+"""Seconds; a bucket's clock shows whole ones."""
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -73,7 +74,7 @@ def test_a_holder_that_is_silent_is_replaced_and_not_before(url: str, caplog: py
     started = time.monotonic()
     with leased(store, WORK, lambda: None, lasts=SHORT) as found:
         assert found is None
-    assert SHORT - 1.5 < time.monotonic() - started < SHORT + 5
+    assert SHORT - 1.1 < time.monotonic() - started < SHORT + 5
     assert caplog.messages == ["far-away is at work on this already; waiting for it"] and entries(store) == []
 
 
@@ -102,7 +103,7 @@ def test_a_holder_at_work_keeps_its_lease(url: str) -> None:
     with leased(store, WORK, lambda: None, lasts=SHORT):
         waiting = threading.Thread(target=wait)
         waiting.start()
-        assert not taken.wait(SHORT * 2)
+        assert not taken.wait(SHORT * 1.5)
     waiting.join(10)
     assert taken.is_set() and entries(store) == []
 
