@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from models import open_local, publish
+from models import TINY, open_local, publish
 
 from ttbert.cache.local import LocalStore
+from ttbert.cache.places import Places
 
 KEY = "blobs/aa/one"
 CONTENT = bytes(range(256)) * 40
@@ -25,8 +26,18 @@ CONTENT = bytes(range(256)) * 40
 WORKS: dict[str, Callable[[Path], object]] = {
     "put": lambda root: LocalStore(root).put(KEY, CONTENT),
     "publish": lambda root: publish(open_local(root)),
+    "fetch": lambda root: _fetch(root),
 }
 _CHANGES = ("os.mkdir", "os.link", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.utime")
+
+
+def _fetch(root: Path) -> None:
+    """Fill a local tier from a cache in the folder `far` beside it."""
+    cache = Places(str(root.with_name("far")), str(root)).open()
+    cached = cache.resolve(TINY)
+    assert cached
+    cache.fetch(cached, TINY)
+
 
 RunKilled = Callable[[str, Path, int], int]
 

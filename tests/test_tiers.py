@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 from fault_proxy import FaultProxy, reset_before, truncated, unavailable, wrong_bytes
+from killed import killed_processes
 from models import COMMIT, FILES, TENSORS, TINY, blob_path, files, flip_bit, load, open_local, publish
 from s3_server import MotoServer
+from test_local_store import kill_at_every_step, read_only
 
 from ttbert.cache.cache import Cache, Cached, open_cache
 from ttbert.cache.census import find_model, take_census
@@ -132,8 +134,6 @@ def test_a_damaged_copy_is_never_used_and_fetched_again(
 def test_a_damaged_copy_that_cannot_be_moved_away_is_passed_over(
     places: Places, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from test_local_store import read_only
-
     cached = fetched(places.open())
     root = Path(places.local or "")
     flip_bit(root / "blobs" / cached.manifest.packs[0].blob.hex[:2] / cached.manifest.packs[0].blob.hex)
@@ -146,8 +146,6 @@ def test_a_damaged_copy_that_cannot_be_moved_away_is_passed_over(
 def test_a_local_tier_on_a_read_only_disk_is_used_as_far_as_it_goes(
     places: Places, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from test_local_store import read_only
-
     cached = fetched(places.open())
     root = Path(places.local or "")
     (root / "blobs" / cached.manifest.packs[0].blob.hex[:2] / cached.manifest.packs[0].blob.hex).unlink()
@@ -273,6 +271,23 @@ def test_threads_share_one_tier(places: Places, proxy: FaultProxy) -> None:
         for found in threads.map(lambda _: read(cache, fetched(cache)), range(8)):
             assert found == {**TENSORS, **FILES}
     assert blob_gets(proxy) == cache.counters.document()["misses"]
+
+
+def test_a_fetch_killed_at_any_step_is_finished_by_the_next(tmp_path: Path) -> None:
+    """And until then nothing here is wrong, nor leads to what is not here."""
+    published = publish(open_local(tmp_path / "far"))
+    with killed_processes() as run:
+
+        def check(root: Path) -> None:
+            near = open_local(root)
+            census = take_census(near)
+            assert [model.problem for model in census.models if model.problem] == []
+            assert not census.blobs or verify(near, census).sound
+            cache = Places(str(tmp_path / "far"), str(root)).open()
+            assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
+            assert near.resolve(TINY) == published
+
+        kill_at_every_step(run, "fetch", tmp_path, check, least=60)
 
 
 # Read-only, offline, push
