@@ -394,19 +394,12 @@ def test_a_file_is_no_cache(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     "url,exit_code,says",
     [
         ("foo://x", 2, "Protocol not known: foo"),
-        ("s3://bucket/x", 2, "s3fs"),
+        ("sftp://host/x", 2, "paramiko"),
         ("~nobody-of-this-name/x", 2, "home directory"),
         ("ftp://127.0.0.1:9/x", 11, "refused"),
     ],
 )
 def test_an_address_that_cannot_be_opened_is_two_lines(url: str, exit_code: int, says: str) -> None:
-    if url.startswith("s3:"):
-        try:
-            import s3fs  # noqa: F401
-        except ImportError:
-            pass
-        else:
-            pytest.skip("s3fs is installed here")
     run(url, "ls").failed(exit_code, says)
     done = run(url, "info", "--json")
     assert done.exit_code == exit_code and done.document["error"]["exit_code"] == exit_code

@@ -17,6 +17,7 @@ from .cli_plan import check_command, plan_command
 from .cli_run import convert_command, demo_command
 from .cli_space import gc_command
 from .cli_squad import squad_command
+from .cli_tiers import tier_commands
 from .cli_trust import trust_commands
 from .console import Remarks, show, tell, tell_error
 from .errors import InputError, ReportedError, TtbertError
@@ -47,7 +48,7 @@ cache_commands.add_command(export_command)
 cache_commands.add_command(doctor_command)
 cli.add_command(bench_command)
 cli.add_command(cache_commands)
-for command in trust_commands:
+for command in (*tier_commands, *trust_commands):
     cache_commands.add_command(command)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_options import cache_option, default_cache, json_option, progress_option
+from .cli_options import cache_option, chosen_by, default_cache, json_option, places_option, progress_option, read_only
 from .cli_trust import signed_by
 from .console import Progress, agree, say, show, size_text, table, tell
 from .errors import InputError, IntegrityError
@@ -17,6 +17,7 @@ from .errors import InputError, IntegrityError
 if TYPE_CHECKING:
     from .cache.cache import Cache
     from .cache.census import Census, Model
+    from .cache.places import Places
     from .cache.verify import Verdict
 
 
@@ -26,25 +27,41 @@ def cache_commands() -> None:
 
 
 @cache_commands.command("info")
-@cache_option
+@places_option
 @json_option
 @click.pass_context
-def info_command(context: click.Context, cache_url: str, as_json: bool) -> None:
-    """Where the cache is, what it promises and how much is in it.
+def info_command(context: click.Context, places: Places, as_json: bool) -> None:
+    """Where the cache is and who decided that, how it is reached, what it promises and how much is in it.
 
     \b
     ttbert cache info
     """
-    from .cache.cache import open_cache
     from .cache.census import take_census
 
-    cache = open_cache(cache_url)
-    census = take_census(cache)
-    source = _chosen_by(context)
+    cache = places.open()
+    local = cache.near.store.url if cache.near else None
+    source, local_source = chosen_by(context, "cache"), chosen_by(context, "local")
+    access = cache.store.access
+    if not as_json:
+        # What is in force helps most where the next step, asking the store, fails.
+        say(f"cache        {cache.store.url}  (from {source})")
+        if access:
+            say(f"reached at   {access.endpoint or access.kind}{f', region {access.region}' if access.region else ''}")
+            say(f"credentials  from {access.credentials}")
+        say(f"local tier   {local or 'none'}  (from {local_source})")
+        say(f"may publish  {'no: --read-only' if places.read_only else 'yes, where its owner permits it'}")
+    census = take_census(cache.authority)
     document: dict[str, Any] = {
         "cache": cache.store.url,
         "chosen_by": source,
         "default": default_cache(),
+        "kind": access.kind if access else "fsspec" if "://" in cache.store.url else "folder",
+        "endpoint": access.endpoint if access else None,
+        "region": access.region if access else None,
+        "credentials": access.credentials if access else None,
+        "local": local,
+        "local_chosen_by": local_source,
+        "read_only": places.read_only,
         **asdict(cache.store.capabilities),
         "models": len(census.models),
         "blobs": len(census.blobs),
@@ -52,12 +69,13 @@ def info_command(context: click.Context, cache_url: str, as_json: bool) -> None:
         "quarantined": len(census.quarantine),
         "left_behind": len(census.debris),
         "bytes_free": cache.store.free(),
+        "counters": cache.counters.document(),
     }
     if as_json:
         show(document)
         return
-    say(f"cache        {document['cache']}  (from {source})")
-    say(f"publishing   {'exactly once' if document['creates_atomically'] else 'not exactly once: two writers can collide'}")
+    exact = "exactly once" + (", if the server does as it says: tried out before the first write" if access else "")
+    say(f"publishing   {exact if document['creates_atomically'] else 'not exactly once: two writers can collide'}")
     say(f"models       {document['models']}")
     say(f"blobs        {document['blobs']}, {size_text(sum(entry.size for entry in census.blobs.values()))}")
     say(f"quarantine   {document['quarantined']} objects")
@@ -184,7 +202,7 @@ def verify_command(ref: str | None, fast: bool, repair: bool, cache_url: str, as
 
     if fast and repair:
         raise InputError("--fast cannot tell what is damaged, so there is nothing to repair", "leave out --fast or --repair")
-    cache = open_cache(cache_url)
+    cache = open_cache(cache_url, read_only=read_only())
     census = take_census(cache)
     only = find_model(census, ref) if ref else None
     stored = entries_to_verify(cache, census, only)
@@ -229,7 +247,7 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
     from .cache.cache import open_cache
     from .cache.census import find_model, take_census
 
-    cache = open_cache(cache_url)
+    cache = open_cache(cache_url, read_only=read_only())
     census = take_census(cache)
     model = find_model(census, ref)
     frees = census.own_size(model.cached) if model.cached and _names(census, model) == 1 else 0
@@ -243,12 +261,6 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
         show({"ref": str(model.ref), "removed": not dry_run, "bytes_freed_by_gc": frees})
     elif not dry_run:
         say(f"forgot {model.ref}")
-
-
-def _chosen_by(context: click.Context) -> str:
-    source = context.get_parameter_source("cache_url")
-    names = {click.core.ParameterSource.COMMANDLINE: "--cache", click.core.ParameterSource.ENVIRONMENT: "TTBERT_CACHE"}
-    return names.get(source, "default") if source else "default"
 
 
 def _model_row(model: Model, census: Census) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class Census:
     def last_used(self, model: Model) -> float:
         """When a model was last loaded or converted, to the day, or named; in seconds since the epoch."""
         folder = model.ref.folder
-        named = self.entries.get(entry_key(folder, self.newest(folder)))
+        named = self.entries.get(entry_key(model.ref, self.newest(folder)))
         loaded = self._stamps.get(model.entry.manifest, 0.0) if model.entry else 0.0
         return max(loaded, named.modified if named else 0.0)
 

@@ -176,12 +176,12 @@ def read_entry(store: Store, ref: Ref, number: int) -> LogEntry | None:
 
 def read_content(store: Store, ref: Ref, number: int) -> bytes:
     """The bytes of an entry, which may be damaged; KeyError where there is none."""
-    return store.get(entry_key(ref.folder, number), 0, _LARGEST + 1)
+    return store.get(entry_key(ref, number), 0, _LARGEST + 1)
 
 
 def parse_entry(store: Store, ref: Ref, number: int, content: bytes) -> LogEntry:
     """The entry in these bytes; errors as of `read_entry`."""
-    where = f"{store.url}/{entry_key(ref.folder, number)}"
+    where = f"{store.url}/{entry_key(ref, number)}"
     try:
         entry = LogEntry.parse(content, where)
         if (entry.ref, entry.number) != (ref.quoted, number):
@@ -230,7 +230,7 @@ def move_ref(
         entry = LogEntry(ref.quoted, number, before, means and replace(means, created=created), created)
         sign(entry.digest)
         # Creating the next number is a compare-and-swap: it fails exactly when somebody else moved the ref meanwhile.
-        if store.put(entry_key(ref.folder, number), entry.to_bytes()):
+        if store.put(entry_key(ref, number), entry.to_bytes()):
             return entry
     raise CacheError(f"{ref} could not be moved: others kept moving it, {_TRIES} times", "try again")
 
@@ -256,9 +256,9 @@ def list_refs(store: Store) -> Iterator[Ref]:
                 yield Ref(match["name"], match["revision"], match["policy"])
 
 
-def entry_key(folder: str, number: int) -> str:
-    """The key of an entry of the ref in that folder."""
-    return f"{folder}/{number:08d}"
+def entry_key(ref: Ref, number: int) -> str:
+    """Where an entry of a ref's history lies."""
+    return f"{ref.folder}/{number:08d}"
 
 
 def is_entry_name(name: str) -> bool:

@@ -20,7 +20,10 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from .access import Access
 
 _KEY = re.compile(r"(?:[A-Za-z0-9_%@:+=~,-][A-Za-z0-9._%@:+=~,-]*/)*[A-Za-z0-9_%@:+=~,-][A-Za-z0-9._%@:+=~,-]*")
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
@@ -54,6 +57,12 @@ class Store(ABC):
 
     url: str
     capabilities: Capabilities
+    access: Access | None = None
+    """How it is reached, where that takes an endpoint and credentials."""
+
+    def creates_exactly_once(self) -> bool:
+        """Whether of several writers of one key exactly one succeeds: as declared, or tried out where that is possible."""
+        return self.capabilities.creates_atomically
 
     @abstractmethod
     def put(self, key: str, content: bytes | memoryview) -> bool:

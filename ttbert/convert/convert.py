@@ -12,6 +12,7 @@ import numpy as np
 from .. import __version__
 from ..cache.cache import Cache, Cached
 from ..cache.digest import blake3_of
+from ..cache.lease import leased
 from ..cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry, TensorEntry
 from ..cache.refs import Ref
 from ..cache.space import require_space
@@ -105,12 +106,14 @@ def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None, c
     to sign this one, and errors of the store; what was published until then is harmless and found again. With
     `check_space`, NoSpaceError comes before anything is read or written.
     """
-    conversion = find_converted(plan, cache)
+    conversion = find_converted(plan, cache.authority)
     if conversion is None or not cache.claim(conversion.cached):
         cache.trust.check_may_publish()
         if check_space:
             require_space(cache.store, plan.size, str(plan.ref))
-        conversion = Conversion(_run(plan, cache, progress), plan.ref, hit=False)
+        # Of several that want it at once, one converts and the others wait.
+        with leased(cache.store, plan.action.key, lambda: find_converted(plan, cache.authority)) as found:
+            conversion = found or Conversion(_run(plan, cache, progress), plan.ref, hit=False)
     cache.move_ref(plan.ref, conversion.cached, _repo(plan), plan.source.commit)
     return conversion
 
