@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from models import files, open_local, publish
 from program import Done, environment, ttbert
+from s3_server import MotoServer
 
 from ttbert.cache.doctor import Check, examine, exit_code
 from ttbert.cache.local import LocalStore
@@ -110,7 +111,7 @@ def test_a_folder_of_somebody_else_is_exit_code_9_and_says_whose(tmp_path: Path)
     try:
         done = subprocess.run(
             [sys.executable, "-c", AS_NOBODY, "cache", "doctor", str(tmp_path)],
-            env=environment(),
+            env=environment(XDG_CONFIG_HOME="/nowhere"),
             capture_output=True,
             text=True,
             timeout=60,
@@ -162,7 +163,7 @@ def test_a_store_that_overwrites_fails(tmp_path: Path) -> None:
 
 def test_a_host_without_an_address_and_one_that_does_not_answer_are_told_apart(tmp_path: Path) -> None:
     found = list(examine(Elsewhere(tmp_path, "no-such-host.invalid", 443)))
-    assert failed(found) == ["resolve"] and exit_code(found) == 11 and "no-such-host.invalid has no address" in found[3].what
+    assert failed(found) == ["resolve"] and exit_code(found) == 11 and "no-such-host.invalid has no address" in found[-1].what
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         found = list(examine(Elsewhere(tmp_path, "127.0.0.1", closed.getsockname()[1])))
@@ -188,3 +189,30 @@ def test_mounts_are_found_by_the_longest_point_and_the_last_of_two(tmp_path: Pat
 @pytest.mark.parametrize("url", ["", "foo://x"])
 def test_what_is_no_address_is_exit_code_2(url: str, tmp_path: Path) -> None:
     ttbert("cache", "doctor", "--cache", url).failed_at_once(2)
+
+
+# Of buckets
+
+
+def test_a_bucket_passes_and_the_tier_in_front_of_it_is_tried_too(moto: MotoServer, tmp_path: Path) -> None:
+    url = f"s3://{moto.bucket()}/lab"
+    done = ttbert("cache", "doctor", "--cache", url, "--local", tmp_path / "near", "--json", **moto.env).succeeded()
+    found = {(check["tier"], check["name"]): check for check in done.document["checks"]}
+    assert {check["state"] for check in found.values()} <= {"ok", "warning"}
+    for name in ("credentials", "resolve", "connect", "authenticate", "create once", "read a range", "clock", "delete"):
+        assert found["cache", name]["state"] == "ok"
+    assert "AWS_ACCESS_KEY_ID" in found["cache", "credentials"]["what"] and moto.secret not in done.out
+    assert found["local tier", "permissions"]["state"] == "ok"
+    readable = ttbert("cache", "doctor", url, "--read-only", **moto.env).succeeded()
+    assert "not tried, since nothing is to be written" in readable.out and "local tier" not in readable.out
+    assert not moto.client().list_objects_v2(Bucket=url.split("/")[2]).get("Contents")
+
+
+def test_a_bucket_that_is_not_there_and_a_server_that_is_not_there_are_told_apart(moto: MotoServer) -> None:
+    done = ttbert("cache", "doctor", "s3://no-such-bucket-of-ours/x", "--json", **moto.env)
+    found = checks(done)
+    assert done.exit_code == 11 and found["connect"]["state"] == "ok" and found["authenticate"]["state"] == "failed"
+    assert "there is no bucket" in str(found["authenticate"]["what"])
+    wrong = {**moto.env, "AWS_ENDPOINT_URL_S3": "http://no-such-host.invalid:9000"}
+    done = ttbert("cache", "doctor", "s3://bucket/x", "--json", **wrong)
+    assert done.exit_code == 11 and checks(done)["resolve"]["state"] == "failed" and "authenticate" not in checks(done)

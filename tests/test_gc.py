@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 from killed import RunKilled, killed_processes
 from models import COMMIT, DAY, FILES, HOUR, TENSORS, TINY, age, blob_path, build, files, flip_bit, open_local, publish
+from s3_server import MotoServer
 
 from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key, open_cache
 from ttbert.cache.census import take_census
 from ttbert.cache.condemned import Objections, Sweeper, condemn
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.gc import GRACE, Limits, Plan, plan_gc
+from ttbert.cache.lease import leased
 from ttbert.cache.local import LocalStore
 from ttbert.cache.refs import Ref
 from ttbert.cache.sweep import run_gc
@@ -531,6 +533,63 @@ def test_with_too_short_a_grace_period_a_conversion_fails_and_never_half_succeed
     assert done + failed > 1 and sum(collected) > 0 and sound(cache)
 
 
+def test_what_nothing_leads_to_is_not_deleted_at_once_while_somebody_converts(cache: Cache, root: Path) -> None:
+    """A lease is alive: blobs of its holder have no name yet, and without a grace period they would be waste."""
+    build(cache)
+    age(root, HOUR)
+    with leased(cache.store, blake3_of(b"recipe"), lambda: None):
+        assert collect(cache, grace=0) == 0 and len(left(root)) > len(TENSORS)
+    assert plan(cache).waiting, "it is condemned all the same"
+    assert collect(cache, grace=0) > 6000 and left(root) == []
+
+
+# On an object store
+
+
+@pytest.fixture
+def bucket(moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in moto.env.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{moto.bucket()}/cache"
+
+
+def test_a_bucket_is_collected_in_two_phases_too(bucket: str) -> None:
+    """Where nothing can be touched, and times are in whole seconds."""
+    cache = open_cache(bucket)
+    other = publish_other(cache)
+    cached = publish(cache)
+    assert {entry.key.split("/")[1] for entry in cache.store.list("used")} == {cached.digest.hex, other.digest.hex}
+    cache.remove_ref(TINY)
+    time.sleep(1.1)
+    assert collect(cache, grace=1) == 0 and cache.find(cached.manifest.action) == cached
+    time.sleep(1.1)
+    ripe = plan(cache, grace=1)
+    assert len(ripe.delete) == 4
+    again = open_cache(bucket)
+    again.publish_blob(TENSORS["layer"])
+    assert 0 < run_gc(cache, ripe) < ripe.delete[0].entry.size + 6000
+    assert cache.store.head(blob_key(blake3_of(TENSORS["layer"]))) is not None, "a writer relies on it"
+    assert cache.store.head(blob_key(blake3_of(TENSORS["head"]))) is None
+    assert cache.resolve(OTHER) == other and sound(cache) and not list(cache.store.list("gc"))
+    assert publish(cache) == cached and sound(cache)
+
+
+def test_in_a_bucket_too_a_conversion_that_meets_a_sweep_is_whole_in_the_end(bucket: str) -> None:
+    cache = open_cache(bucket)
+    publish(cache)
+    cache.remove_ref(TINY)
+    time.sleep(1.1)
+    collect(cache, grace=1)
+    time.sleep(1.1)
+    ripe = plan(cache, grace=1)
+    sweep = threading.Thread(target=run_gc, args=[open_cache(bucket), ripe])
+    sweep.start()
+    time.sleep(0.05)
+    cached = publish(cache)
+    sweep.join()
+    assert cache.resolve(TINY) == cached and not cache.missing(cached.manifest) and sound(cache)
+
+
 # Killed
 
 
@@ -594,7 +653,7 @@ def test_many_pieces_of_waste_are_planned_quickly(cache: Cache, root: Path) -> N
 
 
 def test_another_kind_of_store_is_collected_just_so() -> None:
-    cache = open_cache(f"memory://{uuid.uuid4().hex}")
+    cache = open_cache(f"memory://{uuid.uuid4().hex}", accept_weak=True)
     publish(cache)
     cache.remove_ref(TINY)
     assert plan(cache).condemns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
         say(f"local tier   {local or 'none'}  (from {local_source})")
         say(f"may publish  {'no: --read-only' if places.read_only else 'yes, where its owner permits it'}")
     census = take_census(cache.authority)
+    near = take_census(cache.near) if cache.near else None
     document: dict[str, Any] = {
         "cache": cache.store.url,
         "chosen_by": source,
@@ -66,6 +68,10 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
         "models": len(census.models),
         "blobs": len(census.blobs),
         "bytes": census.size,
+        "by_kind": _by_kind(census),
+        "local_bytes": near.size if near else None,
+        "local_by_kind": _by_kind(near) if near else None,
+        "local_bytes_free": cache.near.store.free() if cache.near else None,
         "quarantined": len(census.quarantine),
         "left_behind": len(census.debris),
         "bytes_free": cache.store.free(),
@@ -78,6 +84,12 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
     say(f"publishing   {exact if document['creates_atomically'] else 'not exactly once: two writers can collide'}")
     say(f"models       {document['models']}")
     say(f"blobs        {document['blobs']}, {size_text(sum(entry.size for entry in census.blobs.values()))}")
+    for kind, of in document["by_kind"].items():
+        if kind != "blobs" and of["objects"]:
+            say(f"  {kind:<10} {of['objects']}, {size_text(of['bytes'])}")
+    if near:
+        copies = len(near.blobs)
+        say(f"copies here  {copies} blobs, {size_text(near.size)} in all")
     say(f"quarantine   {document['quarantined']} objects")
     say(f"left behind  {document['left_behind']} temporary files of killed writers")
     if document["bytes_free"] is not None:
@@ -85,7 +97,7 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
 
 
 @cache_commands.command("ls")
-@click.option("--sort", type=click.Choice(("name", "size", "age")), default="name", show_default=True)
+@click.option("--sort", type=click.Choice(("name", "size", "age", "used")), default="name", show_default=True)
 @cache_option
 @json_option
 def ls_command(sort: str, cache_url: str, as_json: bool) -> None:
@@ -99,7 +111,7 @@ def ls_command(sort: str, cache_url: str, as_json: bool) -> None:
 
     cache = open_cache(cache_url)
     census = take_census(cache)
-    keys = {"name": _name, "size": lambda model: -_size(model), "age": _created}
+    keys = {"name": _name, "size": lambda model: -_size(model), "age": _created, "used": census.last_used}
     models = sorted(census.models, key=keys[sort])
     if as_json:
         show([{**_model_row(model, census), "signed_by": _signed_by(cache, model)} for model in models])
@@ -263,6 +275,12 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
         say(f"forgot {model.ref}")
 
 
+def _by_kind(census: Census) -> dict[str, dict[str, int]]:
+    """Everything that is stored, by the folder it is in; the largest first."""
+    sizes = sorted(census.sizes.items(), key=lambda item: -item[1][1])
+    return {kind: {"objects": objects, "bytes": size} for kind, (objects, size) in sizes}
+
+
 def _model_row(model: Model, census: Census) -> dict[str, Any]:
     return {
         "ref": str(model.ref),
@@ -272,6 +290,7 @@ def _model_row(model: Model, census: Census) -> dict[str, Any]:
         "bytes": _size(model),
         "own_bytes": census.own_size(model.cached) if model.cached else 0,
         "created": _created(model),
+        "last_used": f"{datetime.fromtimestamp(census.last_used(model) - 1, timezone.utc):%Y-%m-%d}",
         "state": model.problem or "complete",
     }
 

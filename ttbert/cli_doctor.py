@@ -7,22 +7,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .cli_options import cache_option, json_option
+from .cli_options import json_option, places_option
 from .console import say, show, styled
 
 if TYPE_CHECKING:
     from .cache.doctor import Check
+    from .cache.places import Places
 
 _COLORS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "cyan"}
 
 
 @click.command("doctor")
 @click.argument("url", required=False)
-@click.option("--no-write", is_flag=True, help="Write nothing; try only what a reader needs.")
-@cache_option
+@click.option("--no-write", is_flag=True, help="Write nothing; try only what a reader needs. As --read-only.")
+@places_option
 @json_option
-def doctor_command(url: str | None, no_write: bool, cache_url: str, as_json: bool) -> None:
-    """Try a cache out, step by step: find it, reach it, list, create, read, delete; clocks, rights and space.
+def doctor_command(url: str | None, no_write: bool, places: Places, as_json: bool) -> None:
+    """Try a cache out, and its local tier, step by step: find, reach, list, create, read, delete; clocks, rights and space.
 
     Of what fails, the cause and the remedy are told. Leaves with 0 unless something failed. What it writes are a few small
     objects below `probes`, which it removes.
@@ -31,20 +32,26 @@ def doctor_command(url: str | None, no_write: bool, cache_url: str, as_json: boo
     ttbert cache doctor
     ttbert cache doctor s3://lab/ttbert
     """
-    from .cache.cache import open_cache
+    from .cache.cache import open_store
     from .cache.doctor import examine, exit_code
 
-    store = open_cache(url or cache_url).store
-    checks = []
-    if not as_json:
-        say(f"cache  {store.url}")
-    for check in examine(store, write=not no_write):
-        checks.append(check)
+    urls = {"cache": url or places.cache} | ({"local tier": places.local} if places.local and not url else {})
+    checks: dict[str, list[Check]] = {}
+    for tier, where in urls.items():
+        store = open_store(where)
+        checks[tier] = []
         if not as_json:
-            _print(check)
+            say(f"{tier}  {store.url}")
+        # A machine that only reads the shared store keeps copies here all the same.
+        for check in examine(store, write=not no_write and not (places.read_only and tier == "cache")):
+            checks[tier].append(check)
+            if not as_json:
+                _print(check)
+    code = next(filter(None, map(exit_code, checks.values())), 0)
     if as_json:
-        show({"cache": store.url, "exit_code": exit_code(checks), "checks": [asdict(check) for check in checks]})
-    click.get_current_context().exit(exit_code(checks))
+        rows = [{"tier": tier, **asdict(check)} for tier, found in checks.items() for check in found]
+        show({**{tier.replace(" ", "_"): where for tier, where in urls.items()}, "exit_code": code, "checks": rows})
+    click.get_current_context().exit(code)
 
 
 def _print(check: Check) -> None:

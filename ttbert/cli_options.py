@@ -97,6 +97,7 @@ _TIER_OPTIONS = (
         default=_default("accept_weak_store", False),
         help="Publish also where two writers can overwrite each other's names.",
     ),
+    space_option,
 )
 
 
@@ -111,6 +112,7 @@ def places_option(command: F) -> F:
         read_only: bool,
         shared_group: str | None,
         accept_weak_store: bool,
+        no_space_check: bool,
         **others: Any,
     ) -> object:
         from .cache.places import Places, is_remote
@@ -118,7 +120,7 @@ def places_option(command: F) -> F:
         if local_url is None and is_remote(cache_url):
             local_url = default_cache()
         local = None if no_local or local_url == NO_LOCAL else local_url
-        places = Places(cache_url, local, read_only, accept_weak_store, shared_group)
+        places = Places(cache_url, local, read_only, accept_weak_store, shared_group, not no_space_check)
         return command(places=places, **others)
 
     for option in reversed(_TIER_OPTIONS):

@@ -20,7 +20,6 @@ from .cli_options import (
     progress_option,
     revision_option,
     sign_option,
-    space_option,
     trace_option,
 )
 from .cli_tiers import supply
@@ -46,7 +45,6 @@ _NOTHING = "   nothing: a mock device computes no answer"
 @click.option("--name", metavar="NAME", help="File the model under this name in the cache.")
 @places_option
 @offline_option
-@space_option
 @progress_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and the action key, and convert nothing.")
 @sign_option
@@ -58,7 +56,6 @@ def convert_command(
     name: str | None,
     places: Places,
     offline: bool,
-    no_space_check: bool,
     dry_run: bool,
     sign_with: str | None,
     as_json: bool,
@@ -95,7 +92,7 @@ def convert_command(
         _report_plan(plan, cache, as_json)
         return
     with Progress(f"converting {model}", len(plan.action.recipe.tensors), plan.size) as progress:
-        conversion = convert(plan, cache, lambda entry: progress.advance(entry.size), check_space=not no_space_check)
+        conversion = convert(plan, cache, lambda entry: progress.advance(entry.size))
     _report_conversion(conversion, cache, time.perf_counter() - started, as_json)
 
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import click
 
-from .cli_options import cache_option, json_option
+from .cli_options import cache_option, json_option, read_only
 from .cli_units import Seconds, Size
 from .console import agree, count_text, say, show, size_text, tell
 from .errors import IntegrityError
@@ -71,7 +71,7 @@ def gc_command(
     from .cache.gc import Limits, plan_gc
     from .cache.sweep import run_gc
 
-    cache = open_cache(cache_url)
+    cache = open_cache(cache_url, read_only=read_only())
     census = take_census(cache)
     only = tuple(find_model(census, ref).ref for ref in refs)
     plan = plan_gc(cache, census, Limits(max_size, older_than, keep_last, only), grace, quarantined)

@@ -54,6 +54,9 @@ class Missing:
 class Cache:
     """Blobs, manifests, actions and refs in one store. `TieredCache` has a nearer one in front of it."""
 
+    check_space = True
+    """Whether room for all that is to be written is asked for before the first byte."""
+
     def __init__(
         self,
         store: Store,
@@ -133,6 +136,11 @@ class Cache:
             raise damaged(self._where(key), f"its digest is {blake3_of(content).short}..., not {digest.short}...")
         return Cached(digest, Manifest.parse(content, self._where(key)))
 
+    def note_use(self, digest: Digest) -> None:
+        """Note that a model is used today, here and in the shared store, as far as that can be written."""
+        for cache in filter(None, (self.near, self.authority)):
+            stamp(cache.store, digest)
+
     def missing(self, manifest: Manifest) -> list[Missing]:
         """Entries whose blob is absent or of another size. Digests are checked when blobs are loaded, and by `verify`."""
         blobs = manifest.blobs()
@@ -199,7 +207,7 @@ class Cache:
         """Keep a model that was found from being deleted until it has a name; False where it is no longer whole."""
         if not self._objections.reprieve(keys_of(cached)):
             return True
-        return self.store.head(manifest_key(cached.digest)) is not None and not self.missing(cached.manifest)
+        return self.store.head(manifest_key(cached.digest)) is not None and not self.authority.missing(cached.manifest)
 
     def publish_manifest(self, manifest: Manifest) -> Cached:
         """Store a manifest and the action that leads to it. Its blobs must have been published.
@@ -238,7 +246,7 @@ class Cache:
         self._check_whole(cached.manifest)
         self._append(ref, RefEntry(cached.digest, repo, commit, created=""))
         self._check_whole(cached.manifest)
-        stamp(self.store, cached.digest)
+        self.note_use(cached.digest)
 
     def remove_ref(self, ref: Ref, after: int | None = None) -> None:
         """Make `ref` mean nothing any more; its history stays. What it meant is left to the collection of garbage.
@@ -324,7 +332,7 @@ class Cache:
             )
 
     def _check_whole(self, manifest: Manifest) -> None:
-        absent = self.missing(manifest)
+        absent = self.authority.missing(manifest)
         if absent:
             raise CacheError(
                 f"{len(absent)} blobs vanished from {self.store.url} during the conversion, {absent[0].entry.name} first",

@@ -200,8 +200,8 @@ class Sweeper:
         self._until = 0.0
         self._announced: list[str] = []
 
-    def announce(self) -> None:
-        """To be called before looking.
+    def announce(self) -> float:
+        """To be called before looking; the store's clock at that moment.
 
         Where machines see each other's writes late, it returns only when every writer that could not yet see the
         announcement has made its own be seen.
@@ -211,7 +211,9 @@ class Sweeper:
         key = f"{self._record.folder}/sweeping/{uuid.uuid4().hex}"
         self._store.put(key, canonical({"schema": _SWEEPING, "seconds": math.ceil(lasts)}))
         self._announced.append(key)
+        entry = self._store.head(key)
         time.sleep(self._settles)
+        return entry.modified if entry else time.time()
 
     @property
     def fresh(self) -> bool:

@@ -42,10 +42,13 @@ class Check:
 
 
 def examine(store: Store, write: bool = True) -> Iterator[Check]:
-    """Try a store out. What needs something that failed is skipped; without `write` nothing is written."""
+    """Try a store out, until what all the rest needs fails; without `write` nothing is written."""
     if isinstance(store, LocalStore):
         yield from _look_at_folder(store, write)
-    yield from _reach(store)
+    for check in _reach(store):
+        yield check
+        if check.state == "failed":
+            return
     listed = _try("authenticate" if store.endpoint() else "list", lambda: _list(store))
     yield listed
     if listed.state == "failed":
@@ -89,6 +92,9 @@ def _look_at_folder(store: LocalStore, write: bool) -> Iterator[Check]:
 
 def _reach(store: Store) -> Iterator[Check]:
     """Whether the host has an address, and something answers there."""
+    if store.access:
+        region = f", region {store.access.region}" if store.access.region else ""
+        yield Check("credentials", "ok", f"from {store.access.credentials}{region}")
     endpoint = store.endpoint()
     if endpoint is None:
         return
@@ -148,6 +154,11 @@ def _create_again(store: Store, key: str) -> str:
         raise IntegrityError(
             "a second writer overwrites the first: what is published there can be replaced",
             "do not publish there; ask for a server that keeps If-None-Match, or use a folder",
+        )
+    if store.capabilities.creates_atomically and not store.creates_exactly_once():
+        raise IntegrityError(
+            "a second writer is refused when it comes later, and of several at once more than one wins",
+            "do not publish there without --accept-weak-store; names that two machines move at once can suffer",
         )
     if not store.capabilities.creates_atomically:
         return "a later writer is refused; of two at once both may win, which this kind of store cannot prevent"

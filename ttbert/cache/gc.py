@@ -199,9 +199,9 @@ def _leftovers(census: Census, records: Iterable[str], grace: float, quarantined
         if manifest_key(Digest("blake3", entry.key.split("/")[1])) not in census.manifests:
             old[entry.key] = "a stamp of use of a model that is gone"
     folders = tuple(f"{folder}/" for folder in records)
-    for entry in (*census.below("gc"), *census.below("probes")):
+    for entry in (*census.below("gc"), *census.below("probes"), *census.below("leases")):
         if not entry.key.startswith(folders):
-            old[entry.key] = "left behind by a collection or check that was killed"
+            old[entry.key] = "left behind by a collection, a check or a conversion that was killed"
     for key, reason in sorted(old.items()):
         if now - census.entries[key].modified >= _ABANDONED:
             yield Waste(census.entries[key], reason)

@@ -12,7 +12,8 @@ from ..errors import StoreUnavailable
 from .cache import Cache
 from .census import Census, take_census
 from .condemned import LOOK, Condemned, Sweeper, condemn, read_record
-from .gc import Limits, Plan
+from .gc import GRACE, Limits, Plan
+from .lease import LASTS
 from .reach import OWN, Scope, find_unused, keys_in_use, union
 from .store import Entry, is_temporary
 
@@ -44,7 +45,11 @@ class _Seen:
 
 
 class _Stop(Exception):
-    """Another collector has finished with the record, or a ref cannot be read, so that it keeps everything."""
+    """Nothing may be deleted by this record now.
+
+    Another collector has finished with it; or a ref cannot be read, so that it keeps everything; or somebody converts, and the
+    record is younger than any conversion.
+    """
 
 
 class _Sweep:
@@ -71,7 +76,7 @@ class _Sweep:
                 entry = store.head(key)
                 if entry and entry.modified < record.since and key not in seen.spared:
                     freed += self._remove_company(key)
-                    freed += entry.size if store.delete(key) else 0
+                    freed += entry.size if self._sweeper.fresh and store.delete(key) else 0
         except _Stop:
             self._sweeper.stop()
             return freed
@@ -92,10 +97,12 @@ class _Sweep:
     def _look(self) -> _Seen:
         """What counts at this moment: seen so recently that it may be acted on."""
         if self._seen is None or not self._sweeper.fresh:
-            self._sweeper.announce()
+            now = self._sweeper.announce()
             reprieved = self._sweeper.reprieved()
             census = take_census(self._cache)
             if reprieved is None or any(model.cached is None for model in census.models):
+                raise _Stop
+            if now - self._record.since < GRACE and _somebody_converts(census, now):
                 raise _Stop
             self._seen = _Seen(census, reprieved | union(keys_in_use(self._cache, census, self._limits.keep_last)))
             if not self._sweeper.fresh:
@@ -115,6 +122,11 @@ def _remove_leftover(cache: Cache, entry: Entry) -> int:
     else:
         gone = store.head(entry.key) == entry and store.delete(entry.key)
     return entry.size if gone else 0
+
+
+def _somebody_converts(census: Census, now: float) -> bool:
+    """Whether a lease is alive by the store's clock: its holder relies on blobs that nothing leads to yet."""
+    return any(now - entry.modified < 2 * LASTS for entry in census.below("leases") if "/clock/" not in entry.key)
 
 
 def _rank(key: str) -> tuple[int, str]:

@@ -98,18 +98,18 @@ def find_by_name(wanted: Wanted, cache: Cache) -> Conversion | None:
     return Conversion(cached, wanted.ref, hit=True)
 
 
-def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None, check_space: bool = True) -> Conversion:
+def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None) -> Conversion:
     """Make sure that the planned model is in the cache under its ref, converting it on a miss.
 
     `progress` is called with each tensor that was made, from a worker thread. Raises CheckpointError where the
     weights are not what the recipe expects, UntrustedError where only signed models are used and no trusted key is at hand
-    to sign this one, and errors of the store; what was published until then is harmless and found again. With
-    `check_space`, NoSpaceError comes before anything is read or written.
+    to sign this one, and errors of the store; what was published until then is harmless and found again.
+    NoSpaceError, unless the cache does not check that, comes before anything is read or written.
     """
     conversion = find_converted(plan, cache.authority)
-    if conversion is None or not cache.claim(conversion.cached):
+    if conversion is None or not cache.authority.claim(conversion.cached):
         cache.trust.check_may_publish()
-        if check_space:
+        if cache.check_space:
             require_space(cache.store, plan.size, str(plan.ref))
         # Of several that want it at once, one converts and the others wait.
         with leased(cache.store, plan.action.key, lambda: find_converted(plan, cache.authority)) as found:

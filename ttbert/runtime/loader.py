@@ -15,7 +15,6 @@ from ..cache.blob import damaged
 from ..cache.cache import Cache, Cached
 from ..cache.digest import blake3_of
 from ..cache.manifest import TensorEntry
-from ..cache.used import stamp
 from ..errors import CheckpointError, IncompatibleError, IntegrityError
 from ..model import BertShape, parse_config
 from ..recipe.bert import bert_recipe
@@ -36,7 +35,7 @@ class CachedModel:
         self.shape: BertShape = parse_config(self._file(CONFIG), f"{cached.digest}: {CONFIG}")
         self.tokenizer: bytes = self._file(TOKENIZER)
         self._check_recipe()
-        stamp(cache.store, cached.digest)
+        cache.note_use(cached.digest)
 
     def require_answer_head(self) -> None:
         """CheckpointError for a model that cannot answer questions."""
