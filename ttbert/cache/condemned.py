@@ -36,7 +36,7 @@ import uuid
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from ..errors import IncompatibleError, IntegrityError
+from ..errors import IncompatibleError, IntegrityError, StoreReadOnly
 from .document import LARGEST, Fields, canonical
 from .store import Entry, Store, is_key
 
@@ -144,7 +144,10 @@ class Objections:
         for folder, found in concerned.items():
             document = {"schema": _REPRIEVE, "keys": [{"key": key} for key in sorted(found)]}
             key = f"{folder}/reprieved/{uuid.uuid4().hex}"
-            self._store.put(key, canonical(document))
+            try:
+                self._store.put(key, canonical(document))
+            except StoreReadOnly:
+                return True  # whoever may write nothing will let nothing lead there, and is but a reader
             written = self._store.head(key)
             now = written.modified if written else now
         entries = list(self._store.list(FOLDER))
