@@ -11,18 +11,20 @@ import click
 from .boards import AUTO, BOARDS
 from .cli_options import (
     batch_option,
-    cache_option,
     json_option,
     model_option,
     offline_option,
+    places_option,
     policy_option,
     revision_option,
     trace_option,
 )
+from .cli_tiers import supply
 from .console import say, show, size_text, table, tell
 from .errors import AccuracyError, DeviceError
 
 if TYPE_CHECKING:
+    from .cache.places import Places
     from .runtime.bench import Measured
     from .runtime.loader import CachedModel
     from .runtime.target import Target
@@ -43,7 +45,7 @@ _board_option = click.option(
 @click.option(
     "--seconds", type=click.FloatRange(0, 3600), default=5.0, show_default=True, help="How long to run batch after batch."
 )
-@cache_option
+@places_option
 @offline_option
 @json_option
 def bench_command(
@@ -54,7 +56,7 @@ def bench_command(
     batch: int,
     trace: bool | None,
     seconds: float,
-    cache_url: str,
+    places: Places,
     offline: bool,
     as_json: bool,
 ) -> None:
@@ -66,18 +68,15 @@ def bench_command(
     ttbert bench --board n150 --batch 8 --json
     ttbert bench --model bundled
     """
-    from .cache.cache import open_cache
     from .convert.wanted import Wanted
-    from .demo.supply import supply_model
     from .runtime.check import LEAST_PCC
     from .runtime.target import choose_target
 
     target = choose_target(board, batch, trace)
     if not target.is_device:
         raise DeviceError("no Tenstorrent device is here to be measured", "without one, try `ttbert plan --check`")
-    cache = open_cache(cache_url)
-    miss = f"{model} ({policy}) is not in the cache {cache.store.url}: converting it first"
-    cached = supply_model(Wanted(model, revision, policy, offline), cache, lambda: tell(miss))
+    cache = places.open(offline)
+    cached = supply(Wanted(model, revision, policy, offline), places, cache)
 
     from .runtime.bench import measure
     from .runtime.loader import CachedModel

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..boards import Grid
+from ..cache.places import Places
 from ..child import python_command
 from ..errors import DeviceError
 from ..model import BertShape
@@ -38,7 +39,8 @@ class Request:
     batch: int
     tokens: int
     policy: str
-    cache: str = ""
+    places: Places | None = None
+    offline: bool = False
     manifest: str = ""
     grid: tuple[int, int] | None = None
 
@@ -119,12 +121,16 @@ def _compare(device: Any, ttnn: Any, request: Request) -> Any:
 
 
 def _open(request: Request) -> CachedModel:
-    from ..cache.cache import open_cache
     from ..cache.digest import Digest
     from .loader import CachedModel
 
-    cache = open_cache(request.cache)
+    assert request.places
+    cache = request.places.open(request.offline)
     return CachedModel(cache, cache.manifest(Digest.parse(request.manifest)))
+
+
+def _request(shape: dict[str, Any], places: dict[str, Any] | None, **others: Any) -> Request:
+    return Request(BertShape(**shape), places=Places(**places) if places else None, **others)
 
 
 def main() -> None:
@@ -133,7 +139,7 @@ def main() -> None:
     from .device import open_device
 
     work: dict[str, Callable[[Any, Any, Request], Any]] = {"judge": _judge, "compare": _compare}
-    requests = [Request(**{**each, "shape": BertShape(**each["shape"])}) for each in json.load(sys.stdin)]
+    requests = [_request(**each) for each in json.load(sys.stdin)]
     ttnn = device_ttnn()
     with open_device() as device:
         for request in requests:
