@@ -95,7 +95,7 @@ def test_what_a_killed_conversion_leaves_is_counted_and_collected(undisturbed: U
     info, _ = undisturbed.forks.run("cache", "info", "--json", cache=cache)
     assert info.document["left_behind"] >= 1, step
     spared, _ = undisturbed.forks.run("cache", "gc", "--yes", cache=cache)
-    assert "spared" in spared.succeeded().out and [path for path in objects(cache) if "/." in path]
+    assert "spared: a writer may be at work" in spared.succeeded().out and [path for path in objects(cache) if "/." in path]
     undisturbed.forks.run("cache", "gc", "--grace", "0", "--yes", cache=cache)[0].succeeded()
     assert not objects(cache)
 

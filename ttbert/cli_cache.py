@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import sys
-from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_options import cache_option, chosen_by, default_cache, json_option, places_option, read_only
+from .cli_options import cache_option, chosen_by, default_cache, json_option, places_option, progress_option, read_only
 from .cli_trust import signed_by
-from .console import Progress, say, show, size_text, table, tell
+from .console import Progress, agree, say, show, size_text, table, tell
 from .errors import InputError, IntegrityError
 
 if TYPE_CHECKING:
     from .cache.cache import Cache
     from .cache.census import Census, Model
     from .cache.places import Places
-    from .cache.prune import PrunePlan
     from .cache.verify import Verdict
 
 
@@ -55,6 +52,7 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
         say(f"local tier   {local or 'none'}  (from {local_source})")
         say(f"may publish  {'no: --read-only' if places.read_only else 'yes, where its owner permits it'}")
     census = take_census(cache.authority)
+    near = take_census(cache.near) if cache.near else None
     document: dict[str, Any] = {
         "cache": cache.store.url,
         "chosen_by": source,
@@ -70,9 +68,13 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
         "models": len(census.models),
         "blobs": len(census.blobs),
         "bytes": census.size,
+        "by_kind": _by_kind(census),
+        "local_bytes": near.size if near else None,
+        "local_by_kind": _by_kind(near) if near else None,
+        "local_bytes_free": cache.near.store.free() if cache.near else None,
         "quarantined": len(census.quarantine),
         "left_behind": len(census.debris),
-        "bytes_free": _free(cache.store.url),
+        "bytes_free": cache.store.free(),
         "counters": cache.counters.document(),
     }
     if as_json:
@@ -82,6 +84,12 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
     say(f"publishing   {exact if document['creates_atomically'] else 'not exactly once: two writers can collide'}")
     say(f"models       {document['models']}")
     say(f"blobs        {document['blobs']}, {size_text(sum(entry.size for entry in census.blobs.values()))}")
+    for kind, of in document["by_kind"].items():
+        if kind != "blobs" and of["objects"]:
+            say(f"  {kind:<10} {of['objects']}, {size_text(of['bytes'])}")
+    if near:
+        copies = len(near.blobs)
+        say(f"copies here  {copies} blobs, {size_text(near.size)} in all")
     say(f"quarantine   {document['quarantined']} objects")
     say(f"left behind  {document['left_behind']} temporary files of killed writers")
     if document["bytes_free"] is not None:
@@ -89,7 +97,7 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
 
 
 @cache_commands.command("ls")
-@click.option("--sort", type=click.Choice(("name", "size", "age")), default="name", show_default=True)
+@click.option("--sort", type=click.Choice(("name", "size", "age", "used")), default="name", show_default=True)
 @cache_option
 @json_option
 def ls_command(sort: str, cache_url: str, as_json: bool) -> None:
@@ -103,7 +111,7 @@ def ls_command(sort: str, cache_url: str, as_json: bool) -> None:
 
     cache = open_cache(cache_url)
     census = take_census(cache)
-    keys = {"name": _name, "size": lambda model: -_size(model), "age": _created}
+    keys = {"name": _name, "size": lambda model: -_size(model), "age": _created, "used": census.last_used}
     models = sorted(census.models, key=keys[sort])
     if as_json:
         show([{**_model_row(model, census), "signed_by": _signed_by(cache, model)} for model in models])
@@ -185,6 +193,7 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
 @click.argument("ref", required=False)
 @click.option("--fast", is_flag=True, help="Compare sizes only, and read no blob.")
 @click.option("--repair", is_flag=True, help="Move what is damaged to quarantine, so that it can be converted again.")
+@progress_option
 @cache_option
 @json_option
 def verify_command(ref: str | None, fast: bool, repair: bool, cache_url: str, as_json: bool) -> None:
@@ -258,7 +267,7 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
         would = "would be" if dry_run else "is"
         tell(f"{model.ref}: the name {would} forgotten; `ttbert cache gc` then frees {size_text(frees)}")
     if not dry_run:
-        _agree(yes, "Forget it?")
+        agree(yes, "Forget it?")
         cache.remove_ref(model.ref)
     if as_json:
         show({"ref": str(model.ref), "removed": not dry_run, "bytes_freed_by_gc": frees})
@@ -266,54 +275,10 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
         say(f"forgot {model.ref}")
 
 
-@cache_commands.command("gc")
-@click.option("--dry-run", is_flag=True, help="Print the plan and delete nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option(
-    "--grace",
-    type=click.FloatRange(min=0),
-    default=24.0,
-    show_default=True,
-    metavar="HOURS",
-    help="Spare what is younger.",
-)
-@click.option("--quarantined", is_flag=True, help="Delete what is in quarantine, too.")
-@cache_option
-@json_option
-def gc_command(dry_run: bool, yes: bool, grace: float, quarantined: bool, cache_url: str, as_json: bool) -> None:
-    """Delete what no name leads to any more, after printing what that is.
-
-    \b
-    ttbert cache gc --dry-run
-    """
-    from .cache.cache import open_cache
-    from .cache.census import take_census
-    from .cache.prune import plan_prune, run_prune
-
-    cache = open_cache(cache_url, read_only=read_only())
-    plan = plan_prune(cache, take_census(cache), grace * 3600, quarantined)
-    if not as_json:
-        _print_prune_plan(plan, grace, say)
-    elif plan.waste and not (dry_run or yes):
-        _print_prune_plan(plan, grace, tell)
-    freed = 0
-    if plan.waste and not dry_run:
-        _agree(yes, "Delete them?")
-        freed = run_prune(cache, plan, take_census(cache))
-    if as_json:
-        waste = [{"key": each.entry.key, "bytes": each.entry.size, "reason": each.reason} for each in plan.waste]
-        show({"cache": cache.store.url, "waste": waste, "spared": len(plan.spared), "freed": freed, "dry_run": dry_run})
-    elif plan.waste and not dry_run:
-        say(f"freed {size_text(freed)}")
-
-
-def _free(url: str) -> int | None:
-    """Bytes free on the disk of a local cache, or None for another kind."""
-    from .cache.local import nearest_existing
-
-    if "://" in url:
-        return None
-    return shutil.disk_usage(nearest_existing(Path(url))).free
+def _by_kind(census: Census) -> dict[str, dict[str, int]]:
+    """Everything that is stored, by the folder it is in; the largest first."""
+    sizes = sorted(census.sizes.items(), key=lambda item: -item[1][1])
+    return {kind: {"objects": objects, "bytes": size} for kind, (objects, size) in sizes}
 
 
 def _model_row(model: Model, census: Census) -> dict[str, Any]:
@@ -325,6 +290,7 @@ def _model_row(model: Model, census: Census) -> dict[str, Any]:
         "bytes": _size(model),
         "own_bytes": census.own_size(model.cached) if model.cached else 0,
         "created": _created(model),
+        "last_used": f"{datetime.fromtimestamp(census.last_used(model) - 1, timezone.utc):%Y-%m-%d}",
         "state": model.problem or "complete",
     }
 
@@ -356,24 +322,6 @@ def _names(census: Census, model: Model) -> int:
     return sum(1 for other in census.models if other.cached and model.cached and other.cached.digest == model.cached.digest)
 
 
-def _agree(agreed: bool, question: str) -> None:
-    """Ask, unless it was agreed to before; leave the command unless the answer is yes."""
-    if agreed:
-        return
-    try:
-        answer = click.confirm(question, err=True) if sys.stdin else None
-    except click.Abort as error:
-        if not isinstance(error.__context__, EOFError):
-            raise
-        answer = None
-    if answer is None:
-        tell("")
-        raise InputError("nobody is there to answer, so nothing was changed", "add --yes, or --dry-run to see the plan alone")
-    if not answer:
-        tell("nothing was changed")
-        click.get_current_context().exit(1)
-
-
 def _print_verdict(verdict: Verdict, done: str, commands: list[str] | None) -> None:
     """`commands` are those that make anew what was moved away, None where nothing was."""
     for finding in verdict.findings:
@@ -391,14 +339,3 @@ def _print_verdict(verdict: Verdict, done: str, commands: list[str] | None) -> N
         tell("hint: convert again what is not whole any more:")
         for command in commands:
             tell(f"  {command}")
-
-
-def _print_prune_plan(plan: PrunePlan, grace: float, say: Callable[[str], None]) -> None:
-    groups: dict[str, list[int]] = {}
-    for each in plan.waste:
-        groups.setdefault(each.reason, []).append(each.entry.size)
-    for reason, sizes in sorted(groups.items(), key=lambda item: -sum(item[1])):
-        say(f"{len(sizes):>5} objects, {size_text(sum(sizes)):>9}: {reason}")
-    if plan.spared:
-        say(f"{len(plan.spared):>5} objects are unused too, but younger than {grace:g} hours, and are spared")
-    say(f"{len(plan.waste)} objects to delete, {size_text(plan.size)}" if plan.waste else "nothing to delete")

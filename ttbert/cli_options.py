@@ -11,6 +11,7 @@ import click
 import platformdirs
 
 from .boards import AUTO, BOARDS, CPU
+from .console import set_progress
 from .recipe.policy import POLICIES
 from .settings import setting, settings_path
 
@@ -48,6 +49,21 @@ cache_option = click.option(
     help="The cache: a folder, s3://BUCKET/PREFIX (gs://, az://), or an fsspec URL. Also TTBERT_CACHE.",
 )
 
+progress_option = click.option(
+    "--progress",
+    type=click.Choice(("bar", "lines", "json")),
+    envvar="TTBERT_PROGRESS",
+    expose_value=False,
+    callback=lambda context, parameter, value: set_progress(value),
+    help="How progress is shown on stderr.  [default: a bar on a terminal, else lines]",
+)
+
+space_option = click.option(
+    "--no-space-check",
+    is_flag=True,
+    envvar="TTBERT_NO_SPACE_CHECK",
+    help="Write even where the disk says that it has too little space: some mounts say so wrongly.",
+)
 _TIER_OPTIONS = (
     cache_option,
     click.option(
@@ -81,6 +97,7 @@ _TIER_OPTIONS = (
         default=_default("accept_weak_store", False),
         help="Publish also where two writers can overwrite each other's names.",
     ),
+    space_option,
 )
 
 
@@ -95,6 +112,7 @@ def places_option(command: F) -> F:
         read_only: bool,
         shared_group: str | None,
         accept_weak_store: bool,
+        no_space_check: bool,
         **others: Any,
     ) -> object:
         from .cache.places import Places, is_remote
@@ -102,7 +120,7 @@ def places_option(command: F) -> F:
         if local_url is None and is_remote(cache_url):
             local_url = default_cache()
         local = None if no_local or local_url == NO_LOCAL else local_url
-        places = Places(cache_url, local, read_only, accept_weak_store, shared_group)
+        places = Places(cache_url, local, read_only, accept_weak_store, shared_group, not no_space_check)
         return command(places=places, **others)
 
     for option in reversed(_TIER_OPTIONS):

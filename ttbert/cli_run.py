@@ -17,6 +17,7 @@ from .cli_options import (
     offline_option,
     places_option,
     policy_option,
+    progress_option,
     revision_option,
     sign_option,
     trace_option,
@@ -44,6 +45,7 @@ _NOTHING = "   nothing: a mock device computes no answer"
 @click.option("--name", metavar="NAME", help="File the model under this name in the cache.")
 @places_option
 @offline_option
+@progress_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and the action key, and convert nothing.")
 @sign_option
 @json_option

@@ -17,6 +17,7 @@ from ..errors import CacheError, IncompatibleError, InputError, IntegrityError, 
 from . import refs
 from .access import SCHEMES
 from .blob import Blob, check_end, damaged, hash_stream, read_blob, skip
+from .condemned import Objections
 from .counters import Counters
 from .digest import Digest, blake3_of
 from .document import LARGEST, Fields, canonical
@@ -27,6 +28,7 @@ from .readonly import ReadOnlyStore
 from .refs import LogEntry, Ref, RefEntry
 from .store import Store
 from .trust import Trust, publish_signature, user_trust
+from .used import stamp
 
 ACTION_SCHEMA = "ttbert.action/1"
 _TRIES = 100
@@ -52,6 +54,9 @@ class Missing:
 class Cache:
     """Blobs, manifests, actions and refs in one store. `TieredCache` has a nearer one in front of it."""
 
+    check_space = True
+    """Whether room for all that is to be written is asked for before the first byte."""
+
     def __init__(
         self,
         store: Store,
@@ -62,6 +67,7 @@ class Cache:
         """`accept_weak`: publish also where two writers of one key may both succeed."""
         self.store = store
         self.trust = trust or Trust()
+        self._objections = Objections(store)
         self._accept_weak = accept_weak
         self.counters = counters or Counters()
 
@@ -130,6 +136,11 @@ class Cache:
             raise damaged(self._where(key), f"its digest is {blake3_of(content).short}..., not {digest.short}...")
         return Cached(digest, Manifest.parse(content, self._where(key)))
 
+    def note_use(self, digest: Digest) -> None:
+        """Note that a model is used today, here and in the shared store, as far as that can be written."""
+        for cache in filter(None, (self.near, self.authority)):
+            stamp(cache.store, digest)
+
     def missing(self, manifest: Manifest) -> list[Missing]:
         """Entries whose blob is absent or of another size. Digests are checked when blobs are loaded, and by `verify`."""
         blobs = manifest.blobs()
@@ -192,6 +203,12 @@ class Cache:
         self._publish(blob_key(digest), content, digest)
         return digest
 
+    def claim(self, cached: Cached) -> bool:
+        """Keep a model that was found from being deleted until it has a name; False where it is no longer whole."""
+        if not self._objections.reprieve(keys_of(cached)):
+            return True
+        return self.store.head(manifest_key(cached.digest)) is not None and not self.authority.missing(cached.manifest)
+
     def publish_manifest(self, manifest: Manifest) -> Cached:
         """Store a manifest and the action that leads to it. Its blobs must have been published.
 
@@ -200,7 +217,7 @@ class Cache:
         """
         self.trust.check_may_publish()
         winner = self._winner(manifest.action)
-        if winner:
+        if winner and self.claim(winner):
             return winner
         self._check_whole(manifest)
         content = manifest.to_bytes()
@@ -218,18 +235,25 @@ class Cache:
     def move_ref(self, ref: Ref, cached: Cached, repo: str, commit: str | None) -> None:
         """Make `ref` mean a manifest. UntrustedError where that had to be signed, and there is no trusted key to do it.
 
-        A manifest that no ref led to may be old enough to be pruned, even at this moment. So its age and its blobs'
-        restart first, and afterwards they are looked for once more: CacheError if one is gone.
+        A manifest that no ref led to may be condemned, and in the middle of being deleted. So all that belongs to it is
+        reprieved first, and looked for once more before and after: CacheError if something is gone.
         """
-        found = cached.manifest
-        for key in (manifest_key(cached.digest), action_key(found.action), *map(blob_key, found.blobs())):
+        for key in keys_of(cached):
             self.store.touch(key)
+        if self._objections.reprieve([*keys_of(cached), ref.folder]):
+            self._publish(manifest_key(cached.digest), cached.manifest.to_bytes(), cached.digest)
+            self.trust.sign(self.store, "manifest", cached.digest)
+        self._check_whole(cached.manifest)
         self._append(ref, RefEntry(cached.digest, repo, commit, created=""))
-        self._check_whole(found)
+        self._check_whole(cached.manifest)
+        self.note_use(cached.digest)
 
-    def remove_ref(self, ref: Ref) -> None:
-        """Make `ref` mean nothing any more; its history stays. What it meant is left to pruning."""
-        self._append(ref, None)
+    def remove_ref(self, ref: Ref, after: int | None = None) -> None:
+        """Make `ref` mean nothing any more; its history stays. What it meant is left to the collection of garbage.
+
+        With `after`, only if that is the number of its last entry.
+        """
+        self._append(ref, None, after)
 
     def sign(self, ref: Ref, key: PrivateKey) -> Cached:
         """Vouch for what `ref` means with a key: for the manifest, and for the name's leading to it; the manifest."""
@@ -256,7 +280,7 @@ class Cache:
             "convert the model again, which restores it",
         )
 
-    def _append(self, ref: Ref, means: RefEntry | None) -> None:
+    def _append(self, ref: Ref, means: RefEntry | None, after: int | None = None) -> None:
         def sign(digest: Digest) -> None:
             if means:
                 self._require_exact_writes()
@@ -269,7 +293,7 @@ class Cache:
             self.trust.check_history(self.store, ref, latest)
             return self.trust.believes(self.store, "ref", latest.digest)
 
-        entry = refs.move_ref(self.store, ref, means, sign, accept)
+        entry = refs.move_ref(self.store, ref, means, sign, accept, after)
         if entry:
             self.trust.memory.remember(self.store, ref, entry)
 
@@ -292,6 +316,7 @@ class Cache:
             if self.store.put(key, content):
                 return
             self.store.touch(key)
+            self._objections.reprieve([key])
             if self.hash(key) == (digest, len(content)):
                 return
             with contextlib.suppress(KeyError):  # another writer may have moved it first
@@ -307,7 +332,7 @@ class Cache:
             )
 
     def _check_whole(self, manifest: Manifest) -> None:
-        absent = self.missing(manifest)
+        absent = self.authority.missing(manifest)
         if absent:
             raise CacheError(
                 f"{len(absent)} blobs vanished from {self.store.url} during the conversion, {absent[0].entry.name} first",
@@ -354,6 +379,12 @@ def require_lasting(cache: Cache) -> None:
     """InputError for a cache in the memory of this process, in which nobody would find what is converted."""
     if cache.store.url.startswith("memory:"):
         raise InputError(f"{cache.store.url} ends with this command, and all that is in it", "give a folder with --cache")
+
+
+def keys_of(cached: Cached) -> set[str]:
+    """A manifest, its action and its blobs."""
+    manifest = cached.manifest
+    return {manifest_key(cached.digest), action_key(manifest.action), *map(blob_key, manifest.blobs())}
 
 
 def blob_key(digest: Digest) -> str:

@@ -14,21 +14,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import grp
+import itertools
 import os
 import pwd
-import re
 import shutil
 import stat
 import time
 import uuid
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import CacheError, InputError, NoSpaceError, StoreReadOnly, StoreUnavailable, TtbertError
-from .store import Capabilities, Entry, Store, check_key, is_key
+from .mounts import find_mount, nearest_existing
+from .store import Capabilities, Entry, Store, check_key, is_key, is_temporary
 
-_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -41,13 +42,16 @@ _SHARED = 0o2775
 class LocalStore(Store):
     """Objects as files below `root`, which is made by the first write."""
 
-    capabilities = Capabilities(creates_atomically=True, survives_crash=True)
-
     def __init__(self, root: Path, group: str | None = None) -> None:
         """With a `group`, the folder is shared with it from the moment it is made; see `open_folder`."""
         self.root = root
         self.url = str(root)
         self._group = group
+
+    @cached_property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        seen = find_mount(self.root).seen_within
+        return Capabilities(creates_atomically=True, survives_crash=True, seen_within=seen, done_within=2.0 + seen)
 
     def put(self, key: str, content: bytes | memoryview) -> bool:
         path = self._path(key)
@@ -108,8 +112,9 @@ class LocalStore(Store):
             return False
         except OSError as error:
             raise self._explain(error, path) from error
-        with contextlib.suppress(OSError):  # an empty folder is untidy, not wrong
-            path.parent.rmdir()
+        with contextlib.suppress(OSError):  # the first one that is not empty; an empty one would be untidy, not wrong
+            for folder in itertools.takewhile(lambda each: each != self.root, path.parents):
+                folder.rmdir()
         return True
 
     def quarantine(self, key: str) -> str:
@@ -132,12 +137,18 @@ class LocalStore(Store):
         with contextlib.suppress(OSError):
             os.utime(self._path(key))
 
+    def free(self) -> int | None:
+        try:
+            return shutil.disk_usage(nearest_existing(self.root)).free
+        except OSError:
+            return None
+
     def debris(self) -> Iterator[Entry]:
         # A folder that nobody may look into, such as the lost+found of a whole disk, is none of ours.
-        return (entry for entry in self._walk("", skip_forbidden=True) if _is_temporary(entry.key))
+        return (entry for entry in self._walk("", skip_forbidden=True) if is_temporary(entry.key))
 
     def remove_debris(self, key: str) -> bool:
-        if not _is_temporary(key):
+        if not is_temporary(key):
             raise ValueError(f"not a temporary file: {key!r:.100}")
         path = self.root / key
         try:
@@ -316,21 +327,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _is_temporary(key: str) -> bool:
-    """Whether a file is one that `put` made on the way; its folder must be one that keys can lead to."""
-    folder, slash, name = key.rpartition("/")
-    return _TEMPORARY.fullmatch(name) is not None and (not slash or is_key(folder))
-
-
-def nearest_existing(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that is there and can be seen."""
-    for each in (path, *path.parents):
-        with contextlib.suppress(OSError):  # below a folder that may not be looked into
-            if each.exists():
-                return each
-    return path
 
 
 def _owner(path: Path) -> str:

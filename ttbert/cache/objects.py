@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any, BinaryIO, TypeVar, cast
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
@@ -35,6 +36,8 @@ from .store import Capabilities, Entry, Store, check_key, is_key
 _log = logging.getLogger(__name__)
 
 TRIES = 6
+_DONE_WITHIN = 300.0
+"""A deletion is a look and a deletion, each of them tried so often, with a silence of `PATIENCE` at most each time."""
 _FIRST_PAUSE = 0.1
 _WORKERS = 16
 _SMALL = 1 << 20
@@ -54,7 +57,7 @@ T = TypeVar("T")
 class ObjectStore(Store):
     """Objects below a prefix of a bucket."""
 
-    capabilities = Capabilities(creates_atomically=True, survives_crash=True)
+    capabilities = Capabilities(creates_atomically=True, survives_crash=True, done_within=_DONE_WITHIN)
     access: Access
 
     def __init__(
@@ -162,6 +165,12 @@ class ObjectStore(Store):
 
     def touch(self, key: str) -> None:
         """The age of an object cannot be restarted without writing it again."""
+
+    def endpoint(self) -> tuple[str, int] | None:
+        access = self.access
+        hosts = {"S3": f"s3.{access.region}.amazonaws.com", "GCS": "storage.googleapis.com"}
+        url = urlsplit(access.endpoint or f"https://{hosts.get(access.kind, '')}")
+        return (url.hostname, url.port or (80 if url.scheme == "http" else 443)) if url.hostname else None
 
     def debris(self) -> Iterator[Entry]:
         return iter(())  # an object that did not arrive whole is the server's to forget

@@ -24,6 +24,7 @@ class Places:
     read_only: bool = False
     accept_weak: bool = False
     shared_group: str | None = None
+    check_space: bool = True
 
     def open(self, offline: bool = False, signer: PrivateKey | None = None) -> Cache:
         """The cache, with its local tier. Nothing is sent or made yet.
@@ -31,6 +32,11 @@ class Places:
         Offline, the local tier stands for a store that is reached over a network: NotCached where there is none.
         It is used as this user trusts; what is published is signed by `signer`, if there is one.
         """
+        cache = self._open(offline, signer)
+        cache.check_space = self.check_space
+        return cache
+
+    def _open(self, offline: bool, signer: PrivateKey | None) -> Cache:
         near = _folder(self.local) if self.local else None
         if offline and is_remote(self.cache):
             if near is None:
@@ -55,6 +61,7 @@ class Places:
         options += ["--local", self.local] if self.local else ["--no-local"]
         options += ["--shared-group", self.shared_group] if self.shared_group else []
         options += ["--read-only"] if self.read_only else []
+        options += [] if self.check_space else ["--no-space-check"]
         return options + (["--accept-weak-store"] if self.accept_weak else [])
 
 

@@ -42,6 +42,12 @@ class ReadOnlyStore(Store):
     def touch(self, key: str) -> None:
         """Its age is not ours to restart."""
 
+    def free(self) -> int | None:
+        return self.store.free()
+
+    def endpoint(self) -> tuple[str, int] | None:
+        return self.store.endpoint()
+
     def debris(self) -> Iterator[Entry]:
         return self.store.debris()
 

@@ -19,6 +19,7 @@ from .digest import Digest, blake3_of
 from .local import LocalStore
 from .manifest import FileEntry, Manifest, PackEntry, TensorEntry
 from .refs import Ref
+from .space import require_space
 from .store import Store
 from .tier import LocalTier
 from .trust import Trust, signatures
@@ -95,6 +96,8 @@ class TieredCache(Cache):
         IntegrityError where a blob is nowhere or damaged in the shared store, NoSpaceError where they do not fit here.
         """
         blobs = {blob_key(digest): (digest, size) for digest, size in self.to_fetch(cached.manifest).items()}
+        if self.check_space:
+            require_space(self.near.store, sum(size for _, size in blobs.values()), "a copy of the model", "--local")
         with self.counters.timed("fetch"):
             try:
                 self._tier.fetch_all(blobs, progress)

@@ -15,6 +15,7 @@ from ..cache.digest import blake3_of
 from ..cache.lease import leased
 from ..cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry, TensorEntry
 from ..cache.refs import Ref
+from ..cache.space import require_space
 from ..errors import UntrustedError
 from ..model import parse_config
 from ..recipe.bert import bert_recipe, canonical_names, check_tensors
@@ -102,12 +103,14 @@ def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None) -
 
     `progress` is called with each tensor that was made, from a worker thread. Raises CheckpointError where the
     weights are not what the recipe expects, UntrustedError where only signed models are used and no trusted key is at hand
-    to sign this one, and errors of the store; what was published until then is harmless and
-    found again.
+    to sign this one, and errors of the store; what was published until then is harmless and found again.
+    NoSpaceError, unless the cache does not check that, comes before anything is read or written.
     """
     conversion = find_converted(plan, cache.authority)
-    if conversion is None:
+    if conversion is None or not cache.authority.claim(conversion.cached):
         cache.trust.check_may_publish()
+        if cache.check_space:
+            require_space(cache.store, plan.size, str(plan.ref))
         # Of several that want it at once, one converts and the others wait.
         with leased(cache.store, plan.action.key, lambda: find_converted(plan, cache.authority)) as found:
             conversion = found or Conversion(_run(plan, cache, progress), plan.ref, hit=False)

@@ -35,6 +35,7 @@ class CachedModel:
         self.shape: BertShape = parse_config(self._file(CONFIG), f"{cached.digest}: {CONFIG}")
         self.tokenizer: bytes = self._file(TOKENIZER)
         self._check_recipe()
+        cache.note_use(cached.digest)
 
     def require_answer_head(self) -> None:
         """CheckpointError for a model that cannot answer questions."""
