@@ -11,6 +11,7 @@ from fault_proxy import FaultProxy, forgets_condition
 from models import COMMIT, FILES, TENSORS, TINY, blob_path, files, flip_bit, open_local, publish
 from program import NO_SOCKETS, Done, make_hook, ttbert
 from s3_server import MotoServer
+from test_shared_folder import GROUP
 
 from ttbert.cache.cache import open_cache
 from ttbert.cache.refs import Ref
@@ -208,16 +209,15 @@ def test_a_weak_store_is_refused_and_accepted_on_demand(url: str, tmp_path: Path
 
 def test_a_shared_group_is_kept_to_by_everybody(tmp_path: Path) -> None:
     root = tmp_path / "share"
-    group = "daemon"
-    ttbert("convert", "bundled", "--cache", root, "--shared-group", group).succeeded()
+    ttbert("convert", "bundled", "--cache", root, "--shared-group", GROUP).succeeded()
     for path in (root, *root.rglob("*")):
-        assert path.group() == group and path.stat().st_mode & 0o7777 == (0o2775 if path.is_dir() else 0o664), path
+        assert path.group() == GROUP and path.stat().st_mode & 0o7777 == (0o2775 if path.is_dir() else 0o664), path
     ttbert("convert", "bundled", "--cache", tmp_path / "other", "--shared-group", "nobody-has-this").failed_at_once(
         2, "there is no group"
     )
     (tmp_path / "private").mkdir()
-    ttbert("convert", "bundled", "--cache", tmp_path / "private", "--shared-group", group).failed_at_once(
-        2, "not shared with the group daemon", "chmod"
+    ttbert("convert", "bundled", "--cache", tmp_path / "private", "--shared-group", GROUP).failed_at_once(
+        2, f"not shared with the group {GROUP}", "chmod"
     )
 
 

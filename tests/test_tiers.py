@@ -270,7 +270,7 @@ def test_threads_share_one_tier(places: Places, proxy: FaultProxy) -> None:
     with ThreadPoolExecutor(8) as threads:
         for found in threads.map(lambda _: read(cache, fetched(cache)), range(8)):
             assert found == {**TENSORS, **FILES}
-    assert blob_gets(proxy) == cache.counters.document()["misses"]
+    assert blob_gets(proxy) == BLOBS and cache.counters.document()["misses"] == BLOBS
 
 
 def test_a_fetch_killed_at_any_step_is_finished_by_the_next(tmp_path: Path) -> None:

@@ -159,6 +159,15 @@ class LocalStore(Store):
             raise self._explain(error, path) from error
         return True
 
+    def lock_file(self, name: str) -> Path:
+        """An empty file that may stand for a lock between those who use the store, made if that is possible; it stays."""
+        path = self.root / ".locks" / name
+        with contextlib.suppress(OSError):
+            self._make_folder(path.parent)
+            path.touch(exist_ok=False)
+            self._share(path, 0o666)
+        return path
+
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 

@@ -14,13 +14,12 @@ _INTERVAL = 0.05
 
 @contextmanager
 def machine_lock(path: Path, patience: float) -> Iterator[bool]:
-    """Hold the lock of this name, or go on without it after `patience` seconds; whether it is held.
+    """Hold the lock that a file stands for, or go on without it after `patience` seconds; whether it is held.
 
-    The file stays, empty. Where it cannot be made or locked (a read-only disk, a share without locks), nobody waits.
+    Where there is no such file, or it cannot be locked (a read-only disk, a share without locks), nobody waits.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         yield False
         return

@@ -72,7 +72,7 @@ class LocalTier:
         if self.has(key, size):
             self._settle(key, "hit")
         elif not self._frozen and key not in self._suspect:
-            with machine_lock(self.near.root / ".locks" / digest.hex[:2], _PATIENCE):
+            with machine_lock(self.near.lock_file(digest.hex[:2]), _PATIENCE):
                 if self.has(key, size):
                     self._settle(key, "hit")  # another process has fetched it meanwhile
                 else:
@@ -119,6 +119,8 @@ class LocalTier:
         if stored is not None:
             self.discard(key, f"{self.near.url}/{key} is damaged: it has {stored.size:,} bytes, not {size:,}")
         with self._far_blob(key, digest, size) as blob:
+            self._settle(key, "miss")  # before it is here, where another thread would take it for a hit
+            self._counters.read("cache", size)
             try:
                 self.near.put(key, blob.view())
             except StoreReadOnly as error:
@@ -127,8 +129,6 @@ class LocalTier:
                 raise NoSpaceError(
                     error.message, "free some space, choose another folder with --local, or stream with --no-local"
                 ) from error
-        self._settle(key, "miss")
-        self._counters.read("cache", size)
 
     def _far_blob(self, key: str, digest: Digest, size: int) -> Blob:
         where = f"{self.far.url}/{key}"

@@ -31,7 +31,7 @@ _SECONDS = 3600
 class Request:
     """A plan to be judged or a model to be compared, on the mock device's own grid.
 
-    `cache` and `manifest`, a digest, name a model in a cache; without one a plan is judged with tensors that are allocated
+    `places` and `manifest`, a digest, name a model in a cache; without one a plan is judged with tensors that are allocated
     and never written. `grid`, columns and rows, is planned for in place of the device's: to hear what TT-NN says of more.
     """
 
