@@ -36,7 +36,7 @@ from ttbert.cache.digest import blake3_of
 from ttbert.cache.local import LocalStore
 from ttbert.cache.prune import plan_prune, run_prune
 from ttbert.cache.refs import Ref
-from ttbert.cache.verify import Verdict, verify
+from ttbert.cache.verify import Finding, Verdict, survey, verify
 from ttbert.errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, StoreReadOnly
 
 OTHER = Ref("someone/other", "main", "bfp8")
@@ -260,8 +260,13 @@ def _objects(cache: Cache) -> list[object]:
     return [*cache.store.list("blobs"), *cache.store.list("manifests")]
 
 
-def test_an_empty_cache_is_sound(cache: Cache) -> None:
-    assert check(cache) == Verdict(0, 0, ())
+def test_a_cache_that_is_not_there_is_not_called_sound(cache: Cache, root: Path) -> None:
+    """Neither is an empty folder: it may be one on which a disk should be mounted."""
+    for _ in range(2):
+        for look in (verify, survey):
+            with pytest.raises(NotCached, match="there is no cache in"):
+                look(cache, take_census(cache))  # type: ignore[operator]
+        root.mkdir(parents=True, exist_ok=True)
 
 
 def test_verify_finds_each_kind_of_damage(cache: Cache, root: Path) -> None:
@@ -367,6 +372,26 @@ def test_verifying_one_model_reads_nothing_of_others(cache: Cache, root: Path) -
     verdict = verify(cache, census, find_model(census, "local/tiny"), progress=read.append)
     assert verdict.sound and verdict.objects == len(read) == 6
     assert not check(cache, only="someone/other").sound
+
+
+def test_a_survey_finds_what_is_missing_or_cut_off(cache: Cache, root: Path) -> None:
+    publish(cache)
+    publish_other(cache)
+    blob_path(root, TENSORS["layer"]).unlink()
+    blob_path(root, TENSORS["embeddings"]).write_bytes(b"short")
+    verdict = survey(cache, take_census(cache))
+    found = {finding.key: finding.problem for finding in verdict.findings}
+    assert found == {
+        blob_key(blake3_of(TENSORS["layer"])): "missing",
+        blob_key(blake3_of(TENSORS["embeddings"])): "it has 5 bytes, not 3,000",
+    }
+    assert verdict.exit_code == 7
+
+
+def test_damage_counts_more_than_what_could_not_be_looked_at() -> None:
+    unreachable, damaged = Finding("a", "no answer", (), exit_code=11), Finding("b", "damaged", ())
+    assert Verdict(0, 0, ()).exit_code == 0 and Verdict(1, 1, (unreachable,)).exit_code == 11
+    assert Verdict(2, 2, (unreachable, damaged)).exit_code == Verdict(2, 2, (damaged, unreachable)).exit_code == 7
 
 
 # Pruning
