@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..boards import Grid
+from ..cache.places import Places
 from ..child import python_command
 from ..errors import DeviceError, TtbertError
 from ..model import BertShape
@@ -31,7 +32,7 @@ _SECONDS = 3600
 class Request:
     """A plan to be judged or a model to be compared, on the mock device's own grid.
 
-    `cache` and `manifest`, a digest, name a model in a cache; without one a plan is judged with tensors that are allocated
+    `places` and `manifest`, a digest, name a model in a cache; without one a plan is judged with tensors that are allocated
     and never written. `grid`, columns and rows, is planned for in place of the device's: to hear what TT-NN says of more.
     """
 
@@ -39,7 +40,8 @@ class Request:
     batch: int
     tokens: int
     policy: str
-    cache: str = ""
+    places: Places | None = None
+    offline: bool = False
     manifest: str = ""
     grid: tuple[int, int] | None = None
 
@@ -127,12 +129,16 @@ def _compare(device: Any, ttnn: Any, request: Request) -> Any:
 
 
 def _open(request: Request) -> CachedModel:
-    from ..cache.cache import open_cache
     from ..cache.digest import Digest
     from .loader import CachedModel
 
-    cache = open_cache(request.cache)
+    assert request.places
+    cache = request.places.open(request.offline)
     return CachedModel(cache, cache.manifest(Digest.parse(request.manifest)))
+
+
+def _request(shape: dict[str, Any], places: dict[str, Any] | None, **others: Any) -> Request:
+    return Request(BertShape(**shape), places=Places(**places) if places else None, **others)
 
 
 def main() -> None:
@@ -141,7 +147,7 @@ def main() -> None:
     from .device import open_device
 
     work: dict[str, Callable[[Any, Any, Request], Any]] = {"judge": _judge, "compare": _compare}
-    requests = [Request(**{**each, "shape": BertShape(**each["shape"])}) for each in json.load(sys.stdin)]
+    requests = [_request(**each) for each in json.load(sys.stdin)]
     ttnn = device_ttnn()
     try:
         with open_device() as device:
