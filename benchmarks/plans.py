@@ -1,7 +1,7 @@
 """Every plan of many models put to TT-NN, on a mock device of each board: what is refused would be a fault of the planner.
 
-    python benchmarks/plans.py                             # all: hours
-    python benchmarks/plans.py --board n150 --sample 200   # of some of them, others for another --seed
+    python -m benchmarks.plans                             # all: hours
+    python -m benchmarks.plans --board n150 --sample 200   # of some of them, others for another --seed
 
 Models have 1 to 64 heads of 32, 64 or 96, up to 2,048 wide, and feed-forward layers two to four times as wide; inputs have
 32 to 512 tokens; batches are one, the most that the plan holds, and one between. Prints what is refused, and a count.
