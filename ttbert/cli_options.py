@@ -169,10 +169,11 @@ revision_option = click.option(
 
 board_option = click.option(
     "--board",
+    envvar="TTBERT_BOARD",
     type=click.Choice((AUTO, CPU, *BOARDS)),
     default=AUTO,
     show_default=True,
-    help="What to run on; auto is the device that is here, else cpu.",
+    help="What to run on; auto is the device that is here, else cpu. Also TTBERT_BOARD.",
 )
 
 batch_option = click.option(

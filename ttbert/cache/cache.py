@@ -85,8 +85,9 @@ class Cache:
 
     def load(self, entry: FileEntry) -> bytes:
         """A file of a manifest, checked against its digest. IntegrityError where it is missing or damaged."""
-        with self.open(entry) as stream, self._read(stream, entry, entry, entry.blob) as blob:
-            check_end(stream, self.where(entry, entry))
+        where = self.where(entry, entry)
+        with self.open(entry) as stream, read_blob(stream, entry.blob, entry.size, where) as blob:
+            check_end(stream, where)
             return blob.bytes()
 
     def load_pack(self, pack: PackEntry, start: int = 0) -> Iterator[tuple[TensorEntry, Blob]]:
@@ -97,7 +98,7 @@ class Cache:
         with self.open(pack) as stream:
             skip(stream, sum(tensor.size for tensor in pack.tensors[:start]))
             for tensor in pack.tensors[start:]:
-                yield tensor, self._read(stream, pack, tensor, tensor.digest)
+                yield tensor, read_blob(stream, tensor.digest, tensor.size, self.where(pack, tensor))
             check_end(stream, self.where(pack, pack))
 
     def open(self, entry: PackEntry | FileEntry) -> BinaryIO:
@@ -176,7 +177,7 @@ class Cache:
 
     def resolve(self, ref: Ref) -> Cached | None:
         """What a ref means, or None where it is not known. UntrustedError as of `manifest`, and for one rolled back."""
-        latest = refs.read_latest(self.store, ref)
+        latest = self.trust.latest(self.store, ref)
         if latest is None:
             return None
         self.trust.check_ref(self.store, ref, latest)
@@ -303,12 +304,6 @@ class Cache:
             return self.find(action)
         except UntrustedError:
             return None
-
-    def _read(self, stream: BinaryIO, entry: PackEntry | FileEntry, part: FileEntry | TensorEntry, digest: Digest) -> Blob:
-        try:
-            return read_blob(stream, digest, part.size, self.where(entry, part))
-        except OSError as error:
-            raise damaged(self.where(entry, part), f"it cannot be read: {error}") from error
 
     def _publish(self, key: str, content: bytes | memoryview, digest: Digest) -> None:
         self._require_exact_writes()

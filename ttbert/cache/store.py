@@ -6,6 +6,7 @@ A store knows nothing of models, manifests or digests; `Cache` builds those on i
     manifests/b0/b07c…    what one conversion made, named likewise
     actions/77/77e1…      action key -> manifest: "this recipe over these source files is done"
     refs/NAME/00000001    a name's history, one small entry a change; the highest number is what it means now
+    signatures/KIND/…     who vouches for a manifest or for an entry of a ref
     used/MANIFEST/DAY     a model was loaded on that day
     gc/RECORD/…           what is to be deleted, and who objects
     quarantine/…          damaged objects, kept for inspection
