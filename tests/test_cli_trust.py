@@ -166,6 +166,7 @@ def test_without_trusted_keys_a_rollback_is_a_line_of_warning(run: Run, root: Pa
 
 def test_trust_lists_and_removes(run: Run, tmp_path: Path) -> None:
     assert "signatures are not required" in run("cache", "trust", "list").succeeded().out
+    assert "signatures   not required" in run("cache", "info").succeeded().out
     key = run("cache", "keygen", "me", "--json").succeeded().document
     added = run("cache", "trust", "add", key["public"], "--name", "them", "--json").succeeded().document
     assert added == {"name": "them", "key": key["key"]}
@@ -173,6 +174,8 @@ def test_trust_lists_and_removes(run: Run, tmp_path: Path) -> None:
     assert f"{key['key']}  them  trusted" in out and f"{key['key']}  me    your own" in out
     document = run("cache", "trust", "list", "--json").succeeded().document
     assert document["required"] is True and document["trusted"] == [added]
+    assert "signatures   required, of them" in run("cache", "info").succeeded().out
+    assert run("cache", "info", "--json").succeeded().document["trusted_keys"] == ["them"]
     run("cache", "trust", "remove", "nobody").failed_at_once(2, "no trusted key is called 'nobody'", "trust list")
     assert "not required" in run("cache", "trust", "remove", "them").succeeded().err
     run("cache", "trust", "rubbish").failed_at_once(2, "rubbish cannot be read", "ssh-ed25519")
