@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from .. import errors
 from ..boards import Grid
 from ..cache.places import Places
 from ..child import python_command
-from ..errors import DeviceError
+from ..errors import DeviceError, TtbertError
 from ..model import BertShape
 from .check import Comparison, OpCorrelation, Verdict
 from .mock import temporary_mock_environment
@@ -55,7 +56,10 @@ def judge_on(board: str, requests: Iterable[Request]) -> Iterator[Verdict]:
 
 
 def compare_on(board: str, request: Request) -> Comparison:
-    """A cached model's shadow run on a mock device of the board beside the reference, on the built-in questions."""
+    """A cached model's shadow run on a mock device of the board beside the reference, on the built-in questions.
+
+    BoardError for a plan that does not fit, IntegrityError for a tensor that is damaged, DeviceError if the process fails.
+    """
     [answer] = _answers(board, "compare", [request])
     return Comparison(**{**answer, "ops": tuple(OpCorrelation(**each) for each in answer["ops"])})
 
@@ -72,6 +76,10 @@ def _answers(board: str, what: str, requests: list[Request]) -> Iterator[Any]:
             check=False,
         )
     answers = [json.loads(line.removeprefix("answer:")) for line in done.stdout.splitlines() if line.startswith("answer:")]
+    for line in done.stdout.splitlines():
+        if line.startswith("error:"):
+            error = json.loads(line.removeprefix("error:"))
+            raise getattr(errors, error["kind"])(error["message"], error["hint"])
     if done.returncode or len(answers) != len(requests):
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise DeviceError(f"the check on a mock {board} failed: {last}", "run it again with TTBERT_DEBUG=1, and report it")
@@ -141,6 +149,9 @@ def main() -> None:
     work: dict[str, Callable[[Any, Any, Request], Any]] = {"judge": _judge, "compare": _compare}
     requests = [_request(**each) for each in json.load(sys.stdin)]
     ttnn = device_ttnn()
-    with open_device() as device:
-        for request in requests:
-            print("answer:" + json.dumps(work[sys.argv[1]](device, ttnn, request)), flush=True)
+    try:
+        with open_device() as device:
+            for request in requests:
+                print("answer:" + json.dumps(work[sys.argv[1]](device, ttnn, request)), flush=True)
+    except TtbertError as error:
+        print("error:" + json.dumps(error.document()), flush=True)
