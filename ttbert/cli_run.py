@@ -93,6 +93,8 @@ def convert_command(
         return
     with Progress(f"converting {model}", len(plan.action.recipe.tensors), plan.size) as progress:
         conversion = convert(plan, cache, lambda entry: progress.advance(entry.size))
+    if not conversion.hit:
+        cache.fetch(conversion.cached, conversion.ref)  # its blobs are on this machine: now what leads to them is, too
     _report_conversion(conversion, cache, time.perf_counter() - started, as_json)
 
 
