@@ -9,7 +9,7 @@ import click
 import platformdirs
 
 from .boards import AUTO, BOARDS, CPU
-from .recipe.policy import POLICIES
+from .recipe.policy import FLOAT32, POLICIES, PRECISIONS
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -47,6 +47,14 @@ revision_option = click.option(
 
 board_option = click.option(
     "--board", type=click.Choice((AUTO, CPU, *BOARDS)), default=AUTO, show_default=True, help="What to run on, by name."
+)
+
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default=FLOAT32,
+    show_default=True,
+    help="Of what goes into matmuls on `cpu`: float32 is the reference, bfloat16 is faster.",
 )
 
 batch_option = click.option(

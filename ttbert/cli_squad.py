@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +20,10 @@ from .cli_options import (
     model_option,
     offline_option,
     policy_option,
+    precision_option,
     revision_option,
 )
-from .console import ScoreProgress, say, show, table, tell, tell_error
+from .console import ScoreProgress, count_text, say, show, table, tell, tell_error
 from .errors import AccuracyError
 
 if TYPE_CHECKING:
@@ -28,8 +31,9 @@ if TYPE_CHECKING:
     from .convert.wanted import Wanted
     from .squad.compare import Comparison, LogitsByWindow
     from .squad.dataset import Dataset
+    from .squad.engine import Engine
     from .squad.result import Result
-    from .squad.subject import Subject
+    from .squad.subject import Subject, Target
 
 _CHANGES_SHOWN = 3
 
@@ -40,6 +44,13 @@ _CHANGES_SHOWN = 3
 @policy_option
 @batch_option
 @board_option
+@precision_option
+@click.option(
+    "--ray",
+    "cluster",
+    metavar="ADDRESS",
+    help="Spread the run over the Ray cluster at ADDRESS, such as 10.0.0.1:6379: same score.",
+)
 @click.option(
     "--data",
     "data_path",
@@ -77,6 +88,7 @@ def squad_command(context: click.Context, /, **given: Any) -> None:
     \b
     ttbert squad --model bundled --data dev-v2.0.json --report report
     ttbert squad --policy bfp8 --compare float32 --max-drop 0.5
+    ttbert squad --ray 10.0.0.1:6379 --cache /shared/ttbert
     ttbert squad diff report-of-monday report-of-tuesday
     """
     if context.invoked_subcommand is not None:
@@ -116,6 +128,8 @@ class _Options:
     policy: str
     batch: int
     board: str
+    precision: str
+    cluster: str | None
     data_path: Path | None
     limit: int | None
     sample: int | None
@@ -140,16 +154,18 @@ def _score(options: _Options) -> None:
     from .squad.compare import compare_documents
     from .squad.result import result_document
     from .squad.score import check_bounds, other_model
+    from .squad.subject import Target
 
     cache = open_cache(options.cache_url)
     wanted = Wanted(options.model, options.revision, options.policy, options.offline)
     compared = options.compare is not None
-    result, logits, folder = _run(options, dataset, _cached(wanted, cache), board, options.output, compared)
+    subject = _cached(wanted, cache, Target(board, options.precision))
+    result, logits, folder = _run(options, dataset, subject, options.output, compared)
     comparison = None
     other = None
     if options.compare is not None:
         subject = _other(other_model(wanted, options.compare), options.compare, cache)
-        other, other_logits, _ = _run(options, dataset, subject, "cpu", folder / "compare" / _plain(options.compare), True)
+        other, other_logits, _ = _run(options, dataset, subject, folder / "compare" / _plain(options.compare), True)
         comparison = compare_documents(result_document(result), result_document(other), (logits, other_logits))
     if options.report is not None:
         from .squad.report import write_report
@@ -190,43 +206,60 @@ def _dataset(options: _Options) -> Dataset:
     return choose_part(dataset, Part(options.limit, options.sample, options.seed))
 
 
-def _cached(wanted: Wanted, cache: Cache) -> Subject:
+def _cached(wanted: Wanted, cache: Cache, target: Target) -> Subject:
     from .demo.supply import supply_model
     from .squad.subject import load_cached
 
     miss = f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first"
-    return load_cached(wanted, cache, supply_model(wanted, cache, lambda: tell(miss)))
+    return load_cached(wanted, cache, supply_model(wanted, cache, lambda: tell(miss)), target)
 
 
 def _other(wanted: Wanted, compare: str, cache: Cache) -> Subject:
-    from .squad.subject import FLOAT32, load_float32
+    from .boards import CPU
+    from .recipe.policy import FLOAT32
+    from .squad.subject import Target, load_float32
 
-    return load_float32(wanted) if compare == FLOAT32 else _cached(wanted, cache)
+    return load_float32(wanted) if compare == FLOAT32 else _cached(wanted, cache, Target(CPU))
 
 
 def _run(
-    options: _Options, dataset: Dataset, subject: Subject, board: str, folder: Path | None, keep_logits: bool
+    options: _Options, dataset: Dataset, subject: Subject, folder: Path | None, keep_logits: bool
 ) -> tuple[Result, LogitsByWindow, Path]:
     from .squad.batches import Layout
-    from .squad.score import Run, default_folder, identify, score
+    from .squad.score import Run, score
 
-    layout = Layout(options.batch, real_length=True)
-    folder = folder or default_folder(identify(dataset, subject, layout, board))
-    run = Run(dataset, subject, layout, board, folder)
-    tell(
-        f"scoring {subject.origin} on {board}, the reference on this machine's processor; no device is used; batches are as "
-        "long as their longest window, which is faster here than 384 tokens each"
-    )
-    try:
-        label = f"{Path(subject.origin.model).name} ({subject.origin.policy})"
-        with ScoreProgress(label, len(dataset.questions)) as progress:
-            result, logits = score(
-                run, options.resume, lambda each: progress.advance(each.exact, each.f1, each.replayed), keep_logits
-            )
-    except KeyboardInterrupt:
-        tell(f"what is finished is in {folder}; the same command with --resume goes on from there")
-        raise
-    return result, logits, folder
+    label = f"{Path(subject.origin.model).name} ({subject.origin.policy})"
+    with _engine(options.cluster, subject) as engine:
+        run = Run(dataset, subject, Layout(options.batch, real_length=True), engine, folder)
+        try:
+            with ScoreProgress(label, len(dataset.questions)) as progress:
+                result, logits = score(
+                    run, options.resume, lambda each: progress.advance(each.exact, each.f1, each.replayed), keep_logits
+                )
+        except KeyboardInterrupt:
+            tell(f"what is finished is in {run.output}; the same command with --resume goes on from there")
+            raise
+        return result, logits, run.output
+
+
+@contextmanager
+def _engine(address: str | None, subject: Subject) -> Iterator[Engine]:
+    """What runs the batches, and a word on what that is."""
+    what = f"scoring {subject.origin} on {subject.target}"
+    how = "no device is used; batches are as long as their longest window, which is faster here than 384 tokens each"
+    if address is None:
+        from .squad.engine import open_local
+
+        tell(f"{what}, on this machine's processor; {how}")
+        with open_local(subject) as engine:
+            yield engine
+        return
+    from .squad.cluster import open_cluster
+
+    tell(f"{what}, on the Ray cluster at {address}; {how}")
+    with open_cluster(address, subject, tell) as engine:
+        tell(f"{count_text(engine.workers, 'worker')} on {', '.join(engine.hosts)}, of {engine.machine['threads']} threads")
+        yield engine
 
 
 def _plain(name: str) -> str:
@@ -249,11 +282,15 @@ def _print_result(result: Result) -> None:
         say(f"best null threshold: exact {exact.score:.2f} at {exact.threshold:.4f}, F1 {f1.score:.2f} at {f1.threshold:.4f}")
     timings = result.timings
     say()
-    say(f"{result.provenance['model']} ({result.provenance['policy']}) on {result.provenance['board']}")
+    provenance = result.provenance
+    precision = f" in {provenance['precision']}" if provenance["precision"] else ""
+    say(f"{provenance['model']} ({provenance['policy']}) on {provenance['board']}{precision}")
     resumed = f", {timings.resumed_batches} of them from the journal" if timings.resumed_batches else ""
     say(f"  {timings.windows:,} windows in {timings.batches:,} batches{resumed}")
     if result.rate:
-        say(f"  {timings.wall:.1f} s, {result.rate:.1f} questions/s, the model busy {timings.busy_share:.1%} of the time")
+        workers = f" on {timings.workers} workers" if timings.workers > 1 else ""
+        busy = f"the model busy {timings.busy_share:.1%} of the time"
+        say(f"  {timings.wall:.1f} s{workers}, {result.rate:.1f} questions/s, {busy}")
 
 
 def _print_comparison(comparison: Comparison) -> None:

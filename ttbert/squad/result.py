@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from .answers import Prediction
 from .batches import Layout
 from .dataset import Dataset
@@ -53,14 +52,14 @@ class Result:
         return {question.id: value for question, value in zip(self.dataset.questions, values, strict=True)}
 
 
-def make_result(dataset: Dataset, subject: Subject, layout: Layout, board: str, outcome: Outcome) -> Result:
-    """Score an outcome, and note what it is of."""
+def make_result(dataset: Dataset, subject: Subject, layout: Layout, machine: Mapping[str, object], outcome: Outcome) -> Result:
+    """Score an outcome, and note what it is of, and what machine it ran on."""
     questions = dataset.questions
     answers = {each.id: prediction.text for each, prediction in zip(questions, outcome.predictions, strict=True)}
     nulls = {each.id: prediction.null_score for each, prediction in zip(questions, outcome.predictions, strict=True)}
     provenance = {
         **subject.origin.document(),
-        "board": board,
+        **subject.target.document(),
         "batch": layout.batch,
         "window_tokens": subject.encoder.tokens,
         "stride": subject.encoder.stride,
@@ -73,11 +72,11 @@ def make_result(dataset: Dataset, subject: Subject, layout: Layout, board: str, 
             "moved_answers": dataset.moved,
         },
         "versions": {
-            "ttbert": __version__,
-            **{name: version(name) for name in ("torch", "tokenizers", "numpy")},
+            **{name: machine[name] for name in ("ttbert", "torch")},
+            **{name: version(name) for name in ("tokenizers", "numpy")},
             "python": platform.python_version(),
         },
-        "threads": _threads(),
+        **{name: machine[name] for name in ("processor", "threads")},
     }
     return Result(
         dataset=dataset,
@@ -145,9 +144,3 @@ def write_result(folder: Path, result: Result) -> None:
     if result.dataset.allows_no_answer:
         write_json(folder / NULL_ODDS, result.null_scores)
     write_json(folder / RUN, result_document(result))
-
-
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()

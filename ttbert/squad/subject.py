@@ -1,28 +1,31 @@
-"""What is scored: a cached model, or its original checkpoint in float32 to compare it with."""
+"""What is scored: a cached model, or its original checkpoint in float32 to compare it with. Here or on another machine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.cache import Cache, Cached
+from ..boards import CPU
+from ..cache.cache import Cache, Cached, open_cache
+from ..cache.digest import Digest
 from ..convert.checkpoint import open_checkpoint
 from ..convert.convert import plan_conversion
 from ..convert.tokenizer import build_tokenizer
 from ..convert.wanted import Wanted
-from ..errors import CheckpointError
+from ..errors import CheckpointError, DeviceError
 from ..model import BertShape
 from ..recipe.bert import canonical_names, check_tensors
+from ..recipe.policy import FLOAT32
 from ..recipe.steps import run_steps
 from ..runtime.loader import CachedModel
 from ..runtime.reference import Reference
 from ..runtime.tokens import STRIDE, TOKENS, Batch, Encoder
-
-FLOAT32 = "float32"
 
 Logits = npt.NDArray[np.float32]
 
@@ -62,14 +65,33 @@ class Origin:
         }
 
 
+@dataclass(frozen=True)
+class Target:
+    """What a model runs on: a board by its name, and on `cpu` the precision of what goes into matmuls."""
+
+    board: str
+    precision: str = FLOAT32
+
+    def __str__(self) -> str:
+        if self.board != CPU:
+            return self.board
+        return f"{CPU} in {self.precision}" + (", the reference" if self.precision == FLOAT32 else "")
+
+    def document(self) -> dict[str, object]:
+        return {"board": self.board, "precision": self.precision if self.board == CPU else None}
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model ready to run."""
+    """A model that is known and can be run; its weights are not loaded yet."""
 
     origin: Origin
+    target: Target
     encoder: Encoder
-    runtime: Runtime
-    weight_bytes: int
+    open: Callable[[], AbstractContextManager[Runtime]]
+    """Load it. IntegrityError where a tensor is damaged."""
+    elsewhere: Callable[[], Subject]
+    """The same in another process, on a machine with the same cache or checkpoint: it can be pickled."""
 
     def identity(self) -> dict[str, object]:
         """What decides the logits of a window."""
@@ -79,11 +101,12 @@ class Subject:
             "policy": self.origin.policy,
             "tokens": self.encoder.tokens,
             "stride": self.encoder.stride,
+            **self.target.document(),
         }
 
 
-def load_cached(wanted: Wanted, cache: Cache, cached: Cached) -> Subject:
-    """A model of the cache on the CPU. CheckpointError if it has no question-answering head."""
+def load_cached(wanted: Wanted, cache: Cache, cached: Cached, target: Target) -> Subject:
+    """A model of the cache. CheckpointError if it has no question-answering head."""
     model = CachedModel(cache, cached)
     model.require_answer_head()
     provenance = cached.manifest.provenance
@@ -95,8 +118,26 @@ def load_cached(wanted: Wanted, cache: Cache, cached: Cached) -> Subject:
         recipe=str(cached.manifest.action),
         sources={each.name: str(each.digest) for each in provenance.sources},
     )
-    weights = sum(entry.size for entry in cached.manifest.tensors)
-    return Subject(origin, _encoder(model.tokenizer, model.shape), Reference(model), weights)
+    return Subject(
+        origin,
+        target,
+        _encoder(model.tokenizer, model.shape),
+        open=partial(_open_runtime, model, target),
+        elsewhere=partial(_load_again, wanted, cache.store.url, cached.digest, target),
+    )
+
+
+def _load_again(wanted: Wanted, cache_url: str, digest: Digest, target: Target) -> Subject:
+    cache = open_cache(cache_url)
+    return load_cached(wanted, cache, cache.manifest(digest), target)
+
+
+@contextmanager
+def _open_runtime(model: CachedModel, target: Target) -> Iterator[Runtime]:
+    """A model loaded on a board, by its name, until the context ends."""
+    if target.board != CPU:
+        raise DeviceError(f"nothing here runs on {target.board}", "pass --board cpu to run the reference")
+    yield Reference(model, target.precision)
 
 
 def load_float32(wanted: Wanted) -> Subject:
@@ -112,13 +153,6 @@ def load_float32(wanted: Wanted) -> Subject:
             "choose a model that was trained to answer questions",
         )
     tokenizer = build_tokenizer({name: source.path(name).read_bytes() for name in plan.tokenizer}, recipe.shape.vocabulary)
-    with open_checkpoint(source) as checkpoint:
-        names = canonical_names(checkpoint.shapes)
-        check_tensors(recipe, {name: checkpoint.shapes[stored] for name, stored in names.items()})
-        arrays = {
-            tensor.name: run_steps(tensor.steps, [checkpoint.read(names[name]) for name in tensor.sources])
-            for tensor in recipe.tensors
-        }
     origin = Origin(
         model=wanted.model,
         revision=source.commit,
@@ -127,8 +161,21 @@ def load_float32(wanted: Wanted) -> Subject:
         recipe=None,
         sources={name: str(source.digest(name)) for name in sorted({*plan.weights, *plan.tokenizer, "config.json"})},
     )
-    runtime = Reference.of_arrays(recipe.shape, arrays)
-    return Subject(origin, _encoder(tokenizer, recipe.shape), runtime, sum(array.nbytes for array in arrays.values()))
+
+    @contextmanager
+    def open_runtime() -> Iterator[Runtime]:
+        with open_checkpoint(source) as checkpoint:
+            names = canonical_names(checkpoint.shapes)
+            check_tensors(recipe, {name: checkpoint.shapes[stored] for name, stored in names.items()})
+            arrays = {
+                tensor.name: run_steps(tensor.steps, [checkpoint.read(names[name]) for name in tensor.sources])
+                for tensor in recipe.tensors
+            }
+        yield Reference.of_arrays(recipe.shape, arrays)
+
+    return Subject(
+        origin, Target(CPU), _encoder(tokenizer, recipe.shape), open=open_runtime, elsewhere=partial(load_float32, wanted)
+    )
 
 
 def _encoder(tokenizer: bytes, shape: BertShape) -> Encoder:
