@@ -20,6 +20,7 @@ import pytest
 
 _ROOT = Path(__file__).parents[1]
 _RAY = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
+_ALWAYS = ["--block", "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats"]
 _PORT = 6379
 
 
@@ -33,8 +34,7 @@ class Node:
     def start(self, *options: str, folder: str, **extra: str) -> None:
         with Path(folder, f"{self.name}.log").open("wb") as log:
             subprocess.Popen(
-                [*self.inside, *_RAY, "start", *options, "--block", f"--node-ip-address={self.address}", "--num-cpus=1"]
-                + [f"--temp-dir={folder}", "--object-store-memory=80000000", "--disable-usage-stats"],
+                [*self.inside, *_RAY, "start", *options, *_ALWAYS, f"--node-ip-address={self.address}", f"--temp-dir={folder}"],
                 env=ray_environment() | extra,
                 stdout=log,
                 stderr=log,

@@ -15,13 +15,14 @@ from shared import shared
 from ttbert.cache.cache import open_cache
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import BUNDLED, Wanted
+from ttbert.runtime.target import Target
 from ttbert.squad.batches import Layout
 from ttbert.squad.compare import compare_documents
 from ttbert.squad.dataset import Part, choose_part, read_dataset
 from ttbert.squad.engine import open_local
 from ttbert.squad.result import Result, result_document
 from ttbert.squad.score import Run, score
-from ttbert.squad.subject import Subject, Target, load_cached, load_float32
+from ttbert.squad.subject import Subject, load_cached, load_float32
 
 FULL = os.environ.get("TTBERT_FULL", "") not in ("", "0")
 QUESTIONS = "squad/heldout-v2.0.json"
@@ -53,7 +54,7 @@ def test_bfp8_costs_at_most_half_a_point(tmp_path: Path, name: str) -> None:
     part = ALL if FULL else Part(sample=SAMPLE)
     cache = open_cache(str(tmp_path / "cache"))
     cached = convert(plan_conversion(wanted), cache).cached
-    result, logits = run(load_cached(wanted, cache, cached, Target("cpu")), tmp_path / "bfp8", part)
+    result, logits = run(load_cached(wanted, cache, cached, Target("cpu"), 8), tmp_path / "bfp8", part)
     other, other_logits = run(load_float32(wanted), tmp_path / "float32", part)
     found = compare_documents(result_document(result), result_document(other), (logits, other_logits))
     assert found.correlation > 0.999

@@ -78,7 +78,7 @@ def test_machine_lost_in_the_middle_changes_nothing(nodes: Nodes, place: Path, t
     wait_for_batches(process, tmp_path)
     nodes.second.kill()
     done = finish(process).succeeded()
-    assert "2 workers on" in done.err and "is lost; 1 left" in done.err
+    assert "2 workers of the Ray cluster" in done.err and "is lost; 1 left" in done.err
     assert files(tmp_path) == files(place / "alone")
     assert timings(tmp_path)["workers"] == 2 and timings(tmp_path)["resumed_batches"] == 0
 

@@ -8,6 +8,7 @@ import sys
 import click
 
 from . import __version__
+from .cli_bench import bench_command
 from .cli_cache import cache_commands
 from .cli_plan import check_command, plan_command
 from .cli_run import convert_command, demo_command
@@ -36,6 +37,7 @@ cli.add_command(demo_command)
 cli.add_command(plan_command)
 cli.add_command(check_command)
 cli.add_command(squad_command)
+cli.add_command(bench_command)
 cli.add_command(cache_commands)
 
 

@@ -46,7 +46,11 @@ revision_option = click.option(
 )
 
 board_option = click.option(
-    "--board", type=click.Choice((AUTO, CPU, *BOARDS)), default=AUTO, show_default=True, help="What to run on, by name."
+    "--board",
+    type=click.Choice((AUTO, CPU, *BOARDS)),
+    default=AUTO,
+    show_default=True,
+    help="What to run on; auto is the device that is here, else cpu.",
 )
 
 precision_option = click.option(
@@ -58,7 +62,13 @@ precision_option = click.option(
 )
 
 batch_option = click.option(
-    "--batch", type=click.IntRange(1, 512), default=8, show_default=True, help="Inputs that run at once."
+    "--batch", type=click.IntRange(1, 512), default=8, show_default=True, help="Inputs that run at once, on each chip."
+)
+
+trace_option = click.option(
+    "--trace/--no-trace",
+    default=None,
+    help="On a device, record the ops once and replay them with one command a batch.  [default: where TT-NN can]",
 )
 
 DEFAULT_MODEL = "phiyodr/bert-large-finetuned-squad2"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .boards import choose_board
+from .boards import CPU
 from .cli_options import (
     batch_option,
     board_option,
@@ -22,18 +22,22 @@ from .cli_options import (
     policy_option,
     precision_option,
     revision_option,
+    trace_option,
 )
-from .console import ScoreProgress, count_text, say, show, table, tell, tell_error
-from .errors import AccuracyError
+from .console import ScoreProgress, say, show, table, tell, tell_error
+from .errors import AccuracyError, InputError
+from .recipe.policy import FLOAT32
 
 if TYPE_CHECKING:
     from .cache.cache import Cache
     from .convert.wanted import Wanted
+    from .runtime.target import Target
     from .squad.compare import Comparison, LogitsByWindow
     from .squad.dataset import Dataset
     from .squad.engine import Engine
     from .squad.result import Result
-    from .squad.subject import Subject, Target
+    from .squad.runner import Progress
+    from .squad.subject import Subject
 
 _CHANGES_SHOWN = 3
 
@@ -44,12 +48,13 @@ _CHANGES_SHOWN = 3
 @policy_option
 @batch_option
 @board_option
+@trace_option
 @precision_option
 @click.option(
     "--ray",
     "cluster",
     metavar="ADDRESS",
-    help="Spread the run over the Ray cluster at ADDRESS, such as 10.0.0.1:6379: same score.",
+    help="Spread the run over the Ray cluster at ADDRESS, such as 10.0.0.1:6379: same score. `auto` is `cpu` there.",
 )
 @click.option(
     "--data",
@@ -71,7 +76,8 @@ _CHANGES_SHOWN = 3
 @click.option(
     "--compare",
     metavar="WITH",
-    help="Run another one too: `cpu`, `float32` (the checkpoint, not converted), a policy such as `bf16`, or another model.",
+    help="Run another one too, on the CPU: `cpu` (the same model), `float32` (its checkpoint, not converted), a policy such as "
+    "`bf16`, or another model.",
 )
 @click.option("--fail-below", type=float, metavar="F1", help="Exit code 13 if F1 is lower.")
 @click.option("--max-drop", type=float, metavar="F1", help="Exit code 13 if F1 is lower by more than the one of --compare.")
@@ -128,6 +134,7 @@ class _Options:
     policy: str
     batch: int
     board: str
+    trace: bool | None
     precision: str
     cluster: str | None
     data_path: Path | None
@@ -146,7 +153,18 @@ class _Options:
 
 
 def _score(options: _Options) -> None:
-    board = choose_board(options.board, options.batch)
+    from .runtime.target import Target, choose_target
+
+    if options.cluster is None:
+        target = choose_target(options.board, options.batch, options.trace, options.precision)
+    else:
+        from .squad.cluster import choose_cluster_target
+
+        target = choose_cluster_target(options.board, options.batch, options.trace, options.precision)
+    if target.is_mock and (options.compare or options.report or options.fail_below is not None):
+        raise InputError(
+            "a mock device computes nothing that could be scored", "leave out --compare, --report and --fail-below"
+        )
     dataset = _dataset(options)
 
     from .cache.cache import open_cache
@@ -154,17 +172,15 @@ def _score(options: _Options) -> None:
     from .squad.compare import compare_documents
     from .squad.result import result_document
     from .squad.score import check_bounds, other_model
-    from .squad.subject import Target
 
     cache = open_cache(options.cache_url)
     wanted = Wanted(options.model, options.revision, options.policy, options.offline)
     compared = options.compare is not None
-    subject = _cached(wanted, cache, Target(board, options.precision))
-    result, logits, folder = _run(options, dataset, subject, options.output, compared)
+    result, logits, folder = _run(options, dataset, _cached(wanted, cache, target, options.batch), options.output, compared)
     comparison = None
     other = None
     if options.compare is not None:
-        subject = _other(other_model(wanted, options.compare), options.compare, cache)
+        subject = _other(other_model(wanted, options.compare), options.compare, cache, Target(CPU), options.batch)
         other, other_logits, _ = _run(options, dataset, subject, folder / "compare" / _plain(options.compare), True)
         comparison = compare_documents(result_document(result), result_document(other), (logits, other_logits))
     if options.report is not None:
@@ -181,7 +197,8 @@ def _score(options: _Options) -> None:
         if comparison:
             say()
             _print_comparison(comparison)
-        say(f"\nfiles: {folder}")
+        if not result.is_mock:
+            say(f"\nfiles: {folder}")
         if failure:
             raise failure
         return
@@ -206,20 +223,18 @@ def _dataset(options: _Options) -> Dataset:
     return choose_part(dataset, Part(options.limit, options.sample, options.seed))
 
 
-def _cached(wanted: Wanted, cache: Cache, target: Target) -> Subject:
+def _cached(wanted: Wanted, cache: Cache, target: Target, batch: int) -> Subject:
     from .demo.supply import supply_model
     from .squad.subject import load_cached
 
     miss = f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first"
-    return load_cached(wanted, cache, supply_model(wanted, cache, lambda: tell(miss)), target)
+    return load_cached(wanted, cache, supply_model(wanted, cache, lambda: tell(miss)), target, batch)
 
 
-def _other(wanted: Wanted, compare: str, cache: Cache) -> Subject:
-    from .boards import CPU
-    from .recipe.policy import FLOAT32
-    from .squad.subject import Target, load_float32
+def _other(wanted: Wanted, compare: str, cache: Cache, target: Target, batch: int) -> Subject:
+    from .squad.subject import load_float32
 
-    return load_float32(wanted) if compare == FLOAT32 else _cached(wanted, cache, Target(CPU))
+    return load_float32(wanted) if compare == FLOAT32 else _cached(wanted, cache, target, batch)
 
 
 def _run(
@@ -228,14 +243,20 @@ def _run(
     from .squad.batches import Layout
     from .squad.score import Run, score
 
-    label = f"{Path(subject.origin.model).name} ({subject.origin.policy})"
+    target = subject.target
     with _engine(options.cluster, subject) as engine:
-        run = Run(dataset, subject, Layout(options.batch, real_length=True), engine, folder)
+        layout = Layout(target.chips * options.batch, real_length=not target.is_device)
+        run = Run(dataset, subject, layout, engine, folder)
+        lengths = "" if target.is_device else "; batches are as long as their longest window, faster here than 384 tokens each"
+        tell(f"scoring {subject.origin} on {engine.said}{lengths}")
         try:
-            with ScoreProgress(label, len(dataset.questions)) as progress:
-                result, logits = score(
-                    run, options.resume, lambda each: progress.advance(each.exact, each.f1, each.replayed), keep_logits
-                )
+            label = f"{Path(subject.origin.model).name} ({subject.origin.policy})"
+            with ScoreProgress(label, len(dataset.questions)) as bar:
+
+                def advance(each: Progress) -> None:
+                    bar.advance(None if target.is_mock else (each.exact, each.f1), each.replayed)
+
+                result, logits = score(run, options.resume, advance, keep_logits)
         except KeyboardInterrupt:
             tell(f"what is finished is in {run.output}; the same command with --resume goes on from there")
             raise
@@ -244,22 +265,16 @@ def _run(
 
 @contextmanager
 def _engine(address: str | None, subject: Subject) -> Iterator[Engine]:
-    """What runs the batches, and a word on what that is."""
-    what = f"scoring {subject.origin} on {subject.target}"
-    how = "no device is used; batches are as long as their longest window, which is faster here than 384 tokens each"
     if address is None:
         from .squad.engine import open_local
 
-        tell(f"{what}, on this machine's processor; {how}")
         with open_local(subject) as engine:
             yield engine
         return
     from .squad.cluster import open_cluster
 
-    tell(f"{what}, on the Ray cluster at {address}; {how}")
-    with open_cluster(address, subject, tell) as engine:
-        tell(f"{count_text(engine.workers, 'worker')} on {', '.join(engine.hosts)}, of {engine.machine['threads']} threads")
-        yield engine
+    with open_cluster(address, subject, tell) as cluster:
+        yield cluster
 
 
 def _plain(name: str) -> str:
@@ -267,11 +282,30 @@ def _plain(name: str) -> str:
 
 
 def _print_result(result: Result) -> None:
-    metrics, dataset = result.metrics, result.dataset
+    dataset = result.dataset
     partial = f"PARTIAL: {dataset.part}, " if dataset.is_partial else "all "
     counted = f"{len(dataset.questions):,} of {dataset.total:,}" if dataset.is_partial else f"{dataset.total:,}"
     say(f"{dataset.source}: {partial}{counted} questions")
-    mark = " (partial)" if dataset.is_partial else ""
+    if result.is_mock:
+        say("no score, and no files: a mock device computes nothing, its logits are all zero")
+    else:
+        _print_score(result)
+    timings = result.timings
+    say()
+    provenance = result.provenance
+    precision = f" in {provenance['precision']}" if provenance["precision"] else ""
+    say(f"{provenance['model']} ({provenance['policy']}) on {provenance['board']}{precision}")
+    resumed = f", {timings.resumed_batches} of them from the journal" if timings.resumed_batches else ""
+    say(f"  {timings.windows:,} windows in {timings.batches:,} batches{resumed}")
+    if result.rate and not result.is_mock:
+        workers = f" on {timings.workers} workers" if timings.workers > 1 else ""
+        busy = f"the model busy {timings.busy_share:.1%} of the time"
+        say(f"  {timings.wall:.1f} s{workers}, {result.rate:.1f} questions/s, {busy}")
+
+
+def _print_score(result: Result) -> None:
+    metrics = result.metrics
+    mark = " (partial)" if result.dataset.is_partial else ""
     rows = [("", "exact", "F1", "questions")]
     for name, group in (("all", metrics.all), ("with answer", metrics.has_answer), ("without", metrics.no_answer)):
         if group:
@@ -280,17 +314,6 @@ def _print_result(result: Result) -> None:
     if metrics.best_exact and metrics.best_f1:
         exact, f1 = metrics.best_exact, metrics.best_f1
         say(f"best null threshold: exact {exact.score:.2f} at {exact.threshold:.4f}, F1 {f1.score:.2f} at {f1.threshold:.4f}")
-    timings = result.timings
-    say()
-    provenance = result.provenance
-    precision = f" in {provenance['precision']}" if provenance["precision"] else ""
-    say(f"{provenance['model']} ({provenance['policy']}) on {provenance['board']}{precision}")
-    resumed = f", {timings.resumed_batches} of them from the journal" if timings.resumed_batches else ""
-    say(f"  {timings.windows:,} windows in {timings.batches:,} batches{resumed}")
-    if result.rate:
-        workers = f" on {timings.workers} workers" if timings.workers > 1 else ""
-        busy = f"the model busy {timings.busy_share:.1%} of the time"
-        say(f"  {timings.wall:.1f} s{workers}, {result.rate:.1f} questions/s, {busy}")
 
 
 def _print_comparison(comparison: Comparison) -> None:

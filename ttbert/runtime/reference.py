@@ -10,7 +10,7 @@ between layers stay float32. It is faster, and not the reference.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,12 +21,10 @@ import torch.nn.functional as F
 from ..model import BertShape
 from ..recipe.policy import BFLOAT16, FLOAT32
 from .loader import CachedModel
+from .runtime import Logits
 
 if TYPE_CHECKING:
     from .tokens import Batch
-
-
-Logits = npt.NDArray[np.float32]
 
 
 _LINEAR = ("qkv", "out", "up", "down", "answer")
@@ -63,6 +61,10 @@ class Reference:
         states = self.encode(batch)
         logits = self._linear(states, "answer")[..., :2].numpy()
         return logits[..., 0], logits[..., 1]
+
+    def stream(self, batches: Iterable[Batch]) -> Iterator[tuple[Logits, Logits]]:
+        """`run` of each batch, one after the other."""
+        return map(self.run, batches)
 
     @torch.inference_mode()
     def encode(self, batch: Batch) -> torch.Tensor:

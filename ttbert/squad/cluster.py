@@ -14,24 +14,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from ..boards import CPU
+from ..boards import AUTO, BOARDS, CPU, check_batch
+from ..console import count_text
 from ..errors import CacheError, ClusterError, TtbertError
+from ..runtime.runtime import Logits, Runtime
+from ..runtime.target import Target, choose_target
 from ..runtime.tokens import Batch
 from .batches import Job
-from .engine import Ran, describe_machine
-from .subject import Runtime, Subject
-
-Logits = npt.NDArray[np.float32]
+from .engine import Machine, Ran, describe_machine
+from .subject import Subject
 
 DEVICE_RESOURCE = "tt_device"
 """What a node of the cluster offers as many of as it has devices: `ray start --resources '{"tt_device": 1}'`."""
@@ -52,16 +52,17 @@ class Worker:
         torch.set_num_threads(threads)
         self._opened: AbstractContextManager[Runtime] | None = None
 
-    def describe_machine(self) -> dict[str, object]:
-        return describe_machine()
+    def is_here(self) -> bool:
+        return True
 
-    def load(self, elsewhere: Callable[[], Subject], identity: Mapping[str, object]) -> None:
-        """Load the model that a driver means by `identity`. Errors as of a load; CacheError for another model."""
+    def load(self, elsewhere: Callable[[], Subject], identity: Mapping[str, object]) -> Machine:
+        """Load the model that is meant by `identity`. Errors as of a load; CacheError for another model."""
         subject = elsewhere()
         if subject.identity() != identity:
             raise CacheError(f"{subject.origin} is another model here", "give all machines the same files")
         self._opened = subject.open()
         self._runtime = self._opened.__enter__()
+        return describe_machine(subject, self._runtime)
 
     def run(self, batch: Batch) -> tuple[Logits, Logits, float]:
         begun = time.perf_counter()
@@ -90,13 +91,25 @@ def open_cluster(address: str, subject: Subject, tell: Callable[[str], None]) ->
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         hint = "start it with `ray start --head`, and run this on one of its machines"
         raise ClusterError(f"no Ray cluster at {address}: {first}", hint) from error
-    cluster = Cluster(ray, subject.target.board, tell)
+    cluster = Cluster(ray, address, subject.target.board, tell)
     try:
         cluster.start(subject)
         yield cluster
     finally:
         cluster.close()
         ray.shutdown()
+
+
+def choose_cluster_target(name: str, batch: int, trace: bool | None, precision: str) -> Target:
+    """What the workers use: the board of that name, which each of them looks for itself, else the processor.
+
+    Errors as of `choose_target`.
+    """
+    if name in (AUTO, CPU):
+        return choose_target(CPU, batch, trace, precision)
+    board = BOARDS[name]
+    check_batch(board, batch)
+    return Target(name, board.arch.name, board.chips, traces=trace is not False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,10 +123,10 @@ class _Slot:
 class Cluster:
     """The workers, `start`ed; see `open_cluster`."""
 
-    def __init__(self, ray: Any, board: str, tell: Callable[[str], None]) -> None:
-        self._ray, self._board, self._tell = ray, board, tell
+    def __init__(self, ray: Any, address: str, board: str, tell: Callable[[str], None]) -> None:
+        self._ray, self._address, self._board, self._tell = ray, address, board, tell
         self._slots: list[_Slot] = []
-        self.machine: Mapping[str, object] = {}
+        self.machine = Machine("", {}, None)
         self.loading = 0.0
 
     @property
@@ -121,19 +134,23 @@ class Cluster:
         return len(self._slots)
 
     @property
-    def hosts(self) -> list[str]:
-        return sorted({slot.host for slot in self._slots})
+    def said(self) -> str:
+        hosts = Counter(slot.host for slot in self._slots)
+        places = ", ".join(f"{count} on {host}" for host, count in sorted(hosts.items()))
+        return (
+            f"{count_text(self.workers, 'worker')} of the Ray cluster at {self._address} ({places}), each: {self.machine.said}"
+        )
 
     def start(self, subject: Subject) -> None:
-        """Start a worker wherever there is room, see that they are alike, and load the model in each."""
+        """Start a worker wherever there is room, load the model in each, and see that they are alike."""
         threads = torch.get_num_threads()
         self._slots = [slot for node in self._ray.nodes() if node["Alive"] for slot in self._place(node, threads)]
         if not self._slots:
             raise ClusterError(*_no_room(self._board, threads))
-        found = self._ask([slot.actor.describe_machine.remote() for slot in self._slots], _JOIN_SECONDS)
-        self.machine = _check_alike(found)
+        self._ask([slot.actor.is_here.remote() for slot in self._slots], _JOIN_SECONDS)
         started = time.perf_counter()
-        self._ask([slot.actor.load.remote(subject.elsewhere, subject.identity()) for slot in self._slots], None)
+        found = self._ask([slot.actor.load.remote(subject.elsewhere, subject.identity()) for slot in self._slots], None)
+        self.machine = _check_alike(found)
         self.loading = time.perf_counter() - started
 
     def stream(self, jobs: Iterable[Job]) -> Iterator[Ran]:
@@ -226,14 +243,14 @@ class _LostError(Exception):
     """A worker ended, or its machine did."""
 
 
-def _check_alike(found: list[tuple[_Slot, Mapping[str, object]]]) -> Mapping[str, object]:
+def _check_alike(found: list[tuple[_Slot, Machine]]) -> Machine:
     """What all workers say of their machines; ClusterError if one says something else."""
     first, machine = found[0]
     for slot, other in found[1:]:
-        for name, value in machine.items():
-            if other[name] != value:
+        for name, value in machine.decides.items():
+            if other.decides.get(name) != value:
                 raise ClusterError(
-                    f"{name} is {value} on {first.host} and {other[name]} on {slot.host}",
+                    f"{name} is {value} on {first.host} and {other.decides.get(name)} on {slot.host}",
                     "make them alike, or take one out of the cluster: their logits would differ in the last bits",
                 )
     return machine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,20 +12,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
 from .. import __version__
+from ..runtime.on_device import OnDevice
+from ..runtime.runtime import Logits, Runtime
+from ..runtime.target import describe
+from ..runtime.tokens import Batch
 from .batches import Job
-from .subject import Runtime, Subject
-
-Logits = npt.NDArray[np.float32]
+from .subject import Subject
 
 
 @dataclass(frozen=True, eq=False)
 class Ran:
-    """A batch that was run, its logits, (rows, tokens) each, and the seconds that took."""
+    """A batch that was run, its logits, (rows, tokens) each, and the seconds that the model was busy with it."""
 
     job: Job
     starts: Logits
@@ -32,23 +31,37 @@ class Ran:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What a model runs on. `decides` are the things that decide the last bits of the logits, by name."""
+
+    said: str
+    decides: Mapping[str, object]
+    device: Mapping[str, object] | None
+    """All that is known of the device, if it is one."""
+
+
 class Engine(Protocol):
-    """What runs batches, in any order."""
+    """What runs batches."""
+
+    @property
+    def said(self) -> str:
+        """What it is, in a line or two for people."""
 
     @property
     def workers(self) -> int:
-        """How many batches run at once."""
+        """How many loaded models it has, which run at the same time."""
 
     @property
-    def machine(self) -> Mapping[str, object]:
-        """What of the machines decides the logits' last bits; the same for all workers."""
+    def machine(self) -> Machine:
+        """That of every worker."""
 
     @property
     def loading(self) -> float:
-        """Seconds until the model was ready, everywhere."""
+        """Seconds until the model was loaded, everywhere."""
 
     def stream(self, jobs: Iterable[Job]) -> Iterator[Ran]:
-        """Every batch once, as they become ready. Jobs are taken only as they are needed."""
+        """Every batch once, in any order, as they become ready. Jobs are taken only as they are needed."""
 
 
 class Local:
@@ -56,33 +69,58 @@ class Local:
 
     workers = 1
 
-    def __init__(self, runtime: Runtime, loading: float) -> None:
+    def __init__(self, subject: Subject, runtime: Runtime, loading: float) -> None:
         self._runtime = runtime
         self.loading = loading
-        self.machine = describe_machine()
+        self.machine = describe_machine(subject, runtime)
+        self.said = self.machine.said
 
     def stream(self, jobs: Iterable[Job]) -> Iterator[Ran]:
-        for job in jobs:
+        """In order. On a device the next batch is begun before the logits of this one are waited for."""
+        sent: deque[Job] = deque()
+        waited = 0.0
+
+        def batches() -> Iterator[Batch]:
+            nonlocal waited
+            asked = time.perf_counter()
+            for job in jobs:
+                waited += time.perf_counter() - asked
+                sent.append(job)
+                yield job.batch
+                asked = time.perf_counter()
+            waited += time.perf_counter() - asked
+
+        begun = time.perf_counter()
+        for starts, ends in self._runtime.stream(batches()):
+            seconds, waited = time.perf_counter() - begun - waited, 0.0
+            yield Ran(sent.popleft(), starts, ends, seconds)
             begun = time.perf_counter()
-            starts, ends = self._runtime.run(job.batch)
-            yield Ran(job, starts, ends, time.perf_counter() - begun)
 
 
 @contextmanager
-def open_local(subject: Subject) -> Iterator[Engine]:
+def open_local(subject: Subject) -> Iterator[Local]:
+    """The model of a subject, loaded here. Errors as of a load."""
     started = time.perf_counter()
     with subject.open() as runtime:
-        yield Local(runtime, time.perf_counter() - started)
+        yield Local(subject, runtime, time.perf_counter() - started)
 
 
-def describe_machine() -> dict[str, object]:
-    """What of this machine and process decides the last bits of a matmul: its code, its threads, its processor."""
-    return {
+def describe_machine(subject: Subject, runtime: Runtime) -> Machine:
+    """What this process runs a model on. On the processor, code, threads and instruction set decide the order of sums."""
+    said = describe(subject.target, runtime)
+    if isinstance(runtime, OnDevice):
+        device = runtime.document()
+        decides = {name: each for name, each in device.items() if name not in ("batch", "traced")}
+        return Machine(said, {"ttbert": __version__, **decides}, device)
+    import torch
+
+    decides = {
         "ttbert": __version__,
         "torch": version("torch"),
         "threads": torch.get_num_threads(),
         "processor": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
     }
+    return Machine(said, decides, None)
 
 
 def _processor() -> str:

@@ -13,6 +13,7 @@ from .answers import Prediction
 from .batches import Layout
 from .dataset import Dataset
 from .document import N_BEST, NULL_ODDS, PREDICTIONS, RUN, SCHEMA, write_json
+from .engine import Machine
 from .metrics import Metrics, Pair, evaluate, score_question
 from .runner import Outcome, Timings
 from .subject import Subject
@@ -29,6 +30,11 @@ class Result:
     metrics: Metrics
     timings: Timings
     provenance: Mapping[str, Any]
+
+    @property
+    def is_mock(self) -> bool:
+        """It ran on a mock device, which computes nothing: every logit is zero, and nothing here is a score."""
+        return bool((self.provenance["device"] or {}).get("mock"))
 
     @property
     def answers(self) -> dict[str, str]:
@@ -52,14 +58,15 @@ class Result:
         return {question.id: value for question, value in zip(self.dataset.questions, values, strict=True)}
 
 
-def make_result(dataset: Dataset, subject: Subject, layout: Layout, machine: Mapping[str, object], outcome: Outcome) -> Result:
+def make_result(dataset: Dataset, subject: Subject, layout: Layout, machine: Machine, outcome: Outcome) -> Result:
     """Score an outcome, and note what it is of, and what machine it ran on."""
     questions = dataset.questions
     answers = {each.id: prediction.text for each, prediction in zip(questions, outcome.predictions, strict=True)}
     nulls = {each.id: prediction.null_score for each, prediction in zip(questions, outcome.predictions, strict=True)}
     provenance = {
         **subject.origin.document(),
-        **subject.target.document(),
+        "board": subject.target.name,
+        "precision": None if subject.target.is_device else subject.target.precision,
         "batch": layout.batch,
         "window_tokens": subject.encoder.tokens,
         "stride": subject.encoder.stride,
@@ -72,11 +79,11 @@ def make_result(dataset: Dataset, subject: Subject, layout: Layout, machine: Map
             "moved_answers": dataset.moved,
         },
         "versions": {
-            **{name: machine[name] for name in ("ttbert", "torch")},
-            **{name: version(name) for name in ("tokenizers", "numpy")},
+            **{name: machine.decides.get(name) or version(name) for name in ("ttbert", "torch", "tokenizers", "numpy", "ttnn")},
             "python": platform.python_version(),
         },
-        **{name: machine[name] for name in ("processor", "threads")},
+        **{name: machine.decides.get(name) for name in ("processor", "threads")},
+        "device": machine.device,
     }
     return Result(
         dataset=dataset,
@@ -108,7 +115,7 @@ def result_document(result: Result) -> dict[str, Any]:
     rows = zip(result.dataset.questions, result.predictions, result.pairs, result.context_tokens, strict=True)
     return {
         "schema": SCHEMA,
-        "score": result.metrics.document(),
+        "score": None if result.is_mock else result.metrics.document(),
         "partial": part_document(result.dataset),
         "provenance": dict(result.provenance),
         "timings": result.timings.document(),

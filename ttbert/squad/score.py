@@ -40,7 +40,7 @@ class Run:
         """All that decides the logits, to the last bit: a journal goes on only where all of it is the same."""
         return {
             **self.subject.identity(),
-            **self.engine.machine,
+            **self.engine.machine.decides,
             "data": str(self.dataset.digest),
             "part": part_document(self.dataset),
             "batch": self.layout.batch,
@@ -66,11 +66,12 @@ def other_model(wanted: Wanted, compare: str) -> Wanted:
 def score(
     run: Run, resume: bool, progress: Callable[[Progress], None], keep_logits: bool = False
 ) -> tuple[Result, LogitsByWindow]:
-    """Run it, or what is left of it, and write its files. Errors as of a journal and of a run."""
+    """Run it, or what is left of it, and write its files, unless it computed nothing. Errors as of a journal and of a run."""
     with Journal(run.output / "journal", run.identity, resume) as journal:
         outcome = run_questions(run.dataset, run.subject.encoder, run.engine, run.layout, journal, progress, keep_logits)
         result = make_result(run.dataset, run.subject, run.layout, run.engine.machine, outcome)
-        write_result(run.output, result)
+        if not result.is_mock:
+            write_result(run.output, result)
         journal.finish()
     return result, outcome.logits
 

@@ -6,10 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
-
-import numpy as np
-import numpy.typing as npt
 
 from ..boards import CPU
 from ..cache.cache import Cache, Cached, open_cache
@@ -24,17 +20,9 @@ from ..recipe.bert import canonical_names, check_tensors
 from ..recipe.policy import FLOAT32
 from ..recipe.steps import run_steps
 from ..runtime.loader import CachedModel
-from ..runtime.reference import Reference
-from ..runtime.tokens import STRIDE, TOKENS, Batch, Encoder
-
-Logits = npt.NDArray[np.float32]
-
-
-class Runtime(Protocol):
-    """What gives logits for batches."""
-
-    def run(self, batch: Batch) -> tuple[Logits, Logits]:
-        """Start and end logits, each (batch, tokens)."""
+from ..runtime.runtime import Runtime
+from ..runtime.target import Target, choose_target, open_runtime
+from ..runtime.tokens import STRIDE, TOKENS, Encoder
 
 
 @dataclass(frozen=True)
@@ -65,22 +53,6 @@ class Origin:
         }
 
 
-@dataclass(frozen=True)
-class Target:
-    """What a model runs on: a board by its name, and on `cpu` the precision of what goes into matmuls."""
-
-    board: str
-    precision: str = FLOAT32
-
-    def __str__(self) -> str:
-        if self.board != CPU:
-            return self.board
-        return f"{CPU} in {self.precision}" + (", the reference" if self.precision == FLOAT32 else "")
-
-    def document(self) -> dict[str, object]:
-        return {"board": self.board, "precision": self.precision if self.board == CPU else None}
-
-
 @dataclass(frozen=True, eq=False)
 class Subject:
     """A model that is known and can be run; its weights are not loaded yet."""
@@ -101,12 +73,13 @@ class Subject:
             "policy": self.origin.policy,
             "tokens": self.encoder.tokens,
             "stride": self.encoder.stride,
-            **self.target.document(),
+            "board": self.target.name,
+            "precision": None if self.target.is_device else self.target.precision,
         }
 
 
-def load_cached(wanted: Wanted, cache: Cache, cached: Cached, target: Target) -> Subject:
-    """A model of the cache. CheckpointError if it has no question-answering head."""
+def load_cached(wanted: Wanted, cache: Cache, cached: Cached, target: Target, batch: int) -> Subject:
+    """A model of the cache, for `batch` inputs on each chip. CheckpointError if it has no question-answering head."""
     model = CachedModel(cache, cached)
     model.require_answer_head()
     provenance = cached.manifest.provenance
@@ -118,26 +91,23 @@ def load_cached(wanted: Wanted, cache: Cache, cached: Cached, target: Target) ->
         recipe=str(cached.manifest.action),
         sources={each.name: str(each.digest) for each in provenance.sources},
     )
+    encoder = _encoder(model.tokenizer, model.shape)
     return Subject(
         origin,
         target,
-        _encoder(model.tokenizer, model.shape),
-        open=partial(_open_runtime, model, target),
-        elsewhere=partial(_load_again, wanted, cache.store.url, cached.digest, target),
+        encoder,
+        open=partial(open_runtime, target, model, batch, encoder.tokens),
+        elsewhere=partial(_load_again, wanted, cache.store.url, cached.digest, target, batch),
     )
 
 
-def _load_again(wanted: Wanted, cache_url: str, digest: Digest, target: Target) -> Subject:
+def _load_again(wanted: Wanted, cache_url: str, digest: Digest, target: Target, batch: int) -> Subject:
+    """The same in another process. DeviceError where another device is, or none."""
+    here = choose_target(target.board, batch, target.traces, target.precision) if target.is_device else target
+    if here != target:
+        raise DeviceError(f"here is {here}, where {target} is wanted", "give all machines the same devices")
     cache = open_cache(cache_url)
-    return load_cached(wanted, cache, cache.manifest(digest), target)
-
-
-@contextmanager
-def _open_runtime(model: CachedModel, target: Target) -> Iterator[Runtime]:
-    """A model loaded on a board, by its name, until the context ends."""
-    if target.board != CPU:
-        raise DeviceError(f"nothing here runs on {target.board}", "pass --board cpu to run the reference")
-    yield Reference(model, target.precision)
+    return load_cached(wanted, cache, cache.manifest(digest), target, batch)
 
 
 def load_float32(wanted: Wanted) -> Subject:
@@ -171,6 +141,8 @@ def load_float32(wanted: Wanted) -> Subject:
                 tensor.name: run_steps(tensor.steps, [checkpoint.read(names[name]) for name in tensor.sources])
                 for tensor in recipe.tensors
             }
+        from ..runtime.reference import Reference
+
         yield Reference.of_arrays(recipe.shape, arrays)
 
     return Subject(
