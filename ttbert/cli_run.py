@@ -17,6 +17,7 @@ from .cli_options import (
     model_option,
     offline_option,
     policy_option,
+    precision_option,
     revision_option,
     trace_option,
 )
@@ -96,6 +97,7 @@ def convert_command(
 @batch_option
 @board_option
 @trace_option
+@precision_option
 @click.option(
     "--input",
     "input_path",
@@ -114,6 +116,7 @@ def demo_command(
     batch: int,
     board: str,
     trace: bool | None,
+    precision: str,
     input_path: Path | None,
     pad: bool,
     cache_url: str,
@@ -134,7 +137,7 @@ def demo_command(
     from .demo.supply import supply_model
     from .runtime.target import choose_target
 
-    target = choose_target(board, batch, trace)
+    target = choose_target(board, batch, trace, precision)
     questions = choose_questions(input_path, batch, pad, target.chips)
     cache = open_cache(cache_url)
     wanted = Wanted(model, revision, policy, offline)
@@ -266,6 +269,7 @@ def _outcome_document(
         "model": model,
         "policy": policy,
         "board": target.name,
+        "precision": None if target.is_device else target.precision,
         "batch": batch,
         "manifest": str(cached.digest),
         "tokens": outcome.tokens,
