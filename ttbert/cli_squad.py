@@ -24,7 +24,7 @@ from .cli_options import (
     revision_option,
     trace_option,
 )
-from .console import ScoreProgress, say, show, table, tell, tell_error
+from .console import ScoreProgress, count_text, say, show, table, tell, tell_error
 from .errors import AccuracyError, InputError
 from .recipe.policy import FLOAT32
 
@@ -296,7 +296,7 @@ def _print_result(result: Result) -> None:
     precision = f" in {provenance['precision']}" if provenance["precision"] else ""
     say(f"{provenance['model']} ({provenance['policy']}) on {provenance['board']}{precision}")
     resumed = f", {timings.resumed_batches} of them from the journal" if timings.resumed_batches else ""
-    say(f"  {timings.windows:,} windows in {timings.batches:,} batches{resumed}")
+    say(f"  {count_text(timings.windows, 'window')} in {count_text(timings.batches, 'batch', 'batches')}{resumed}")
     if result.rate and not result.is_mock:
         workers = f" on {timings.workers} workers" if timings.workers > 1 else ""
         busy = f"the model busy {timings.busy_share:.1%} of the time"
