@@ -24,7 +24,7 @@ from .cli_options import (
     revision_option,
     trace_option,
 )
-from .console import ScoreProgress, count_text, say, show, table, tell, tell_error
+from .console import ScoreProgress, count_text, plain, say, show, table, tell, tell_error
 from .errors import AccuracyError, InputError
 from .recipe.policy import FLOAT32
 
@@ -341,7 +341,7 @@ def _print_comparison(comparison: Comparison) -> None:
     from .squad.compare import worst_and_best
 
     for each in worst_and_best(comparison.changes, _CHANGES_SHOWN):
-        say(f"  {100 * each.gain:+5.0f}  {each.id}  A: {_short(each.first)}  B: {_short(each.second)}")
+        say(f"  {100 * each.gain:+5.0f}  {plain(each.id)}  A: {_short(each.first)}  B: {_short(each.second)}")
 
 
 def _short(answer: str) -> str:
