@@ -33,6 +33,13 @@ cache_option = click.option(
 
 offline_option = click.option("--offline", is_flag=True, help="Open no network connection; use only what is on this machine.")
 
+sign_option = click.option(
+    "--sign-with",
+    envvar="TTBERT_SIGN_WITH",
+    metavar="KEY",
+    help="Sign with this key of yours. Also TTBERT_SIGN_WITH.  [default: the key `default`, if there is one]",
+)
+
 policy_option = click.option(
     "--policy",
     type=click.Choice(tuple(POLICIES)),

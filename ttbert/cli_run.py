@@ -19,6 +19,7 @@ from .cli_options import (
     policy_option,
     precision_option,
     revision_option,
+    sign_option,
     trace_option,
 )
 from .console import Progress, count_text, passage, plain, say, show, size_text, styled, table, tell
@@ -43,6 +44,7 @@ _NOTHING = "   nothing: a mock device computes no answer"
 @cache_option
 @offline_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and the action key, and convert nothing.")
+@sign_option
 @json_option
 def convert_command(
     model: str,
@@ -52,6 +54,7 @@ def convert_command(
     cache_url: str,
     offline: bool,
     dry_run: bool,
+    sign_with: str | None,
     as_json: bool,
 ) -> None:
     """Convert MODEL and publish it in the cache, unless it is there already.
@@ -64,10 +67,11 @@ def convert_command(
     ttbert convert ./my-finetuned-bert --policy bf16
     """
     from .cache.cache import open_cache, require_lasting
+    from .cache.keys import find_signer
     from .convert.convert import convert, find_by_name, plan_conversion
     from .convert.wanted import Wanted
 
-    cache = open_cache(cache_url)
+    cache = open_cache(cache_url, find_signer(sign_with))
     if not dry_run:
         require_lasting(cache)
     wanted = Wanted(model, revision, policy, offline, name)
@@ -198,8 +202,12 @@ def _report_plan(plan: Plan, cache: Cache, as_json: bool) -> None:
 
 
 def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_json: bool) -> None:
+    from .cache.trust import has_signature
+
     cached = conversion.cached
     manifest = cached.manifest
+    signer = cache.trust.signer
+    signed = signer is not None and has_signature(cache.store, "manifest", cached.digest, signer.public)
     if as_json:
         show(
             {
@@ -211,6 +219,7 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
                 "bytes": manifest.size,
                 "seconds": round(seconds, 3),
                 "cache": cache.store.url,
+                "signed_with": signer.name if signer and signed else None,
             }
         )
         return
@@ -219,6 +228,10 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
     say(f"  manifest  {cached.digest}")
     say(f"  tensors   {len(manifest.tensors)}, {size_text(manifest.size)} with the files beside them")
     say(f"  cache     {cache.store.url}")
+    if signer and signed:
+        say(f"  signed    with the key {signer.name!r}")
+    elif signer:
+        tell(f"note: somebody else converted it, so it was not signed; `ttbert cache sign {conversion.ref}` does that")
 
 
 def _print_outcome(outcome: Outcome, questions: list[Question], batch: int, target: Target) -> None:

@@ -7,6 +7,7 @@ elsewhere.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -40,6 +41,13 @@ def say(text: str = "") -> None:
 def tell(text: str) -> None:
     """A remark on what is going on, on stderr."""
     click.echo(plain(text), err=True)
+
+
+class Remarks(logging.Handler):
+    """Warnings of the library, told as they come."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"{styled('warning:', 'yellow', bold=True)} {plain(record.getMessage())}", err=True)
 
 
 def tell_error(error: TtbertError) -> None:

@@ -52,13 +52,7 @@ class TensorRecipe:
     @property
     def payload(self) -> int:
         """Bytes of the packed tensor, without the header of its file."""
-        *outer, rows, columns = self.shape
-        if self.tile:
-            rows, columns = -(-rows // TILE) * TILE, -(-columns // TILE) * TILE
-        elements = rows * columns
-        for each in outer:
-            elements *= each
-        return int(elements * BITS[self.dtype] / 8)
+        return payload_size(self.shape, self.dtype, self.layout)
 
     def document(self) -> dict[str, object]:
         return {
@@ -131,6 +125,17 @@ class Action:
     @property
     def key(self) -> Digest:
         return blake3_of(self.to_bytes())
+
+
+def payload_size(shape: Sequence[int], dtype: str, layout: str) -> int:
+    """Bytes of a packed tensor, without the header of its file; in tiles, the last two dimensions are padded to whole ones."""
+    *outer, rows, columns = (1, *shape)
+    if layout == "tile":
+        rows, columns = -(-rows // TILE) * TILE, -(-columns // TILE) * TILE
+    elements = rows * columns
+    for each in outer:
+        elements *= each
+    return elements * int(2 * BITS[dtype]) // 16  # whole numbers, so that no size in a manifest is ever rounded
 
 
 def matches(recipe: Recipe, action: bytes, packs: Sequence[PackEntry]) -> bool:

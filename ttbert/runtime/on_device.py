@@ -67,15 +67,15 @@ class OnDevice:
         self.plan: Plan = plan_bert(model.shape, batch, tokens, chip_of(device, tt), model.manifest.policy)
         self.chips: int = device.get_num_devices()
         with _told():
-            started = time.perf_counter()
-            tensors, size, reading = _load(tt, device, model)
+            tensors, reading, sending = _load(tt, device, model)
             loaded = time.perf_counter()
             self._bert = Bert(tt, device, self.plan, tensors)
             self._passes = Passes(tt, device, self._bert, empty_batch(self.plan, self.chips), overlap=trace)
             self.untraced: str | None = self._passes.capture() if trace else None
             """Why there is no trace although one was asked for, in TT-NN's words."""
-            ready = time.perf_counter()
-        self.loading = Loading(opening, reading, loaded - started - reading, ready - loaded, size)
+            compiling = time.perf_counter() - loaded
+        size = sum(entry.size for entry in model.manifest.tensors)
+        self.loading = Loading(opening, reading, sending, compiling, size)
 
     @property
     def is_traced(self) -> bool:
@@ -114,7 +114,7 @@ class OnDevice:
             yield self.finish(under_way.popleft())
 
     def start(self, batch: Batch) -> Pass:
-        """Begin a batch, and wait for nothing; at most two at once."""
+        """Begin a batch, and wait for nothing; `finish` it before the one that is begun after it."""
         with _told():
             return self._passes.start(batch)
 
@@ -128,24 +128,21 @@ class OnDevice:
             self._passes.close()
 
 
-def _load(tt: Any, device: Any, model: CachedModel) -> tuple[dict[str, Any], int, float]:
-    """The model's tensors in DRAM, on every chip; their bytes; the seconds that reading and checking took.
+def _load(tt: Any, device: Any, model: CachedModel) -> tuple[dict[str, Any], float, float]:
+    """The model's tensors in DRAM, on every chip; the seconds that reading and checking took, and those that sending did.
 
     One is sent before the next is read, so that the host holds no more than a piece of the model.
     """
     placed: dict[str, Any] = {}
-    size, reading = 0, 0.0
-    tensors = model.tensors()
-    while True:
-        started = time.perf_counter()
-        entry, host = next(tensors, (None, None))
-        reading += time.perf_counter() - started
-        if entry is None:
-            break
-        placed[entry.name] = tt.to_device(host, device, memory_config=tt.DRAM_MEMORY_CONFIG)
-        size += entry.size
+    started, sending = time.perf_counter(), 0.0
+    for entry, host in model.tensors():
+        begun = time.perf_counter()
+        placed[entry.name] = tt.to_device(host, device, memory_config=tt.DRAM_MEMORY_CONFIG)  # as every recipe states
+        sending += time.perf_counter() - begun
+    begun = time.perf_counter()
     tt.synchronize_device(device)
-    return placed, size, reading
+    sending += time.perf_counter() - begun
+    return placed, time.perf_counter() - started - sending, sending
 
 
 @contextmanager

@@ -118,7 +118,8 @@ def describe(target: Target, runtime: Runtime) -> str:
     plan = runtime.plan
     chips = f"{runtime.chips} chips" if runtime.chips > 1 else "1 chip"
     spread = f"batch {plan.batch} on each, {runtime.rows} in all" if runtime.chips > 1 else f"batch {plan.batch}"
-    said = f"{target.name}: {chips} of {target.arch} with {plan.chip.grid} cores, {spread}"
+    traced = ", as a trace" if runtime.is_traced else ""
+    said = f"{target.name}: {chips} of {target.arch} with {plan.chip.grid} cores, {spread}{traced}"
     if runtime.untraced:
         said += f"\nno trace, as TT-NN records none here ({runtime.untraced}): each op is dispatched on its own"
     if target.is_mock:
