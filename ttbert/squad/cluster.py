@@ -39,7 +39,7 @@ DEVICE_RESOURCE = "tt_device"
 _UNDER_WAY = 2
 """Batches that a worker has: one runs while the next is on its way."""
 
-_JOIN_SECONDS = 60.0
+_JOIN_SECONDS = 120.0
 """How long a worker may take to start; one whose cores are taken by other work never does."""
 
 _RESUME = "the same command with --resume goes on, with this cluster, another one, or none"
@@ -227,7 +227,7 @@ class Cluster:
                 raise error.cause from None
             raise
         except (exceptions.RayActorError, exceptions.ObjectLostError) as error:
-            raise _LostError("is lost") from error
+            raise _LostError(_what_happened(str(error))) from error
 
     def _drop(self, slot: _Slot, why: str) -> None:
         """Go on without a worker; ClusterError if it was the last one."""
@@ -241,6 +241,12 @@ class Cluster:
 
 class _LostError(Exception):
     """A worker ended, or its machine did."""
+
+
+def _what_happened(said: str) -> str:
+    """What became of a worker, by Ray's words: it writes a traceback where one cannot even be made, as without ttbert."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return f"does not start: {lines[-1]}" if "creation task" in said else "is lost"
 
 
 def _check_alike(found: list[tuple[_Slot, Machine]]) -> Machine:
