@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from ..boards import CPU
 from ..cache.cache import Cache, Cached, open_cache
@@ -13,7 +14,7 @@ from ..cache.digest import Digest
 from ..convert.checkpoint import open_checkpoint
 from ..convert.convert import plan_conversion
 from ..convert.tokenizer import build_tokenizer
-from ..convert.wanted import Wanted
+from ..convert.wanted import Wanted, is_folder
 from ..errors import CheckpointError, DeviceError
 from ..model import BertShape
 from ..recipe.bert import canonical_names, check_tensors
@@ -145,8 +146,10 @@ def load_float32(wanted: Wanted) -> Subject:
 
         yield Reference.of_arrays(recipe.shape, arrays)
 
+    # Another process has another working folder.
+    absolute = replace(wanted, model=str(Path(wanted.model).expanduser().absolute())) if is_folder(wanted.model) else wanted
     return Subject(
-        origin, Target(CPU), _encoder(tokenizer, recipe.shape), open=open_runtime, elsewhere=partial(load_float32, wanted)
+        origin, Target(CPU), _encoder(tokenizer, recipe.shape), open=open_runtime, elsewhere=partial(load_float32, absolute)
     )
 
 
