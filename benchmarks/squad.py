@@ -26,6 +26,7 @@ from transformers import BertForQuestionAnswering
 
 from ttbert.boards import CPU
 from ttbert.cache.cache import open_cache
+from ttbert.cache.places import Places
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import BUNDLED, BUNDLED_FOLDER, Wanted
 from ttbert.recipe.policy import BFLOAT16
@@ -68,7 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache_folder:
         cache = open_cache(cache_folder)
         cached = convert(plan_conversion(wanted), cache).cached
-        rounded = load_cached(wanted, cache, cached, Target(CPU, precision=BFLOAT16), given.batch)
+        rounded = load_cached(wanted, Places(cache_folder), cache, cached, Target(CPU, precision=BFLOAT16), given.batch)
         with subject.open() as ours32, rounded.open() as ours16:
             ways: dict[str, Callable[[], Logits]] = {
                 OURS: lambda: run_ours(ours32, jobs),

@@ -13,6 +13,7 @@ import pytest
 from shared import shared
 
 from ttbert.cache.cache import open_cache
+from ttbert.cache.places import Places
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import BUNDLED, Wanted
 from ttbert.runtime.target import Target
@@ -54,7 +55,7 @@ def test_bfp8_costs_at_most_half_a_point(tmp_path: Path, name: str) -> None:
     part = ALL if FULL else Part(sample=SAMPLE)
     cache = open_cache(str(tmp_path / "cache"))
     cached = convert(plan_conversion(wanted), cache).cached
-    result, logits = run(load_cached(wanted, cache, cached, Target("cpu"), 8), tmp_path / "bfp8", part)
+    result, logits = run(load_cached(wanted, Places(cache.store.url), cache, cached, Target("cpu"), 8), tmp_path / "bfp8", part)
     other, other_logits = run(load_float32(wanted), tmp_path / "float32", part)
     found = compare_documents(result_document(result), result_document(other), (logits, other_logits))
     assert found.correlation > 0.999

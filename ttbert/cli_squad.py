@@ -15,21 +15,23 @@ from .boards import CPU
 from .cli_options import (
     batch_option,
     board_option,
-    cache_option,
     json_option,
     model_option,
     offline_option,
+    places_option,
     policy_option,
     precision_option,
     revision_option,
     trace_option,
 )
+from .cli_tiers import supply
 from .console import ScoreProgress, count_text, plain, say, show, table, tell, tell_error
 from .errors import AccuracyError, InputError
 from .recipe.policy import FLOAT32
 
 if TYPE_CHECKING:
     from .cache.cache import Cache
+    from .cache.places import Places
     from .convert.wanted import Wanted
     from .runtime.target import Target
     from .squad.compare import Comparison, LogitsByWindow
@@ -81,7 +83,7 @@ _CHANGES_SHOWN = 3
 )
 @click.option("--fail-below", type=float, metavar="F1", help="Exit code 13 if F1 is lower.")
 @click.option("--max-drop", type=float, metavar="F1", help="Exit code 13 if F1 is lower by more than the one of --compare.")
-@cache_option
+@places_option
 @offline_option
 @json_option
 @click.pass_context
@@ -147,7 +149,7 @@ class _Options:
     compare: str | None
     fail_below: float | None
     max_drop: float | None
-    cache_url: str
+    places: Places
     offline: bool
     as_json: bool
 
@@ -167,20 +169,21 @@ def _score(options: _Options) -> None:
         )
     dataset = _dataset(options)
 
-    from .cache.cache import open_cache
     from .convert.wanted import Wanted
     from .squad.compare import compare_documents
     from .squad.result import result_document
     from .squad.score import check_bounds, other_model
 
-    cache = open_cache(options.cache_url)
+    cache = options.places.open(options.offline)
     wanted = Wanted(options.model, options.revision, options.policy, options.offline)
     compared = options.compare is not None
-    result, logits, folder = _run(options, dataset, _cached(wanted, cache, target, options.batch), options.output, compared)
+    places = options.places
+    subject = _cached(wanted, places, cache, target, options.batch)
+    result, logits, folder = _run(options, dataset, subject, options.output, compared)
     comparison = None
     other = None
     if options.compare is not None:
-        subject = _other(other_model(wanted, options.compare), options.compare, cache, Target(CPU), options.batch)
+        subject = _other(other_model(wanted, options.compare), options.compare, places, cache, Target(CPU), options.batch)
         other, other_logits, _ = _run(options, dataset, subject, folder / "compare" / _plain(options.compare), True)
         comparison = compare_documents(result_document(result), result_document(other), (logits, other_logits))
     if options.report is not None:
@@ -223,18 +226,16 @@ def _dataset(options: _Options) -> Dataset:
     return choose_part(dataset, Part(options.limit, options.sample, options.seed))
 
 
-def _cached(wanted: Wanted, cache: Cache, target: Target, batch: int) -> Subject:
-    from .demo.supply import supply_model
+def _cached(wanted: Wanted, places: Places, cache: Cache, target: Target, batch: int) -> Subject:
     from .squad.subject import load_cached
 
-    miss = f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first"
-    return load_cached(wanted, cache, supply_model(wanted, cache, lambda: tell(miss)), target, batch)
+    return load_cached(wanted, places, cache, supply(wanted, places, cache), target, batch)
 
 
-def _other(wanted: Wanted, compare: str, cache: Cache, target: Target, batch: int) -> Subject:
+def _other(wanted: Wanted, compare: str, places: Places, cache: Cache, target: Target, batch: int) -> Subject:
     from .squad.subject import load_float32
 
-    return load_float32(wanted) if compare == FLOAT32 else _cached(wanted, cache, target, batch)
+    return load_float32(wanted) if compare == FLOAT32 else _cached(wanted, places, cache, target, batch)
 
 
 def _run(

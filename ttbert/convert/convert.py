@@ -12,8 +12,10 @@ import numpy as np
 from .. import __version__
 from ..cache.cache import Cache, Cached
 from ..cache.digest import blake3_of
+from ..cache.lease import leased
 from ..cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry, TensorEntry
 from ..cache.refs import Ref
+from ..cache.space import require_space
 from ..errors import UntrustedError
 from ..model import parse_config
 from ..recipe.bert import bert_recipe, canonical_names, check_tensors
@@ -101,13 +103,17 @@ def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None) -
 
     `progress` is called with each tensor that was made, from a worker thread. Raises CheckpointError where the
     weights are not what the recipe expects, UntrustedError where only signed models are used and no trusted key is at hand
-    to sign this one, and errors of the store; what was published until then is harmless and
-    found again.
+    to sign this one, and errors of the store; what was published until then is harmless and found again.
+    NoSpaceError, unless the cache does not check that, comes before anything is read or written.
     """
-    conversion = find_converted(plan, cache)
-    if conversion is None:
+    conversion = find_converted(plan, cache.authority)
+    if conversion is None or not cache.authority.claim(conversion.cached):
         cache.trust.check_may_publish()
-        conversion = Conversion(_run(plan, cache, progress), plan.ref, hit=False)
+        if cache.check_space:
+            require_space(cache.store, plan.size, str(plan.ref))
+        # Of several that want it at once, one converts and the others wait.
+        with leased(cache.store, plan.action.key, lambda: find_converted(plan, cache.authority)) as found:
+            conversion = found or Conversion(_run(plan, cache, progress), plan.ref, hit=False)
     cache.move_ref(plan.ref, conversion.cached, _repo(plan), plan.source.commit)
     return conversion
 

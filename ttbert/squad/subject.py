@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from ..boards import CPU
-from ..cache.cache import Cache, Cached, open_cache
+from ..cache.cache import Cache, Cached, open_store
 from ..cache.digest import Digest
+from ..cache.places import Places
 from ..convert.checkpoint import open_checkpoint
 from ..convert.convert import plan_conversion
 from ..convert.tokenizer import build_tokenizer
@@ -79,8 +80,11 @@ class Subject:
         }
 
 
-def load_cached(wanted: Wanted, cache: Cache, cached: Cached, target: Target, batch: int) -> Subject:
-    """A model of the cache, for `batch` inputs on each chip. CheckpointError if it has no question-answering head."""
+def load_cached(wanted: Wanted, places: Places, cache: Cache, cached: Cached, target: Target, batch: int) -> Subject:
+    """A model of the cache, which was opened at `places`, for `batch` inputs on each chip.
+
+    CheckpointError if it has no question-answering head.
+    """
     model = CachedModel(cache, cached)
     model.require_answer_head()
     provenance = cached.manifest.provenance
@@ -98,17 +102,20 @@ def load_cached(wanted: Wanted, cache: Cache, cached: Cached, target: Target, ba
         target,
         encoder,
         open=partial(open_runtime, target, model, batch, encoder.tokens),
-        elsewhere=partial(_load_again, wanted, cache.store.url, cached.digest, target, batch),
+        # Another process has another working folder.
+        elsewhere=partial(
+            _load_again, wanted, replace(places, cache=open_store(places.cache).url), cached.digest, target, batch
+        ),
     )
 
 
-def _load_again(wanted: Wanted, cache_url: str, digest: Digest, target: Target, batch: int) -> Subject:
+def _load_again(wanted: Wanted, places: Places, digest: Digest, target: Target, batch: int) -> Subject:
     """The same in another process. DeviceError where another device is, or none."""
     here = choose_target(target.board, batch, target.traces, target.precision) if target.is_device else target
     if here != target:
         raise DeviceError(f"here is {here}, where {target} is wanted", "give all machines the same devices")
-    cache = open_cache(cache_url)
-    return load_cached(wanted, cache, cache.manifest(digest), target, batch)
+    cache = places.open(wanted.offline)
+    return load_cached(wanted, places, cache, cache.manifest(digest), target, batch)
 
 
 def load_float32(wanted: Wanted) -> Subject:
