@@ -96,16 +96,14 @@ def load_cached(wanted: Wanted, places: Places, cache: Cache, cached: Cached, ta
         recipe=str(cached.manifest.action),
         sources={each.name: str(each.digest) for each in provenance.sources},
     )
+    absolute = replace(places, cache=open_store(places.cache).url)  # another process has another working folder
     encoder = _encoder(model.tokenizer, model.shape)
     return Subject(
         origin,
         target,
         encoder,
         open=partial(open_runtime, target, model, batch, encoder.tokens),
-        # Another process has another working folder.
-        elsewhere=partial(
-            _load_again, wanted, replace(places, cache=open_store(places.cache).url), cached.digest, target, batch
-        ),
+        elsewhere=partial(_load_again, wanted, absolute, cached.digest, target, batch),
     )
 
 
