@@ -126,3 +126,4 @@ def test_damaged_weights_end_the_run_with_their_own_error(nodes: Nodes, place: P
 def test_absent_cluster_is_two_lines(place: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs the extra `ray`")
     ttbert(*arguments(place, tmp_path, "--ray", "127.0.0.1:9")).failed(14, "no Ray cluster at 127.0.0.1:9", "ray start")
+    ttbert(*arguments(place, tmp_path, "--ray", "auto")).failed(2, "'auto' is not the address", "10.0.0.1:6379")

@@ -13,6 +13,7 @@ processor, and each computes with as many threads as the process that was starte
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,7 +26,7 @@ import torch
 
 from ..boards import AUTO, BOARDS, CPU, check_batch
 from ..console import count_text
-from ..errors import CacheError, ClusterError, TtbertError
+from ..errors import CacheError, ClusterError, InputError, TtbertError
 from ..runtime.runtime import Logits, Runtime
 from ..runtime.target import Target, choose_target
 from ..runtime.tokens import Batch
@@ -41,6 +42,8 @@ _UNDER_WAY = 2
 
 _JOIN_SECONDS = 120.0
 """How long a worker may take to start; one whose cores are taken by other work never does."""
+
+_REACH_SECONDS = 10.0
 
 _RESUME = "the same command with --resume goes on, with this cluster, another one, or none"
 
@@ -85,11 +88,12 @@ def open_cluster(address: str, subject: Subject, tell: Callable[[str], None]) ->
         import ray
     except ImportError as error:
         raise TtbertError("the package `ray` is not installed", "pip install 'ttbert[ray]'") from error
+    hint = "start it with `ray start --head`, and run this on one of its machines"
+    _reach(address, hint)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:  # whatever gRPC and its dozen exceptions have to say
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = "start it with `ray start --head`, and run this on one of its machines"
         raise ClusterError(f"no Ray cluster at {address}: {first}", hint) from error
     cluster = Cluster(ray, address, subject.target.board, tell)
     try:
@@ -98,6 +102,17 @@ def open_cluster(address: str, subject: Subject, tell: Callable[[str], None]) ->
     finally:
         cluster.close()
         ray.shutdown()
+
+
+def _reach(address: str, hint: str) -> None:
+    """ClusterError if nothing listens there, which Ray itself would try for minutes. InputError if it is no address."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        raise InputError(f"{address!r} is not the address of a Ray cluster", "give its head and port, such as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"no Ray cluster at {address}: {error}", hint) from error
 
 
 def choose_cluster_target(name: str, batch: int, trace: bool | None, precision: str) -> Target:
