@@ -9,10 +9,11 @@ from pathlib import Path
 
 from ttbert.cache.cache import Cache, Cached, blob_key, open_cache
 from ttbert.cache.digest import blake3_of
-from ttbert.cache.manifest import FileEntry, Manifest, Provenance, SourceEntry, TensorEntry
+from ttbert.cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry, TensorEntry
 from ttbert.cache.refs import Ref
 
 TENSORS = {"embeddings": b"e" * 3000, "layer": b"l" * 2000, "head": b"h" * 1000}
+"""The bytes of each pack, which are those of a weight and, the last quarter, of a bias."""
 FILES = {"config.json": b'{"hidden_size": 64}', "tokenizer.json": b"{}"}
 TINY = Ref("local/tiny", None, "bfp8")
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -29,12 +30,22 @@ def build(
         action=blake3_of(recipe),
         architecture="BertModel",
         policy="bfp8",
-        tensors=tuple(
-            TensorEntry(name, (32, 32), "bfloat8_b", "tile", (32, 32), "dram_interleaved", cache.publish_blob(data), len(data))
-            for name, data in tensors.items()
-        ),
+        packs=tuple(_pack(cache, name, data) for name, data in tensors.items()),
         files=tuple(FileEntry(name, cache.publish_blob(data), len(data)) for name, data in FILES.items()),
         provenance=Provenance(repo, COMMIT, (SourceEntry("model.safetensors", blake3_of(b"w"), 1),), {"ttbert": "0"}),
+    )
+
+
+def _pack(cache: Cache, name: str, content: bytes) -> PackEntry:
+    cut = len(content) * 3 // 4
+    parts = {f"{name}.weight": content[:cut], f"{name}.bias": content[cut:]}
+    return PackEntry(
+        name,
+        cache.publish_blob(content),
+        tuple(
+            TensorEntry(part, (32, 32), "bfloat8_b", "tile", (32, 32), "dram_interleaved", blake3_of(data), len(data))
+            for part, data in parts.items()
+        ),
     )
 
 
@@ -49,6 +60,17 @@ def publish(
     cached = cache.publish_manifest(build(cache, tensors, recipe, repo))
     cache.move_ref(ref, cached, repo, COMMIT)
     return cached
+
+
+def load(cache: Cache, entry: PackEntry | FileEntry) -> bytes:
+    """The bytes of a manifest's entry, through the check of each of its digests."""
+    if isinstance(entry, FileEntry):
+        return cache.load(entry)
+    content = b""
+    for _, blob in cache.load_pack(entry):
+        with blob:
+            content += blob.bytes()
+    return content
 
 
 def open_local(root: Path) -> Cache:

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models import FILES, TENSORS, TINY, blob_path, flip_bit, open_local, publish
+from models import FILES, TENSORS, TINY, blob_path, flip_bit, load, open_local, publish
 
-from ttbert.cache.blob import hash_stream, read_blob
+from ttbert.cache.blob import check_end, hash_stream, read_blob
 from ttbert.cache.cache import Cache
 from ttbert.cache.digest import blake3_of
-from ttbert.cache.manifest import TensorEntry
+from ttbert.cache.manifest import PackEntry
 from ttbert.errors import IntegrityError
 
 BIG = os.urandom((9 << 20) + 12_345)
@@ -79,10 +79,11 @@ def test_one_flipped_bit_is_found_wherever_it_is(position: int) -> None:
         read_blob(CountingStream(bytes(damaged)), blake3_of(BIG), len(BIG), "here")  # type: ignore[arg-type]
 
 
-def test_a_longer_blob_is_not_read_to_its_end() -> None:
+def test_a_stream_that_goes_on_is_noticed_and_not_read_to_its_end() -> None:
     stream = CountingStream(BIG * 2)
-    with pytest.raises(IntegrityError, match=f"it has more than {len(BIG):,} bytes"):
-        read_blob(stream, blake3_of(BIG), len(BIG), "here")  # type: ignore[arg-type]
+    read_blob(stream, blake3_of(BIG), len(BIG), "here").close()  # type: ignore[arg-type]
+    with pytest.raises(IntegrityError, match="here is damaged: it has more bytes than the manifest says"):
+        check_end(stream, "here")  # type: ignore[arg-type]
     assert stream.position == len(BIG) + 1
 
 
@@ -171,37 +172,48 @@ def _make_folder(path: Path) -> None:
 @pytest.mark.parametrize(
     "damage,says",
     [
-        (_flip, "its digest is blake3:"),
-        (_truncate, "it has 1,999 bytes, not 2,000"),
-        (_empty, "it has 0 bytes, not 2,000"),
-        (_zero, "its digest is blake3:"),
-        (_lengthen, "it has more than 2,000 bytes"),
-        (_swap, "it has 1,000 bytes, not 2,000"),
-        (Path.unlink, "is missing"),
-        (_make_folder, "is missing"),
+        (_flip, "(layer.bias) is damaged: its digest is blake3:"),
+        (_truncate, "(layer.bias) is damaged: it ends after 499 bytes of 500"),
+        (_empty, "(layer.weight) is damaged: it ends after 0 bytes of 1,500"),
+        (_zero, "(layer.weight) is damaged: its digest is blake3:"),
+        (_lengthen, "(layer) is damaged: it has more bytes than the manifest says"),
+        (_swap, "(layer.weight) is damaged: it ends after 1,000 bytes of 1,500"),
+        (Path.unlink, "is missing; layer needs it"),
+        (_make_folder, "is missing; layer needs it"),
     ],
 )
 def test_damage_is_an_error_that_names_the_file_and_the_tensor(
     tmp_path: Path, damage: Callable[[Path], None], says: str
 ) -> None:
-    cache, path, entry = _published(tmp_path)
+    cache, path, pack = _published(tmp_path)
     damage(path)
     with pytest.raises(IntegrityError) as caught:
-        cache.load(entry)
-    assert says in caught.value.message and str(path) in caught.value.message and entry.name in caught.value.message
+        load(cache, pack)
+    assert says in caught.value.message and str(path) in caught.value.message
     assert "ttbert convert" in caught.value.hint or "convert the model again" in caught.value.hint
     assert caught.value.exit_code == 7
 
 
 def test_file_mode_and_age_prove_nothing(tmp_path: Path) -> None:
     """A damaged blob that looks untouched from outside."""
-    cache, path, entry = _published(tmp_path)
+    cache, path, pack = _published(tmp_path)
     status = path.stat()
     flip_bit(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     path.chmod(0o444)
     with pytest.raises(IntegrityError):
-        cache.load(entry)
+        load(cache, pack)
+
+
+def test_the_tensors_before_the_damage_are_given_and_none_after_it(tmp_path: Path) -> None:
+    cache, path, pack = _published(tmp_path)
+    flip_bit(path, 1500)
+    found = cache.load_pack(pack)
+    tensor, blob = next(found)
+    with blob:
+        assert tensor.name == "layer.weight" and blob.bytes() == TENSORS["layer"][:1500]
+    with pytest.raises(IntegrityError):
+        next(found)
 
 
 def test_files_of_a_model_are_checked_as_tensors_are(tmp_path: Path) -> None:
@@ -216,18 +228,17 @@ def test_files_of_a_model_are_checked_as_tensors_are(tmp_path: Path) -> None:
 
 
 def test_loading_writes_nothing(tmp_path: Path) -> None:
-    cache, path, entry = _published(tmp_path)
+    cache, path, pack = _published(tmp_path)
     before = {each: each.stat().st_mtime_ns for each in tmp_path.rglob("*")}
-    cache.load(entry).close()
+    load(cache, pack)
     flip_bit(path)
     with pytest.raises(IntegrityError):
-        cache.load(entry)
+        load(cache, pack)
     after = {each: each.stat().st_mtime_ns for each in tmp_path.rglob("*") if each != path}
     assert after.items() <= before.items() and len(after) == len(before) - 1
 
 
-def _published(root: Path) -> tuple[Cache, Path, TensorEntry]:
+def _published(root: Path) -> tuple[Cache, Path, PackEntry]:
     cache = open_local(root)
-    manifest = publish(cache).manifest
-    entry = next(each for each in manifest.tensors if each.name == "layer")
-    return cache, blob_path(root, TENSORS["layer"]), entry
+    pack = next(each for each in publish(cache).manifest.packs if each.name == "layer")
+    return cache, blob_path(root, TENSORS["layer"]), pack

@@ -24,6 +24,7 @@ from models import (
     build,
     files,
     flip_bit,
+    load,
     open_local,
     publish,
 )
@@ -36,7 +37,7 @@ from ttbert.cache.local import LocalStore
 from ttbert.cache.prune import plan_prune, run_prune
 from ttbert.cache.refs import Ref
 from ttbert.cache.verify import Verdict, verify
-from ttbert.errors import CacheError, InputError, IntegrityError, NotCached, StoreReadOnly
+from ttbert.errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, StoreReadOnly
 
 OTHER = Ref("someone/other", "main", "bfp8")
 OTHER_TENSORS = {"embeddings": TENSORS["embeddings"], "other": b"o" * 4000}
@@ -78,8 +79,7 @@ def test_what_was_published_is_found_by_action_by_name_and_by_digest(cache: Cach
     cache.move_ref(TINY, cached, "someone/tiny", COMMIT)
     assert cache.resolve(TINY) == cached == cache.manifest(cached.digest)
     for entry, content in zip(manifest.entries(), [*TENSORS.values(), *FILES.values()], strict=True):
-        with cache.load(entry) as blob:
-            assert blob.bytes() == content
+        assert load(cache, entry) == content
 
 
 def test_publishing_again_changes_nothing(cache: Cache, root: Path) -> None:
@@ -284,10 +284,30 @@ def test_verify_finds_each_kind_of_damage(cache: Cache, root: Path) -> None:
 
 
 def test_verify_finds_a_wrong_manifest_under_its_right_digest(cache: Cache) -> None:
-    content = b'{"schema":"ttbert.manifest/9"}'
+    content = b'{"schema":"ttbert.ref/1"}'
     cache.store.put(manifest_key(blake3_of(content)), content)
     (finding,) = check(cache).findings
     assert "schema" in finding.problem
+
+
+def test_a_model_of_another_version_is_reported_left_alone_and_superseded(cache: Cache) -> None:
+    content = b'{"schema":"ttbert.manifest/1"}'
+    old = Cached(blake3_of(content), build(cache))
+    cache.store.put(manifest_key(old.digest), content)
+    cache.move_ref(TINY, old, "someone/tiny", COMMIT)
+    with pytest.raises(IncompatibleError, match="written by another version of ttbert"):
+        cache.resolve(TINY)
+    (model,) = take_census(cache).models
+    assert model.problem is not None and "ttbert.manifest/1" in model.problem
+    (finding,) = check(cache, repair=True).findings
+    assert finding.moved is None and cache.store.get(manifest_key(old.digest)) == content
+    with pytest.raises(IntegrityError, match="cannot be read, so what belongs to it is not known"):
+        prune(cache)
+    cached = publish(cache)
+    assert cache.resolve(TINY) == cached
+    age(Path(cache.store.url))
+    prune(cache)
+    assert cache.resolve(TINY) == cached and cache.store.head(manifest_key(old.digest)) is None
 
 
 def test_verify_finds_a_name_that_leads_nowhere_and_one_that_cannot_be_read(cache: Cache, root: Path) -> None:
@@ -603,7 +623,7 @@ def test_a_cache_at_another_url_does_the_same() -> None:
     cache.store.delete(key)
     cache.store.put(key, b"damaged")
     with pytest.raises(IntegrityError):
-        cache.load(next(each for each in cached.manifest.tensors if each.name == "layer"))
+        load(cache, next(each for each in cached.manifest.packs if each.name == "layer"))
     (finding,) = check(cache, repair=True).findings
     assert cache.store.get(finding.moved or "") == b"damaged"
     assert publish(cache) == cached and check(cache).sound

@@ -148,7 +148,7 @@ def test_show_tells_provenance_and_tensors(root: Path) -> None:
     ):
         assert text in out, text
     document = run(root, "show", "tiny", "--json").succeeded().document
-    assert document["provenance"]["commit"] == COMMIT and [each["name"] for each in document["tensors"]] == list(TENSORS)
+    assert document["provenance"]["commit"] == COMMIT and [each["name"] for each in document["packs"]] == list(TENSORS)
     assert document["manifest"] == str(manifest.digest)
 
 

@@ -70,14 +70,14 @@ def test_every_format_of_one_checkpoint_gives_the_same_tensors(forks: Forks, con
     weights = tiny.arrays()
     formats = {"shards": tiny.sharded(weights), "pickle": {"pytorch_model.bin": tiny.pickled(weights)}}
     rest = {name: content for name, content in tiny.checkpoint().items() if name != "model.safetensors"}
-    expected = manifest_of(converted.cache, Ref("local/tiny", None, "bfp8")).tensors
+    expected = manifest_of(converted.cache, Ref("local/tiny", None, "bfp8")).packs
     for name, files in formats.items():
         folder = tiny.write(tmp_path / name, {**rest, **files})
         done = forks.ttbert("convert", folder, "--json", cache=tmp_path / "cache").succeeded()
         assert not done.document["hit"]
-        assert manifest_of(tmp_path / "cache", Ref(f"local/{name}", None, "bfp8")).tensors == expected
+        assert manifest_of(tmp_path / "cache", Ref(f"local/{name}", None, "bfp8")).packs == expected
     blobs = [path for path in objects(tmp_path / "cache") if path.startswith("blobs/")]
-    assert len(blobs) == len({each.blob for each in expected}) + 4, "two recipes, one tokenizer and one config beside them"
+    assert len(blobs) == len(expected) + 4, "two recipes, one tokenizer and one config beside them"
 
 
 def test_manifest_says_where_a_model_came_from_and_what_made_it(converted: Converted) -> None:
@@ -177,6 +177,16 @@ def test_policy_decides_the_type_of_each_tensor(forks: Forks, converted: Convert
     }
 
 
+def test_policies_share_the_packs_that_are_of_one_precision_in_both(forks: Forks, converted: Converted) -> None:
+    packs = {}
+    for policy in DTYPES:
+        forks.ttbert("convert", converted.folder, "--policy", policy, cache=converted.cache).succeeded()
+        packs[policy] = {each.name: each.blob for each in manifest_of(converted.cache, Ref("local/tiny", None, policy)).packs}
+    different = {policy: {name for name, blob in packs["bfp8"].items() if packs[policy][name] != blob} for policy in DTYPES}
+    feed_forward = {f"layers.{i}.feed_forward" for i in range(tiny.LAYERS)}
+    assert different == {"bfp8": set(), "bfp4": feed_forward, "bf16": packs["bfp8"].keys() - {"embeddings"}}
+
+
 # Dry run
 
 
@@ -194,7 +204,7 @@ def test_dry_run_as_json_agrees_with_the_conversion(converted: Converted, tmp_pa
     arguments = ("convert", converted.folder, "--dry-run", "--json", "--cache")
     document = ttbert(*arguments, tmp_path / "cache").succeeded().document
     assert document["action"] == converted.done.document["action"] and document["hit"] is False
-    assert document["recipe"]["policy"] == "bfp8" and len(document["recipe"]["tensors"]) == converted.done.document["tensors"]
+    assert document["recipe"]["policy"] == "bfp8" and document["recipe"]["schema"] == "ttbert.recipe/2"
     manifest = manifest_of(converted.cache, Ref("local/tiny", None, "bfp8"))
     headers = sum(each.size for each in manifest.tensors) - document["bytes"]
     assert 0 < headers < 1000 * len(manifest.tensors)
@@ -571,8 +581,7 @@ def test_vocabulary_alone_makes_the_tokenizer_of_transformers(converted: Convert
     manifest = manifest_of(converted.cache, Ref("local/tiny", None, "bfp8"))
     entry = manifest.file("tokenizer.json")
     assert entry is not None
-    with open_cache(str(converted.cache)).load(entry) as blob:
-        made = Tokenizer.from_buffer(blob.bytes())
+    made = Tokenizer.from_buffer(open_cache(str(converted.cache)).load(entry))
     (tmp_path / "vocab.txt").write_bytes(tiny.VOCAB_TXT)
     theirs = BertTokenizer(str(tmp_path / "vocab.txt"))
     for text in ("tea at ten", "The Hat, that heats!", "Ünïcode 東京", "[MASK] it", ""):
@@ -583,5 +592,4 @@ def test_config_and_tokenizer_travel_with_the_model(converted: Converted) -> Non
     manifest = manifest_of(converted.cache, Ref("local/tiny", None, "bfp8"))
     cache = open_cache(str(converted.cache))
     assert [each.name for each in manifest.files] == ["config.json", "tokenizer.json", "recipe.json"]
-    with cache.load(manifest.files[0]) as blob:
-        assert json.loads(blob.bytes()) == tiny.config()
+    assert json.loads(cache.load(manifest.files[0])) == tiny.config()

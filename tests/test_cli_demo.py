@@ -187,7 +187,7 @@ def test_damaged_blob_is_named_with_its_tensor_and_nothing_is_answered(
 ) -> None:
     cache, blob = copied(tiny_cache, tmp_path)
     content = bytearray(blob.read_bytes())
-    content[-1] ^= 1
+    content[0] ^= 1
     blob.write_bytes(content)
     arguments = ("demo", "--model", tiny_folder, "--batch", "1", "--cache", cache)
     ttbert(*arguments).failed(7, str(blob), "layers.1.up.weight", "ttbert cache verify --repair")
@@ -205,13 +205,13 @@ def test_model_that_is_visibly_not_whole_is_converted_again(tiny_folder: Path, t
 
 
 def copied(cache: Path, folder: Path) -> tuple[Path, Path]:
-    """A copy of a cache with the tiny model, and the file of one tensor in it."""
+    """A copy of a cache with the tiny model, and the file of a pack of which a certain tensor is the first."""
     copy = folder / "cache"
     shutil.copytree(cache, copy)
     found = open_cache(str(copy)).resolve(Ref("local/tiny", None, "bfp8"))
     assert found is not None
-    entry = next(each for each in found.manifest.tensors if each.name == "layers.1.up.weight")
-    return copy, copy / "blobs" / entry.blob.hex[:2] / entry.blob.hex
+    pack = next(each for each in found.manifest.packs if each.tensors[0].name == "layers.1.up.weight")
+    return copy, copy / "blobs" / pack.blob.hex[:2] / pack.blob.hex
 
 
 # Inputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -11,31 +12,34 @@ from models import TENSORS, open_local, publish
 
 from ttbert.cache.digest import Digest, blake3_of
 from ttbert.cache.document import canonical
-from ttbert.cache.manifest import DTYPES, LAYOUTS, FileEntry, Manifest, Provenance, SourceEntry, TensorEntry
+from ttbert.cache.manifest import DTYPES, LAYOUTS, FileEntry, Manifest, PackEntry, Provenance, SourceEntry, TensorEntry
 
 blake3s = st.binary(min_size=32, max_size=32).map(lambda value: Digest("blake3", value.hex()))
 sha256s = st.binary(min_size=32, max_size=32).map(lambda value: Digest("sha256", value.hex()))
 names = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,30}", fullmatch=True)
 texts = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=30)
-sizes = st.integers(0, (1 << 50) - 1)
+sizes = st.integers(0, (1 << 48) - 1)
 dimensions = st.integers(1, (1 << 31) - 1)
 tiles = st.none() | st.tuples(dimensions, dimensions)
 shapes = st.lists(dimensions, min_size=1, max_size=8).map(tuple)
 tensors = st.builds(TensorEntry, names, shapes, st.sampled_from(DTYPES), st.sampled_from(LAYOUTS), tiles, texts, blake3s, sizes)
-files = st.builds(FileEntry, names, blake3s, sizes)
 sources = st.lists(st.builds(SourceEntry, texts, blake3s | sha256s, sizes), max_size=3).map(tuple)
 provenances = st.builds(Provenance, texts, st.none() | texts, sources, st.dictionaries(texts, texts, max_size=3))
 
 
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
-    entries = draw(st.lists(tensors | files, max_size=6, unique_by=lambda entry: entry.name))
+    called = draw(st.lists(names, max_size=6, unique=True))
+    blobs = draw(st.lists(blake3s, min_size=len(called), max_size=len(called), unique=True))
+    held = draw(st.lists(st.lists(tensors, max_size=3), min_size=len(called), max_size=len(called)))
+    held = [[replace(each, name=f"{each.name}.{i}.{j}") for j, each in enumerate(pack)] for i, pack in enumerate(held)]
+    entries = list(zip(called, blobs, held, strict=True))  # what holds no tensor is to be a file
     return Manifest(
         action=draw(blake3s),
         architecture=draw(texts),
         policy=draw(texts),
-        tensors=tuple(each for each in entries if isinstance(each, TensorEntry)),
-        files=tuple(each for each in entries if isinstance(each, FileEntry)),
+        packs=tuple(PackEntry(name, blob, tuple(pack)) for name, blob, pack in entries if pack),
+        files=tuple(FileEntry(name, blob, draw(sizes)) for name, blob, pack in entries if not pack),
         provenance=draw(provenances),
     )
 
@@ -61,7 +65,17 @@ def test_the_order_of_a_dictionary_changes_nothing(tmp_path: Path) -> None:
     assert canonical(shuffled) == content and content.isascii() and b" " not in content
 
 
-def test_a_blob_that_two_tensors_share_counts_once(tmp_path: Path) -> None:
+def test_tensors_lie_in_their_pack_one_after_another(tmp_path: Path) -> None:
+    pack = publish(open_local(tmp_path)).manifest.packs[1]
+    assert [(tensor.name, tensor.size, offset) for tensor, offset in pack.places()] == [
+        ("layer.weight", 1500, 0),
+        ("layer.bias", 500, 1500),
+    ]
+    assert pack.size == 2000 and pack.blob == blake3_of(TENSORS["layer"])
+    assert [tensor.digest for tensor in pack.tensors] == [blake3_of(b"l" * 1500), blake3_of(b"l" * 500)]
+
+
+def test_a_blob_that_two_packs_share_counts_once(tmp_path: Path) -> None:
     manifest = publish(open_local(tmp_path), tensors={"one": TENSORS["head"], "two": TENSORS["head"]}).manifest
     assert len(list(manifest.entries())) == 4 and len(manifest.blobs()) == 3
     assert manifest.size == len(TENSORS["head"]) + sum(each.size for each in manifest.files)

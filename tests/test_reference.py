@@ -14,7 +14,7 @@ from ttbert.cache.cache import Cache, open_cache
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import BUNDLED, BUNDLED_FOLDER, Wanted
 from ttbert.demo.inputs import built_in_questions
-from ttbert.errors import CacheError, CheckpointError
+from ttbert.errors import CheckpointError, IncompatibleError
 from ttbert.recipe.policy import POLICIES
 from ttbert.runtime.loader import CachedModel
 from ttbert.runtime.reference import Reference
@@ -190,5 +190,5 @@ def test_model_of_another_recipe_is_refused(cache: Cache, monkeypatch: pytest.Mo
     cached = convert(plan_conversion(Wanted(BUNDLED)), cache).cached
     version, function = steps.STEPS["interleave"]
     monkeypatch.setitem(steps.STEPS, "interleave", (version + 1, function))
-    with pytest.raises(CacheError, match="a recipe that this version of ttbert does not run"):
+    with pytest.raises(IncompatibleError, match="a recipe that this version of ttbert does not run"):
         CachedModel(cache, cached)

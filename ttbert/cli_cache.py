@@ -126,7 +126,7 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
             "architecture": manifest.architecture,
             "provenance": manifest.provenance.document(),
             "files": [each.document() for each in manifest.files],
-            "tensors": [each.document() for each in manifest.tensors],
+            "packs": [each.document() for each in manifest.packs],
         }
         show(document)
         return
@@ -144,11 +144,17 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     say(f"versions      {', '.join(f'{name} {version}' for name, version in sorted(provenance.versions.items()))}")
     say(f"size          {size_text(manifest.size)}, of which {size_text(row['own_bytes'])} are of this model alone")
     say()
-    rows = [("tensor", "shape", "dtype", "layout", "bytes", "blob")]
-    for each in manifest.tensors:
-        rows.append((each.name, " x ".join(map(str, each.shape)), each.dtype, each.layout, f"{each.size:,}", each.blob.short))
-    rows += [(each.name, "", "file", "", f"{each.size:,}", each.blob.short) for each in manifest.files]
+    rows = [("tensor", "shape", "dtype", "layout", "bytes", "digest", "pack")]
+    for pack in manifest.packs:
+        for each in pack.tensors:
+            shape = " x ".join(map(str, each.shape))
+            rows.append((each.name, shape, each.dtype, each.layout, f"{each.size:,}", each.digest.short, pack.name))
     say(table(rows, right=(4,)))
+    say()
+    blobs = [("blob", "", "bytes", "digest")]
+    blobs += [(each.name, f"{len(each.tensors)} tensors", f"{each.size:,}", each.blob.short) for each in manifest.packs]
+    blobs += [(each.name, "file", f"{each.size:,}", each.blob.short) for each in manifest.files]
+    say(table(blobs, right=(2,)))
 
 
 @cache_commands.command("verify")

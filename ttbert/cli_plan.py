@@ -127,8 +127,7 @@ def check_command(
     cached = supply_model(Wanted(model, revision, policy, offline), cache, lambda: tell(miss))
     config = cached.manifest.file(CONFIG)
     assert config
-    with cache.load(config) as blob:
-        shape = parse_config(blob.bytes(), f"{cached.digest}: {CONFIG}")
+    shape = parse_config(cache.load(config), f"{cached.digest}: {CONFIG}")
     tokens = tokens or min(TOKENS, shape.positions)
     plan_bert(shape, batch, tokens, BOARDS[board].chip, policy)
     tell(f"running {model} ({policy}) in the shadow of a mock {board}, batch {batch} of {tokens} tokens; no device is used")

@@ -64,6 +64,10 @@ class IntegrityError(CacheError):
     exit_code = 7
 
 
+class IncompatibleError(CacheError):
+    """A stored thing is sound, but made by a version of ttbert that this one does not understand."""
+
+
 class StoreReadOnly(CacheError):
     """The store may not be written to by this user."""
 

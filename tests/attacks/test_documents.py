@@ -18,27 +18,28 @@ from ttbert.cache.digest import Digest, blake3_of
 from ttbert.cache.document import LARGEST, canonical
 from ttbert.cache.manifest import Manifest
 from ttbert.cache.refs import RefEntry
-from ttbert.errors import IntegrityError
+from ttbert.errors import IncompatibleError, IntegrityError
 
 DIGEST = f"blake3:{'0' * 64}"
+TENSOR: dict[str, Any] = {
+    "name": "embeddings.word",
+    "shape": [32, 32],
+    "dtype": "bfloat8_b",
+    "layout": "tile",
+    "tile": [32, 32],
+    "memory": "dram",
+    "digest": DIGEST,
+    "offset": 0,
+    "size": 1024,
+}
+SECOND: dict[str, Any] = {**TENSOR, "name": "embeddings.position", "offset": 1024, "size": 2048}
 MANIFEST: dict[str, Any] = {
-    "schema": "ttbert.manifest/1",
+    "schema": "ttbert.manifest/2",
     "action": DIGEST,
     "architecture": "BertModel",
     "policy": "bfp8",
-    "tensors": [
-        {
-            "name": "embeddings",
-            "shape": [32, 32],
-            "dtype": "bfloat8_b",
-            "layout": "tile",
-            "tile": [32, 32],
-            "memory": "dram",
-            "blob": DIGEST,
-            "size": 1024,
-        }
-    ],
-    "files": [{"name": "config.json", "blob": DIGEST, "size": 10}],
+    "packs": [{"name": "embeddings", "blob": DIGEST, "size": 3072, "tensors": [TENSOR, SECOND]}],
+    "files": [{"name": "config.json", "blob": f"blake3:{'1' * 64}", "size": 10}],
     "provenance": {
         "repo": "someone/tiny",
         "commit": None,
@@ -57,6 +58,8 @@ ACTION: dict[str, Any] = {"schema": ACTION_SCHEMA, "manifest": DIGEST}
 
 Parse = Callable[[bytes, str], object]
 DOCUMENTS: list[tuple[Parse, dict[str, Any]]] = [(Manifest.parse, MANIFEST), (RefEntry.parse, REF)]
+
+FIRST = ("packs", 0, "tensors", 0)
 
 OF_ANY_TYPE = [None, True, 0, -1, 1.5, 10**30, "", "text", [], [1], {}, {"a": 1}, [[[]]], "\ud800", "\x1b[2J", "a\nb"]
 
@@ -98,7 +101,7 @@ def put(value: Any) -> Callable[[Any, Any], None]:
 
 FIELDS = [(parse, document, path) for parse, document in DOCUMENTS for path in paths(document)]
 FIELD_IDS = [".".join(map(str, path)) for _, _, path in FIELDS]
-ELEMENTS_OF_FREE_LISTS = {("tensors", 0), ("files", 0), ("provenance", "sources", 0), ("provenance", "versions", "ttbert")}
+ELEMENTS_OF_FREE_LISTS = {("packs", 0), ("files", 0), ("provenance", "sources", 0), ("provenance", "versions", "ttbert")}
 
 
 @pytest.mark.parametrize("parse,document", DOCUMENTS, ids=["manifest", "ref"])
@@ -135,33 +138,55 @@ def test_an_extra_field_is_refused(parse: Parse, document: Any, path: tuple[Any,
 @pytest.mark.parametrize(
     "path,value",
     [
-        (("schema",), "ttbert.manifest/2"),
-        (("schema",), "ttbert.ref/1"),
+        (("schema",), "ttbert.ref/2"),
+        (("schema",), "ttbert.manifest"),
+        (("schema",), "ttbert.manifest/x"),
         (("action",), "blake3:" + "0" * 63),
         (("action",), "blake3:" + "A" * 64),
         (("action",), "md5:" + "0" * 64),
         (("action",), DIGEST + "\n"),
         (("action",), "sha256:" + "0" * 64),
-        (("tensors", 0, "blob"), "sha256:" + "0" * 64),
-        (("tensors", 0, "blob"), "blake3:../../../../etc/passwd"),
-        (("tensors", 0, "size"), -1),
-        (("tensors", 0, "size"), 1 << 50),
-        (("tensors", 0, "size"), True),
+        (("packs", 0, "blob"), "sha256:" + "0" * 64),
+        (("packs", 0, "blob"), "blake3:../../../../etc/passwd"),
+        (("packs", 0, "blob"), f"blake3:{'1' * 64}"),  # which the file has, too, in another size
+        (("packs", 0, "size"), 0),
+        (("packs", 0, "size"), 3071),
+        (("packs", 0, "size"), 3073),
+        (("packs", 0, "tensors"), []),
+        (("packs", 0, "tensors"), [SECOND]),
+        (("packs", 0, "tensors"), [SECOND, TENSOR]),
+        (("packs", 0, "name"), "config.json"),
+        ((*FIRST, "digest"), "sha256:" + "0" * 64),
+        ((*FIRST, "digest"), "blake3:../../../../etc/passwd"),
+        ((*FIRST, "size"), -1),
+        ((*FIRST, "size"), 1 << 50),
+        ((*FIRST, "size"), True),
+        ((*FIRST, "size"), 1023),  # a gap
+        ((*FIRST, "size"), 1025),  # an overlap
+        ((*FIRST, "offset"), 1),
+        ((*FIRST, "offset"), -1),
+        ((*FIRST, "offset"), False),
+        ((*FIRST, "offset"), 0.0),
+        (("packs", 0, "tensors", 1, "offset"), 0),
+        (("packs", 0, "tensors", 1, "offset"), 1023),
+        (("packs", 0, "tensors", 1, "offset"), 1025),
+        (("packs", 0, "tensors", 1, "offset"), 1 << 49),
+        (("packs", 0, "tensors", 1, "size"), 1 << 49),
+        (("packs", 0, "tensors", 1, "name"), "embeddings.word"),
         (("files", 0, "size"), 10**18),
-        (("tensors", 0, "shape"), []),
-        (("tensors", 0, "shape"), [0]),
-        (("tensors", 0, "shape"), [-32, 32]),
-        (("tensors", 0, "shape"), [True, 32]),
-        (("tensors", 0, "shape"), [32.0, 32]),
-        (("tensors", 0, "shape"), [1 << 31]),
-        (("tensors", 0, "shape"), [1] * 9),
-        (("tensors", 0, "tile"), []),
-        (("tensors", 0, "tile"), [32]),
-        (("tensors", 0, "tile"), [32, 32, 32]),
-        (("tensors", 0, "tile"), [0, 32]),
-        (("tensors", 0, "dtype"), "float64"),
-        (("tensors", 0, "layout"), "TILE"),
-        (("tensors", 0, "name"), "config.json"),
+        ((*FIRST, "shape"), []),
+        ((*FIRST, "shape"), [0]),
+        ((*FIRST, "shape"), [-32, 32]),
+        ((*FIRST, "shape"), [True, 32]),
+        ((*FIRST, "shape"), [32.0, 32]),
+        ((*FIRST, "shape"), [1 << 31]),
+        ((*FIRST, "shape"), [1] * 9),
+        ((*FIRST, "tile"), []),
+        ((*FIRST, "tile"), [32]),
+        ((*FIRST, "tile"), [32, 32, 32]),
+        ((*FIRST, "tile"), [0, 32]),
+        ((*FIRST, "dtype"), "float64"),
+        ((*FIRST, "layout"), "TILE"),
         (("provenance", "versions"), {"ttbert": 1}),
         (("provenance", "versions"), {"\x1b[2J": "0"}),
     ],
@@ -173,14 +198,33 @@ def test_a_value_that_makes_no_sense_is_refused(path: tuple[Any, ...], value: An
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../config.json", "/etc/passwd", "a/b", "a\\b", ".hidden", "a\0b", "é", "x" * 201]
 )
-@pytest.mark.parametrize("place", ["tensors", "files"])
-def test_names_that_are_no_plain_names_are_refused(place: str, name: str) -> None:
-    refuse(Manifest.parse, canonical(changed(MANIFEST, (place, 0, "name"), put(name))))
+@pytest.mark.parametrize("place", [("packs", 0), ("files", 0), FIRST], ids=["pack", "file", "tensor"])
+def test_names_that_are_no_plain_names_are_refused(place: tuple[Any, ...], name: str) -> None:
+    refuse(Manifest.parse, canonical(changed(MANIFEST, (*place, "name"), put(name))))
 
 
 def test_a_name_that_appears_twice_is_refused() -> None:
-    for place in ("tensors", "files"):
+    for place in ("packs", "files"):
         refuse(Manifest.parse, canonical({**MANIFEST, place: MANIFEST[place] * 2}))
+
+
+def test_two_packs_may_be_of_the_same_bytes_and_not_of_the_same_tensor_names() -> None:
+    (pack,) = MANIFEST["packs"]
+    again = {**pack, "name": "again"}
+    renamed = {**again, "tensors": [{**each, "name": f"{each['name']}.again"} for each in pack["tensors"]]}
+    manifest = Manifest.parse(canonical({**MANIFEST, "packs": [pack, renamed]}), "here")
+    assert len(manifest.tensors) == 4 and manifest.size == 3072 + 10
+    refuse(Manifest.parse, canonical({**MANIFEST, "packs": [pack, again]}))
+
+
+@pytest.mark.parametrize("schema", ["ttbert.manifest/1", "ttbert.manifest/3", "ttbert.manifest/999"])
+def test_a_manifest_of_another_version_is_said_to_be_one(schema: str) -> None:
+    with pytest.raises(IncompatibleError) as caught:
+        Manifest.parse(canonical({"schema": schema, "whatever": 1}), "the/place")
+    assert caught.value.message == (
+        f"the/place: written by another version of ttbert: it is {schema}, and this one reads ttbert.manifest/2"
+    )
+    assert caught.value.hint == "convert the model again; both results can stay in the cache"
 
 
 @pytest.mark.parametrize(
@@ -232,7 +276,7 @@ def test_only_the_canonical_form_is_read(parse: Parse, document: dict[str, Any])
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e400", "1e3", "1.0", "-0"])
 def test_odd_numbers_are_refused(text: str) -> None:
-    content = canonical(changed(MANIFEST, ("tensors", 0, "size"), put(123456789))).replace(b"123456789", text.encode())
+    content = canonical(changed(MANIFEST, ("files", 0, "size"), put(123456789))).replace(b"123456789", text.encode())
     refuse(Manifest.parse, content)
 
 
@@ -248,7 +292,7 @@ def test_a_huge_document_is_refused_without_reading_it() -> None:
 
 
 def test_a_large_list_of_rubbish_takes_bounded_time() -> None:
-    refuse(Manifest.parse, canonical({**MANIFEST, "tensors": [0] * 2_000_000}))
+    refuse(Manifest.parse, canonical({**MANIFEST, "packs": [0] * 2_000_000}))
 
 
 @settings(max_examples=300, deadline=None)
@@ -351,7 +395,7 @@ def _like(manifest: Manifest, recipe: bytes) -> Manifest:
         Digest("blake3", blake3_of(recipe).hex),
         manifest.architecture,
         manifest.policy,
-        manifest.tensors,
+        manifest.packs,
         manifest.files,
         manifest.provenance,
     )

@@ -27,15 +27,16 @@ SHAPES = {
     "bert-base": BertShape(QA, 12, 768, 12, 3072, 28996, 512, 2, 1e-12),
     "bert-large": BertShape(QA, 24, 1024, 16, 4096, 30522, 512, 2, 1e-12),
 }
+PACK_SIZES = {"common": 4_777_984, "feed_forward": 8_912_896}
 SOURCES = tuple((role, Digest("sha256", f"{i:064x}")) for i, role in enumerate(("weights", "config", "tokenizer"), 1))
 
 
 @pytest.mark.parametrize(
     ("policy", "key"),
     [
-        ("bfp8", "f9daf70aebe96a812894172de79aeb5bbffae5f7b6844c179052c171cd0955ef"),
-        ("bf16", "d2dcb8cacbb2d9524b5118e444684c21fddfb1b9dbac8dab88cb68a2c290ccca"),
-        ("bfp4", "ef63c7332643e496d1ef8be722f537729270f15a074d055c2a5423c304b9a9ed"),
+        ("bfp8", "4dc70a43b82bfbe126e48f5e7821db9677024e00db89fef917b7c02a0f1c4fc2"),
+        ("bf16", "9d82bb80a25d0caa9e7a4147f9d9eec660fa69055644a545472a23dc60a55d10"),
+        ("bfp4", "a1d614ab2e3ea970d62371bd84f557da62f1a8f7650da4386ecb353ccc9735c8"),
     ],
 )
 def test_action_key_of_the_bundled_shape_over_certain_sources_stays(policy: str, key: str) -> None:
@@ -45,9 +46,9 @@ def test_action_key_of_the_bundled_shape_over_certain_sources_stays(policy: str,
 @pytest.mark.parametrize(
     ("name", "tensors", "grid", "payload", "digest"),
     [
-        ("minilm", 151, 6, 47_859_008, "30920bf2410803679ad49cb3323f75c8e3282ebdcc0c6212d3f9d4bd9ba99894"),
-        ("bert-base", 151, 6, 138_494_528, "e63b0fdeb8f74dc85546b16c7d2e21d9ddaf7622f9a63f93ba941c8a9f2c5ba4"),
-        ("bert-large", 295, 8, 392_182_848, "3b78d1e1304f7b2aae6c431c1bc78f4464de3be2e5f6ce0ba1551d9bfec1e059"),
+        ("minilm", 151, 6, 47_859_008, "582ddf376eb1fd8faa3d3b324fb6f4ad6b2adf560f7642462a26028b7501265c"),
+        ("bert-base", 151, 6, 138_494_528, "e742bd3b9a6ec79346fef6c2316e39cb713071905faeaae1b46b08f10a85d3c5"),
+        ("bert-large", 295, 8, 392_182_848, "1182a90c76acbd78dd255e3de40cc461303447c87759cf147d68db97986a82f6"),
     ],
 )
 def test_recipe_of_a_known_shape_stays(name: str, tensors: int, grid: int, payload: int, digest: str) -> None:
@@ -57,13 +58,26 @@ def test_recipe_of_a_known_shape_stays(name: str, tensors: int, grid: int, paylo
     assert blake3_of(canonical(recipe.document())).hex == digest
 
 
+def test_packs_of_a_bert_large_stay() -> None:
+    recipe = bert_recipe(SHAPES["bert-large"], POLICIES["bfp8"])
+    sizes = {pack.name: sum(each.payload for each in pack.tensors) for pack in recipe.packs}
+    layers = {f"layers.{i}.{part}": size for i in range(24) for part, size in PACK_SIZES.items()}
+    assert sizes == {"embeddings": 63_565_824, **layers, "answer": 35_904}
+    assert [each.name for each in recipe.packs[1].tensors] == [
+        *("layers.0.qkv.weight", "layers.0.qkv.bias", "layers.0.out.weight", "layers.0.out.bias"),
+        *("layers.0.attention_norm.weight", "layers.0.attention_norm.bias", "layers.0.up.bias", "layers.0.down.bias"),
+        *("layers.0.norm.weight", "layers.0.norm.bias"),
+    ]
+    assert [each.name for each in recipe.packs[2].tensors] == ["layers.0.up.weight", "layers.0.down.weight"]
+
+
 def test_recipe_says_of_a_fused_weight_all_that_decides_its_bytes() -> None:
     document = bert_recipe(SHAPES["bert-large"], POLICIES["bfp8"]).document()
-    assert document["schema"] == "ttbert.recipe/1" and document["serialization"] == "tensorbin/1"
+    assert document["schema"] == "ttbert.recipe/2" and document["serialization"] == "tensorbin/1"
     assert document["tokenizer"] == "tokenizers/1" and document["grid"] == 8
     assert document["steps"] == {"transpose": 1, "interleave": 1, "pad_columns": 1, "to_matrix": 1, "to_norm": 1}
-    tensors = document["tensors"]
-    assert isinstance(tensors, list) and tensors[5] == {
+    packs = document["packs"]
+    assert isinstance(packs, list) and packs[1]["tensors"][0] == {
         "name": "layers.0.qkv.weight",
         "sources": [f"encoder.layer.0.attention.self.{part}.weight" for part in ("query", "key", "value")],
         "steps": [{"step": "transpose"}, {"step": "interleave", "grid": 8}, {"step": "to_matrix"}],

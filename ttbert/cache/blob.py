@@ -1,4 +1,4 @@
-"""A blob in memory, checked on its way there.
+"""A file or a tensor in memory, checked on its way there.
 
 The bytes are hashed while they are copied out of the store, into an anonymous memory file that is then sealed. So
 what was checked is exactly what is used: nobody can change it between the check and the use, and it is not read a
@@ -48,7 +48,10 @@ class Blob:
 
 
 def read_blob(stream: BinaryIO, digest: Digest, size: int, where: str) -> Blob:
-    """Copy `size` bytes of `stream` into memory and check them; IntegrityError, naming `where`, if they are not `digest`."""
+    """Copy the next `size` bytes of `stream` into memory and check them.
+
+    IntegrityError, naming `where`, if they are not `digest`.
+    """
     descriptor = os.memfd_create(f"ttbert-{digest.short}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         found = _copy(stream, descriptor, size, where)
@@ -59,6 +62,12 @@ def read_blob(stream: BinaryIO, digest: Digest, size: int, where: str) -> Blob:
         os.close(descriptor)
         raise
     return Blob(descriptor, size)
+
+
+def check_end(stream: BinaryIO, where: str) -> None:
+    """IntegrityError, naming `where`, if the stream goes on after what was read of it."""
+    if stream.read(1):
+        raise damaged(where, "it has more bytes than the manifest says")
 
 
 def hash_stream(stream: BinaryIO) -> tuple[Digest, int]:
@@ -95,14 +104,12 @@ def _copy(stream: BinaryIO, descriptor: int, size: int, where: str) -> str:
             piece = view[position : position + _CHUNK]
             count = _fill(stream, piece)
             if count == 0:
-                raise damaged(where, f"it has {position:,} bytes, not {size:,}")
+                raise damaged(where, f"it ends after {position:,} bytes of {size:,}")
             hasher.update(piece[:count])
             piece.release()
             position += count
         view.release()
         target.close()
-    if stream.read(1):
-        raise damaged(where, f"it has more than {size:,} bytes")
     return hasher.hexdigest()
 
 

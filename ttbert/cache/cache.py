@@ -10,14 +10,15 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from ..errors import CacheError, InputError, IntegrityError, NotCached
+from ..errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached
 from . import refs
-from .blob import Blob, damaged, hash_stream, read_blob
+from .blob import Blob, check_end, damaged, hash_stream, read_blob
 from .digest import Digest, blake3_of
 from .document import LARGEST, Fields, canonical
 from .local import open_folder
-from .manifest import FileEntry, Manifest, TensorEntry
+from .manifest import FileEntry, Manifest, PackEntry, TensorEntry
 from .refs import Ref, RefEntry
 from .store import Store
 
@@ -37,7 +38,7 @@ class Cached:
 class Missing:
     """A blob that a manifest names and the store does not have in the right size."""
 
-    entry: TensorEntry | FileEntry
+    entry: PackEntry | FileEntry
     found: int | None
 
 
@@ -49,20 +50,35 @@ class Cache:
 
     # Reading
 
-    def load(self, entry: TensorEntry | FileEntry) -> Blob:
-        """The blob of a manifest's entry, checked against its digest. IntegrityError where it is missing or damaged."""
-        key = blob_key(entry.blob)
+    def load(self, entry: FileEntry) -> bytes:
+        """A file of a manifest, checked against its digest. IntegrityError where it is missing or damaged."""
+        with self.open(entry) as stream, self._read(stream, entry, entry, entry.blob) as blob:
+            check_end(stream, self.where(entry, entry))
+            return blob.bytes()
+
+    def load_pack(self, pack: PackEntry) -> Iterator[tuple[TensorEntry, Blob]]:
+        """The tensors of a pack in their order, each checked against its own digest; the caller closes each blob.
+
+        IntegrityError where the pack is missing, or as soon as a tensor is damaged.
+        """
+        with self.open(pack) as stream:
+            for tensor in pack.tensors:
+                yield tensor, self._read(stream, pack, tensor, tensor.digest)
+            check_end(stream, self.where(pack, pack))
+
+    def open(self, entry: PackEntry | FileEntry) -> BinaryIO:
+        """A stream over the blob of a manifest's entry, not checked yet. IntegrityError where there is none."""
         try:
-            stream = self.store.open(key)
+            return self.store.open(blob_key(entry.blob))
         except KeyError:
             raise IntegrityError(
-                f"{self._where(key)} is missing; {entry.name} needs it", "convert the model again, which restores it"
+                f"{self._where(blob_key(entry.blob))} is missing; {entry.name} needs it",
+                "convert the model again, which restores it",
             ) from None
-        with stream:
-            try:
-                return read_blob(stream, entry.blob, entry.size, f"{self._where(key)} ({entry.name})")
-            except OSError as error:
-                raise damaged(f"{self._where(key)} ({entry.name})", f"it cannot be read: {error}") from error
+
+    def where(self, entry: PackEntry | FileEntry, part: PackEntry | FileEntry | TensorEntry) -> str:
+        """The name of a blob, and of the part of it that is of interest, for errors."""
+        return f"{self._where(blob_key(entry.blob))} ({part.name})"
 
     def manifest(self, digest: Digest) -> Cached:
         """The manifest of that digest; NotCached where there is none, IntegrityError where it is damaged."""
@@ -92,7 +108,7 @@ class Cache:
             return None
         try:
             cached = self.manifest(digest)
-        except (NotCached, IntegrityError):
+        except (NotCached, IntegrityError, IncompatibleError):
             return None
         if cached.manifest.action != action or self.missing(cached.manifest):
             return None
@@ -106,7 +122,7 @@ class Cache:
             fields.schema(ACTION_SCHEMA)
             manifest = fields.blake3("manifest")
             fields.done()
-        except (KeyError, IntegrityError):
+        except (KeyError, IntegrityError, IncompatibleError):
             return None
         return manifest
 
@@ -173,6 +189,12 @@ class Cache:
                 return hash_stream(stream)
         except KeyError:
             return None
+
+    def _read(self, stream: BinaryIO, entry: PackEntry | FileEntry, part: FileEntry | TensorEntry, digest: Digest) -> Blob:
+        try:
+            return read_blob(stream, digest, part.size, self.where(entry, part))
+        except OSError as error:
+            raise damaged(self.where(entry, part), f"it cannot be read: {error}") from error
 
     def _publish(self, key: str, content: bytes | memoryview, digest: Digest) -> None:
         for _ in range(_TRIES):

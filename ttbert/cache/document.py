@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from ..errors import IntegrityError
+from ..errors import IncompatibleError, IntegrityError
 from .digest import Digest
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -105,10 +105,17 @@ class Fields:
         return value
 
     def schema(self, expected: str) -> None:
-        """The field `schema`, which says what kind of document this is and in which version."""
+        """The field `schema`, which says what kind of document this is; IncompatibleError for one of another version."""
         found = self.take("schema", str)
-        if found != expected:
-            raise self.wrong(f"schema {found!r:.60}; this version of ttbert reads {expected!r}")
+        if found == expected:
+            return
+        kind, _, version = found.partition("/")
+        if kind == expected.partition("/")[0] and version.isdecimal():
+            raise IncompatibleError(
+                f"{self.where}: written by another version of ttbert: it is {found:.60}, and this one reads {expected}",
+                "convert the model again; both results can stay in the cache",
+            )
+        raise self.wrong(f"schema {found!r:.60}; this version of ttbert reads {expected!r}")
 
     def done(self) -> None:
         """Refuse fields that nobody took."""

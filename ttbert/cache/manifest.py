@@ -1,7 +1,12 @@
 """The manifest: everything that one conversion made, and from what.
 
+Tensors lie in packs: one blob holds several of them back to back, in the order in which the manifest lists them, with
+nothing before, between or after them. So a tensor's place follows from the sizes before it, and no manifest can make
+two tensors overlap. Each tensor has a digest of its own, which is checked when it is loaded; the pack's digest is the
+name of the blob, which is checked when the blob is stored, copied or verified.
+
 A model is cached when its manifest is valid and every blob in it is there. The runtime needs nothing else: the
-configuration and the tokenizer are blobs beside the tensors.
+configuration and the tokenizer are blobs beside the packs.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from dataclasses import dataclass
 from .digest import Digest
 from .document import Fields, canonical
 
-SCHEMA = "ttbert.manifest/1"
+SCHEMA = "ttbert.manifest/2"
 
 DTYPES = ("bfloat16", "bfloat8_b", "bfloat4_b")
 LAYOUTS = ("tile", "row_major")
@@ -22,7 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One device tensor: its name in the runtime, its logical shape, how it is stored, and the blob with its bytes."""
+    """One device tensor: its name in the runtime, its logical shape, how it is stored, and the digest of its bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,7 +35,7 @@ class TensorEntry:
     layout: str
     tile: tuple[int, int] | None
     memory: str
-    blob: Digest
+    digest: Digest
     size: int
 
     def document(self) -> dict[str, object]:
@@ -41,9 +46,34 @@ class TensorEntry:
             "layout": self.layout,
             "tile": list(self.tile) if self.tile else None,
             "memory": self.memory,
-            "blob": str(self.blob),
+            "digest": str(self.digest),
             "size": self.size,
         }
+
+
+@dataclass(frozen=True)
+class PackEntry:
+    """A blob of one or more tensors, one after another."""
+
+    name: str
+    blob: Digest
+    tensors: tuple[TensorEntry, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the blob: those of its tensors."""
+        return sum(tensor.size for tensor in self.tensors)
+
+    def document(self) -> dict[str, object]:
+        tensors = [{**tensor.document(), "offset": offset} for tensor, offset in self.places()]
+        return {"name": self.name, "blob": str(self.blob), "size": self.size, "tensors": tensors}
+
+    def places(self) -> Iterator[tuple[TensorEntry, int]]:
+        """Each tensor with its offset in the blob."""
+        end = 0
+        for tensor in self.tensors:
+            yield tensor, end
+            end += tensor.size
 
 
 @dataclass(frozen=True)
@@ -95,7 +125,7 @@ class Manifest:
     action: Digest
     architecture: str
     policy: str
-    tensors: tuple[TensorEntry, ...]
+    packs: tuple[PackEntry, ...]
     files: tuple[FileEntry, ...]
     provenance: Provenance
 
@@ -107,7 +137,7 @@ class Manifest:
                 "action": str(self.action),
                 "architecture": self.architecture,
                 "policy": self.policy,
-                "tensors": [each.document() for each in self.tensors],
+                "packs": [each.document() for each in self.packs],
                 "files": [each.document() for each in self.files],
                 "provenance": self.provenance.document(),
             }
@@ -122,32 +152,55 @@ class Manifest:
             action=fields.blake3("action"),
             architecture=fields.take("architecture", str),
             policy=fields.take("policy", str),
-            tensors=tuple(_tensor(each) for each in fields.objects("tensors")),
+            packs=tuple(_pack(each) for each in fields.objects("packs")),
             files=tuple(_file(each) for each in fields.objects("files")),
             provenance=_provenance(fields.object("provenance")),
         )
         fields.done()
-        names = [each.name for each in manifest.tensors] + [each.name for each in manifest.files]
-        if len(names) != len(set(names)):
-            raise fields.wrong("a name appears twice")
+        for names in ([each.name for each in manifest.entries()], [each.name for each in manifest.tensors]):
+            if len(names) != len(set(names)):
+                raise fields.wrong("a name appears twice")
+        sizes = manifest.blobs()
+        if any(each.size != sizes[each.blob] for each in manifest.entries()):
+            raise fields.wrong("a blob has two sizes")
         return manifest
 
     @property
+    def tensors(self) -> tuple[TensorEntry, ...]:
+        """The tensors of all packs."""
+        return tuple(tensor for pack in self.packs for tensor in pack.tensors)
+
+    @property
     def size(self) -> int:
-        """Bytes of all tensors and files."""
+        """Bytes of all packs and files, each blob counted once."""
         return sum(self.blobs().values())
 
     def blobs(self) -> dict[Digest, int]:
         """Every blob that must be there, each once, with its size."""
         return {each.blob: each.size for each in self.entries()}
 
-    def entries(self) -> Iterator[TensorEntry | FileEntry]:
-        """Tensors, then files."""
-        yield from self.tensors
+    def entries(self) -> Iterator[PackEntry | FileEntry]:
+        """Everything that is a blob: packs, then files."""
+        yield from self.packs
         yield from self.files
 
     def file(self, name: str) -> FileEntry | None:
         return next((each for each in self.files if each.name == name), None)
+
+
+def _pack(fields: Fields) -> PackEntry:
+    tensors: list[TensorEntry] = []
+    end = 0
+    for each in fields.objects("tensors"):
+        if each.size("offset") != end:
+            raise each.wrong(f"'offset' is not {end}, where the tensor before it ends")
+        tensors.append(_tensor(each))
+        end += tensors[-1].size
+    if not tensors or fields.size("size") != end:
+        raise fields.wrong(f"'size' is not the {end} bytes of its tensors")
+    pack = PackEntry(_name(fields), fields.blake3("blob"), tuple(tensors))
+    fields.done()
+    return pack
 
 
 def _tensor(fields: Fields) -> TensorEntry:
@@ -158,7 +211,7 @@ def _tensor(fields: Fields) -> TensorEntry:
         layout=_one_of(fields, "layout", LAYOUTS),
         tile=_tile(fields),
         memory=fields.take("memory", str),
-        blob=fields.blake3("blob"),
+        digest=fields.blake3("digest"),
         size=fields.size("size"),
     )
     fields.done()

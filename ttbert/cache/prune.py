@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..errors import IntegrityError
+from ..errors import IncompatibleError, IntegrityError
 from .cache import Cache, action_key, blob_key, manifest_key
 from .census import Census
 from .document import LARGEST
@@ -95,7 +95,7 @@ def _reasons(cache: Cache, manifests: Iterable[Entry]) -> dict[str, str]:
     for entry in manifests:
         try:
             manifest = Manifest.parse(cache.store.get(entry.key, 0, LARGEST + 1), entry.key)
-        except (KeyError, IntegrityError):
+        except (KeyError, IntegrityError, IncompatibleError):
             reasons[entry.key] = "a manifest that cannot be read and that no name leads to"
             continue
         commit = f"@{manifest.provenance.commit[:12]}" if manifest.provenance.commit else ""

@@ -2,7 +2,7 @@
 
 A store knows nothing of models, manifests or digests; `Cache` builds those on it. What lies in one:
 
-    blobs/3f/3f9a…        a tensor or a file, named by the BLAKE3 digest of its bytes
+    blobs/3f/3f9a…        a pack of tensors, or a file, named by the BLAKE3 digest of its bytes
     manifests/b0/b07c…    what one conversion made, named likewise
     actions/77/77e1…      action key -> manifest: "this recipe over these source files is done"
     refs/NAME/00000001    a name's history, one small entry a change; the highest number is what it means now

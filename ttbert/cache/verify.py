@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ..errors import IntegrityError, StoreReadOnly, StoreUnavailable
+from ..errors import CacheError, IntegrityError
 from .cache import Cache, blob_key, manifest_key
 from .census import Census, Model
 from .document import LARGEST
@@ -49,8 +49,8 @@ def verify(
 ) -> Verdict:
     """Read every blob and manifest, or those of one model, and compare their digests.
 
-    With `repair`, what is damaged is moved to quarantine; what may not be read, or cannot be reached, is not. Progress is
-    told of each object that was read.
+    With `repair`, what is damaged is moved to quarantine; what may not be read, cannot be reached, or was written by
+    another version of ttbert is not. Progress is told of each object that was read.
     """
     owners = _owners(census, only)
     stored = entries_to_verify(census, only)
@@ -92,7 +92,7 @@ def _owners(census: Census, only: Model | None) -> dict[str, list[str]]:
 def _examine(cache: Cache, key: str, models: tuple[str, ...], repair: bool) -> Finding | None:
     try:
         problem = _check(cache, key)
-    except (StoreReadOnly, StoreUnavailable) as error:
+    except CacheError as error:  # unreadable, out of reach, or of another version: none of it is damage
         return Finding(key, error.message, models)
     if problem is None:
         return None

@@ -11,12 +11,13 @@ import numpy as np
 
 from .. import __version__
 from ..cache.cache import Cache, Cached
-from ..cache.manifest import FileEntry, Manifest, Provenance, SourceEntry, TensorEntry
+from ..cache.digest import blake3_of
+from ..cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry, TensorEntry
 from ..cache.refs import Ref
 from ..model import parse_config
 from ..recipe.bert import bert_recipe, canonical_names, check_tensors
 from ..recipe.policy import POLICIES
-from ..recipe.recipe import CONFIG, MEMORY, RECIPE, TOKENIZER, Action, TensorRecipe
+from ..recipe.recipe import CONFIG, MEMORY, RECIPE, TOKENIZER, Action, PackRecipe, TensorRecipe
 from ..recipe.steps import run_steps
 from .checkpoint import open_checkpoint, weight_files
 from .codec import Codec
@@ -25,7 +26,7 @@ from .tokenizer import build_tokenizer, tokenizer_files
 from .wanted import BUNDLED, Wanted
 
 _WORKERS = 2
-"""Tensors in work at once: one is read and packed while another is written. More would cost memory and gain nothing."""
+"""Packs in work at once: one is made while another is written. More would cost memory and gain nothing."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def find_by_name(wanted: Wanted, cache: Cache) -> Conversion | None:
 def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None) -> Conversion:
     """Make sure that the planned model is in the cache under its ref, converting it on a miss.
 
-    `progress` is called with each tensor that was published, from a worker thread. Raises CheckpointError where the
+    `progress` is called with each tensor that was made, from a worker thread. Raises CheckpointError where the
     weights are not what the recipe expects, and errors of the store; what was published until then is harmless and
     found again.
     """
@@ -114,25 +115,23 @@ def _run(plan: Plan, cache: Cache, progress: Progress) -> Cached:
     checkpoint.check_dtypes(names[name] for name in recipe.sources)
     codec = Codec()
 
-    def publish(tensor: TensorRecipe) -> TensorEntry:
+    def make(tensor: TensorRecipe) -> bytes:
         arrays = [checkpoint.read(names[name]) for name in tensor.sources]
-        packed = codec.pack(run_steps(tensor.steps, arrays), tensor.dtype, tensor.layout)
-        entry = TensorEntry(
-            name=tensor.name,
-            shape=tensor.shape,
-            dtype=tensor.dtype,
-            layout=tensor.layout,
-            tile=tensor.tile,
-            memory=MEMORY,
-            blob=cache.publish_blob(packed),
-            size=len(packed),
-        )
-        progress(entry)
-        return entry
+        return codec.pack(run_steps(tensor.steps, arrays), tensor.dtype, tensor.layout)
+
+    def publish(pack: PackRecipe) -> PackEntry:
+        content = bytearray()
+        entries = []
+        for tensor in pack.tensors:
+            made = make(tensor)
+            entries.append(_entry(tensor, made))
+            content += made
+            progress(entries[-1])
+        return PackEntry(pack.name, cache.publish_blob(memoryview(content)), tuple(entries))
 
     with ThreadPoolExecutor(_WORKERS) as workers:
         try:
-            tensors = tuple(workers.map(publish, recipe.tensors))
+            packs = tuple(workers.map(publish, recipe.packs))
         except BaseException:
             workers.shutdown(wait=False, cancel_futures=True)
             raise
@@ -141,13 +140,26 @@ def _run(plan: Plan, cache: Cache, progress: Progress) -> Cached:
         action=plan.action.key,
         architecture=recipe.shape.architecture,
         policy=recipe.policy,
-        tensors=tensors,
+        packs=packs,
         files=files,
         provenance=Provenance(
             repo=_repo(plan), commit=source.commit, sources=_sources(plan), versions=_versions(codec.ttnn_version)
         ),
     )
     return cache.publish_manifest(manifest)
+
+
+def _entry(tensor: TensorRecipe, made: bytes) -> TensorEntry:
+    return TensorEntry(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        layout=tensor.layout,
+        tile=tensor.tile,
+        memory=MEMORY,
+        digest=blake3_of(made),
+        size=len(made),
+    )
 
 
 def _repo(plan: Plan) -> str:

@@ -4,6 +4,13 @@ Source names are canonical: without the `bert.` prefix that a model with a head 
 the `gamma` and `beta` of the first TensorFlow conversions. The device side follows tt-metal's BERT-large demo
 (models/demos/metal_BERT_large_11): matmul weights transposed and tiled, Q, K and V fused and interleaved over the
 core grid, embeddings and norms row-major.
+
+Packs are about what is fetched, and what is shared, at once. A tensor each would be 295 objects of a BERT-large, and an
+object costs a shared store and a cold disk more than its bytes do; the whole model in one would share nothing. So:
+- the embeddings, the same in every policy, are one pack (65 MB of a BERT-large);
+- a layer is two: its feed-forward weights (9 MB in bfp8), which alone differ between bfp8 and bfp4, and all the rest (5 MB);
+- the answer head is one of its own, tiny as it is, so that an encoder with and without a head shares all else.
+Layers stay apart, since a model that was tuned with its lower layers frozen shares those with its base.
 """
 
 from __future__ import annotations
@@ -13,7 +20,7 @@ from collections.abc import Iterable
 from ..errors import CheckpointError
 from ..model import TILE, BertShape
 from .policy import Policy
-from .recipe import Recipe, TensorRecipe
+from .recipe import PackRecipe, Recipe, TensorRecipe
 from .steps import Step
 
 _PREFIX = "bert."
@@ -26,19 +33,14 @@ sentence embeddings from token states do without."""
 
 def bert_recipe(shape: BertShape, policy: Policy) -> Recipe:
     """The recipe of a model of this shape: 5 tensors, 12 a layer, and 2 more for a question-answering head."""
-    hidden = shape.hidden
-    tensors = [
-        _table("embeddings.word", "embeddings.word_embeddings.weight", shape.vocabulary, hidden),
-        _table("embeddings.position", "embeddings.position_embeddings.weight", shape.positions, hidden),
-        _table("embeddings.token_type", "embeddings.token_type_embeddings.weight", shape.token_types, hidden),
-        *_norm("embeddings.norm", "embeddings.LayerNorm", hidden),
-    ]
+    packs = [_embeddings(shape)]
     for i in range(shape.layers):
-        tensors += _layer(shape, policy, f"layers.{i}", f"encoder.layer.{i}")
+        packs += _layer(shape, policy, f"layers.{i}", f"encoder.layer.{i}")
     if shape.has_answer_head:
         # Two columns, start and end, padded to a whole tile.
-        tensors += _linear("answer", "qa_outputs", (2, hidden), policy.attention, policy.bias, pad=TILE)
-    return Recipe(policy.name, shape, tuple(tensors))
+        answer = _linear("answer", "qa_outputs", (2, shape.hidden), policy.attention, policy.bias, pad=TILE)
+        packs.append(PackRecipe("answer", answer))
+    return Recipe(policy.name, shape, tuple(packs))
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
@@ -77,25 +79,40 @@ def check_tensors(recipe: Recipe, found: dict[str, tuple[int, ...]]) -> None:
         )
 
 
-def _layer(shape: BertShape, policy: Policy, name: str, source: str) -> list[TensorRecipe]:
+def _embeddings(shape: BertShape) -> PackRecipe:
+    hidden = shape.hidden
+    return PackRecipe(
+        "embeddings",
+        (
+            _table("embeddings.word", "embeddings.word_embeddings.weight", shape.vocabulary, hidden),
+            _table("embeddings.position", "embeddings.position_embeddings.weight", shape.positions, hidden),
+            _table("embeddings.token_type", "embeddings.token_type_embeddings.weight", shape.token_types, hidden),
+            *_norm("embeddings.norm", "embeddings.LayerNorm", hidden),
+        ),
+    )
+
+
+def _layer(shape: BertShape, policy: Policy, name: str, source: str) -> tuple[PackRecipe, PackRecipe]:
     hidden, inner = shape.hidden, shape.intermediate
-    attention = f"{source}.attention"
-    up, down = f"{source}.intermediate.dense", f"{source}.output.dense"
-    return [
+    attention, up, down = f"{source}.attention", f"{source}.intermediate.dense", f"{source}.output.dense"
+    up_weight, up_bias = _linear(f"{name}.up", up, (inner, hidden), policy.feed_forward, policy.bias)
+    down_weight, down_bias = _linear(f"{name}.down", down, (hidden, inner), policy.feed_forward, policy.bias)
+    common = (
         *_qkv(f"{name}.qkv", f"{attention}.self", shape, policy),
         *_linear(f"{name}.out", f"{attention}.output.dense", (hidden, hidden), policy.attention, policy.bias),
         *_norm(f"{name}.attention_norm", f"{attention}.output.LayerNorm", hidden),
-        *_linear(f"{name}.up", up, (inner, hidden), policy.feed_forward, policy.bias),
-        *_linear(f"{name}.down", down, (hidden, inner), policy.feed_forward, policy.bias),
+        up_bias,
+        down_bias,
         *_norm(f"{name}.norm", f"{source}.output.LayerNorm", hidden),
-    ]
+    )
+    return PackRecipe(f"{name}.common", common), PackRecipe(f"{name}.feed_forward", (up_weight, down_weight))
 
 
-def _qkv(name: str, source: str, shape: BertShape, policy: Policy) -> list[TensorRecipe]:
+def _qkv(name: str, source: str, shape: BertShape, policy: Policy) -> tuple[TensorRecipe, TensorRecipe]:
     hidden = shape.hidden
     parts = [f"{source}.{part}" for part in ("query", "key", "value")]
     fuse = Step("interleave", {"grid": shape.grid})
-    return [
+    return (
         TensorRecipe(
             f"{name}.weight",
             {f"{part}.weight": (hidden, hidden) for part in parts},
@@ -112,18 +129,18 @@ def _qkv(name: str, source: str, shape: BertShape, policy: Policy) -> list[Tenso
             policy.bias,
             "tile",
         ),
-    ]
+    )
 
 
 def _linear(
     name: str, source: str, size: tuple[int, int], weight: str, bias: str, pad: int | None = None
-) -> list[TensorRecipe]:
+) -> tuple[TensorRecipe, TensorRecipe]:
     """Weight (out, in) and bias (out,) -> (1, 1, in, out) and (1, 1, 1, out), tiled."""
     outer, inner = size
     width = pad or outer
     padded = (Step("pad_columns", {"width": pad}),) if pad else ()
     matrix = Step("to_matrix")
-    return [
+    return (
         TensorRecipe(
             f"{name}.weight",
             {f"{source}.weight": size},
@@ -133,7 +150,7 @@ def _linear(
             "tile",
         ),
         TensorRecipe(f"{name}.bias", {f"{source}.bias": (outer,)}, (*padded, matrix), (1, 1, 1, width), bias, "tile"),
-    ]
+    )
 
 
 def _norm(name: str, source: str, hidden: int) -> list[TensorRecipe]:

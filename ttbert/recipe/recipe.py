@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 
 from ..cache.digest import Digest, blake3_of
 from ..cache.document import Fields, canonical
-from ..cache.manifest import TensorEntry
+from ..cache.manifest import PackEntry
 from ..model import TILE, BertShape
 from .steps import STEPS, Step
 
-SCHEMA = "ttbert.recipe/1"
+SCHEMA = "ttbert.recipe/2"
 
 SERIALIZATION = "tensorbin/1"
 """TT-NN's file format for one tensor, as written by ttnn 0.80 and 0.81; `codec` makes sure that the ttnn at hand writes it."""
@@ -77,12 +77,28 @@ class TensorRecipe:
 
 
 @dataclass(frozen=True)
+class PackRecipe:
+    """Tensors that are stored as one blob, in this order."""
+
+    name: str
+    tensors: tuple[TensorRecipe, ...]
+
+    def document(self) -> dict[str, object]:
+        return {"name": self.name, "tensors": [tensor.document() for tensor in self.tensors]}
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How a model is converted, before it is known which checkpoint."""
 
     policy: str
     shape: BertShape
-    tensors: tuple[TensorRecipe, ...]
+    packs: tuple[PackRecipe, ...]
+
+    @property
+    def tensors(self) -> tuple[TensorRecipe, ...]:
+        """The tensors of all packs."""
+        return tuple(tensor for pack in self.packs for tensor in pack.tensors)
 
     def document(self) -> dict[str, object]:
         used = {step.name for tensor in self.tensors for step in tensor.steps}
@@ -94,7 +110,7 @@ class Recipe:
             "serialization": SERIALIZATION,
             "tokenizer": TOKENIZER_VERSION,
             "steps": {name: STEPS[name][0] for name in used},
-            "tensors": [tensor.document() for tensor in self.tensors],
+            "packs": [pack.document() for pack in self.packs],
         }
 
     @property
@@ -120,8 +136,16 @@ class Action:
         return blake3_of(self.to_bytes())
 
 
-def matches(recipe: Recipe, action: bytes, tensors: Sequence[TensorEntry]) -> bool:
-    """Whether an action's document is of exactly this recipe, and these are the tensors that it makes."""
-    made = [(each.name, each.shape, each.dtype, each.layout, each.tile, each.memory) for each in tensors]
-    planned = [(each.name, each.shape, each.dtype, each.layout, each.tile, MEMORY) for each in recipe.tensors]
+def matches(recipe: Recipe, action: bytes, packs: Sequence[PackEntry]) -> bool:
+    """Whether an action's document is of exactly this recipe, and these are the packs that it makes."""
+    made = [
+        (pack.name, each.name, each.shape, each.dtype, each.layout, each.tile, each.memory)
+        for pack in packs
+        for each in pack.tensors
+    ]
+    planned = [
+        (pack.name, each.name, each.shape, each.dtype, each.layout, each.tile, MEMORY)
+        for pack in recipe.packs
+        for each in pack.tensors
+    ]
     return made == planned and canonical(Fields.parse(action, RECIPE).take("recipe", dict)) == canonical(recipe.document())

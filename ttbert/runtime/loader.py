@@ -1,4 +1,4 @@
-"""From a manifest to TT-NN tensors: every blob checked, every header compared, nothing of Hugging Face opened.
+"""From a manifest to TT-NN tensors: every tensor checked, every header compared, nothing of Hugging Face opened.
 
 A model is taken only if it was made by the very recipe that this version of the runtime is written for, so that
 tensors laid out in another way, by an older or newer ttbert, are never mistaken for these.
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..cache.blob import damaged
-from ..cache.cache import Cache, Cached, blob_key
+from ..cache.cache import Cache, Cached
 from ..cache.digest import blake3_of
 from ..cache.manifest import TensorEntry
-from ..errors import CacheError, CheckpointError, IntegrityError
+from ..errors import CheckpointError, IncompatibleError, IntegrityError
 from ..model import BertShape, parse_config
 from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
@@ -27,7 +27,7 @@ class CachedModel:
     """A model in the cache, opened for reading: its shape and tokenizer now, its tensors when they are asked for."""
 
     def __init__(self, cache: Cache, cached: Cached) -> None:
-        """Read and check the small files. IntegrityError for damage, CacheError for a model of another ttbert."""
+        """Read and check the small files. IntegrityError for damage, IncompatibleError for a model of another ttbert."""
         self.cache = cache
         self.manifest = cached.manifest
         self.digest = cached.digest
@@ -49,26 +49,27 @@ class CachedModel:
         with tempfile.TemporaryDirectory(prefix="ttbert-") as folder:
             # TT-NN maps a file by its name, which must end in .tensorbin; the name leads to the checked memory.
             link = Path(folder, "checked.tensorbin")
-            for entry in self.manifest.tensors:
-                with self.cache.load(entry) as blob:
-                    link.symlink_to(blob.path)
-                    try:
-                        tensor = ttnn.load_tensor(str(link))
-                    except RuntimeError as error:
-                        raise self._damaged(entry, f"TT-NN cannot read it: {first_line(error)}") from error
-                    finally:
-                        link.unlink()
-                found = (tuple(tensor.shape), tensor.dtype.name.lower(), tensor.layout.name.lower())
-                if found != (entry.shape, entry.dtype, entry.layout):
-                    raise self._damaged(entry, f"its header says {found}")
-                yield entry, tensor
+            for pack in self.manifest.packs:
+                for entry, blob in self.cache.load_pack(pack):
+                    with blob:
+                        link.symlink_to(blob.path)
+                        try:
+                            tensor = ttnn.load_tensor(str(link))
+                        except RuntimeError as error:
+                            where = self.cache.where(pack, entry)
+                            raise damaged(where, f"TT-NN cannot read it: {first_line(error)}") from error
+                        finally:
+                            link.unlink()
+                    found = (tuple(tensor.shape), tensor.dtype.name.lower(), tensor.layout.name.lower())
+                    if found != (entry.shape, entry.dtype, entry.layout):
+                        raise damaged(self.cache.where(pack, entry), f"its header says {found}")
+                    yield entry, tensor
 
     def _file(self, name: str) -> bytes:
         entry = self.manifest.file(name)
         if entry is None:
             raise IntegrityError(f"manifest {self.digest.short} names no {name}", "convert the model again")
-        with self.cache.load(entry) as blob:
-            return blob.bytes()
+        return self.cache.load(entry)
 
     def _check_recipe(self) -> None:
         document = self._file(RECIPE)
@@ -78,11 +79,8 @@ class CachedModel:
                 "convert the model again, and look at who wrote it",
             )
         policy = POLICIES.get(self.manifest.policy)
-        if policy is None or not matches(bert_recipe(self.shape, policy), document, self.manifest.tensors):
-            raise CacheError(
+        if policy is None or not matches(bert_recipe(self.shape, policy), document, self.manifest.packs):
+            raise IncompatibleError(
                 f"manifest {self.digest.short} was converted by a recipe that this version of ttbert does not run",
                 "convert the model again; both results can stay in the cache",
             )
-
-    def _damaged(self, entry: TensorEntry, what: str) -> IntegrityError:
-        return damaged(f"{self.cache.store.url}/{blob_key(entry.blob)} ({entry.name})", what)
