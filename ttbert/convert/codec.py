@@ -19,11 +19,11 @@ import numpy as np
 
 from ..cache.digest import blake3_of
 from ..errors import TtbertError
-from ..recipe.recipe import SERIALIZATION, packed_bytes
+from ..recipe.recipe import SERIALIZATION
 from ..recipe.steps import Array
 from ..tt import first_line, host_ttnn
 from .packing import has_extension, pack_with_extension, pack_with_numpy
-from .tensorbin import head
+from .tensorbin import file_bytes, head
 
 KNOWN_TTNN = ("0.80.0", "0.81.1")
 """The versions of ttnn whose bytes were compared with those of `packing` and `tensorbin`."""
@@ -41,12 +41,18 @@ class Codec(ABC):
     """What the user should know of this choice, in one line."""
 
     @abstractmethod
-    def pack(self, array: Array, dtype: str, layout: str) -> bytes | bytearray:
-        """The file that `ttnn.dump_tensor` writes for a float32 array, rounded to `dtype` ("bfloat8_b", ...) as TT-NN does.
+    def pack_into(self, target: memoryview, array: Array, dtype: str, layout: str) -> None:
+        """Write the file that `ttnn.dump_tensor` writes for a float32 array, rounded to `dtype` ("bfloat8_b", ...) as TT-NN does.
 
         `layout` is "tile" (32 x 32 tiles, edges padded with zeros) or "row_major". The array is finite, has any strides
-        and at least one dimension and one value.
+        and at least one dimension and one value; the target has `file_bytes`.
         """
+
+    def pack(self, array: Array, dtype: str, layout: str) -> bytes:
+        """The same in a buffer of its own."""
+        content = bytearray(file_bytes(array.shape, dtype, layout))
+        self.pack_into(memoryview(content), array, dtype, layout)
+        return bytes(content)
 
     def is_right(self) -> bool:
         """Whether it packs an array with all kinds of rounding in it to the bytes that are known."""
@@ -59,20 +65,17 @@ class ExtensionCodec(Codec):
     name = "extension"
     _pack = staticmethod(pack_with_extension)
 
-    def pack(self, array: Array, dtype: str, layout: str) -> bytearray:
-        size = packed_bytes(array.shape, dtype, layout)
-        start = head(array.shape, dtype, layout, size)
-        content = bytearray(len(start) + size)
-        content[: len(start)] = start
-        self._pack(array, dtype, layout, memoryview(content)[len(start) :])
-        return content
+    def pack_into(self, target: memoryview, array: Array, dtype: str, layout: str) -> None:
+        start = head(array.shape, dtype, layout)
+        target[: len(start)] = start
+        self._pack(array, dtype, layout, target[len(start) :])
 
 
 class NumpyCodec(ExtensionCodec):
     """By numpy, where there is no extension for this Python or platform."""
 
     name = "numpy"
-    remark = "packing with numpy, at about a tenth of the speed: the C extension of ttbert was not built here"
+    remark = "packing with numpy, which takes longer: the C extension of ttbert was not built here"
     _pack = staticmethod(pack_with_numpy)
 
 
@@ -82,9 +85,9 @@ class TtnnCodec(Codec):
     def __init__(self) -> None:
         self._ttnn = host_ttnn()
         self.name = f"ttnn {version('ttnn')}"
-        self.remark = f"{self.name} packs, which takes longer: ttbert knows by itself how {' and '.join(KNOWN_TTNN)} pack"
+        self.remark = f"{self.name} packs, which takes longer: ttbert itself knows how {' and '.join(KNOWN_TTNN)} pack"
 
-    def pack(self, array: Array, dtype: str, layout: str) -> bytes:
+    def pack_into(self, target: memoryview, array: Array, dtype: str, layout: str) -> None:
         ttnn = self._ttnn
         layouts = {"tile": ttnn.TILE_LAYOUT, "row_major": ttnn.ROW_MAJOR_LAYOUT}
         with tempfile.TemporaryDirectory(prefix="ttbert-") as folder:
@@ -98,7 +101,10 @@ class TtnnCodec(Codec):
                     f"TT-NN could not pack a {dtype} tensor of shape {array.shape}: {first_line(error)}",
                     f"if {tempfile.gettempdir()} is not full, please report it",
                 ) from error
-            return path.read_bytes()
+            content = path.read_bytes()
+        if len(content) != len(target):
+            raise _other_format(self.name)
+        target[:] = content
 
 
 def choose_codec() -> Codec:
@@ -115,11 +121,15 @@ def choose_codec() -> Codec:
     else:
         codec = NumpyCodec()
     if not codec.is_right():
-        raise TtbertError(
-            f"{codec.name} packs tensors in another way than {SERIALIZATION}, the format this ttbert writes",
-            f"install ttnn {KNOWN_TTNN[-1]}, or a newer ttbert",
-        )
+        raise _other_format(codec.name)
     return codec
+
+
+def _other_format(name: str) -> TtbertError:
+    return TtbertError(
+        f"{name} packs tensors in another way than {SERIALIZATION}, the format this ttbert writes",
+        f"install ttnn {KNOWN_TTNN[-1]}, or a newer ttbert",
+    )
 
 
 def probe_array() -> Array:

@@ -20,8 +20,9 @@ from ..recipe.policy import POLICIES
 from ..recipe.recipe import CONFIG, MEMORY, RECIPE, TOKENIZER, Action, PackRecipe, TensorRecipe
 from ..recipe.steps import run_steps
 from .checkpoint import open_checkpoint, weight_files
-from .codec import Codec
+from .codec import choose_codec
 from .source import Source
+from .tensorbin import file_bytes
 from .tokenizer import build_tokenizer, tokenizer_files
 from .wanted import BUNDLED, Wanted
 
@@ -113,21 +114,21 @@ def _run(plan: Plan, cache: Cache, progress: Progress) -> Cached:
     names = canonical_names(checkpoint.shapes)
     check_tensors(recipe, {name: checkpoint.shapes[stored] for name, stored in names.items()})
     checkpoint.check_dtypes(names[name] for name in recipe.sources)
-    codec = Codec()
+    codec = choose_codec()
 
-    def make(tensor: TensorRecipe) -> bytes:
+    def make(tensor: TensorRecipe, target: memoryview) -> TensorEntry:
         arrays = [checkpoint.read(names[name]) for name in tensor.sources]
-        return codec.pack(run_steps(tensor.steps, arrays), tensor.dtype, tensor.layout)
+        codec.pack_into(target, run_steps(tensor.steps, arrays), tensor.dtype, tensor.layout)
+        entry = _entry(tensor, target)
+        progress(entry)
+        return entry
 
     def publish(pack: PackRecipe) -> PackEntry:
-        content = bytearray()
-        entries = []
-        for tensor in pack.tensors:
-            made = make(tensor)
-            entries.append(_entry(tensor, made))
-            content += made
-            progress(entries[-1])
-        return PackEntry(pack.name, cache.publish_blob(memoryview(content)), tuple(entries))
+        sizes = [file_bytes(each.shape, each.dtype, each.layout) for each in pack.tensors]
+        content = memoryview(np.empty(sum(sizes), np.uint8))
+        ends = np.cumsum(sizes)
+        entries = [make(each, content[end - size : end]) for each, size, end in zip(pack.tensors, sizes, ends, strict=True)]
+        return PackEntry(pack.name, cache.publish_blob(content), tuple(entries))
 
     with ThreadPoolExecutor(_WORKERS) as workers:
         try:
@@ -143,13 +144,13 @@ def _run(plan: Plan, cache: Cache, progress: Progress) -> Cached:
         packs=packs,
         files=files,
         provenance=Provenance(
-            repo=_repo(plan), commit=source.commit, sources=_sources(plan), versions=_versions(codec.ttnn_version)
+            repo=_repo(plan), commit=source.commit, sources=_sources(plan), versions=_versions(codec.name)
         ),
     )
     return cache.publish_manifest(manifest)
 
 
-def _entry(tensor: TensorRecipe, made: bytes) -> TensorEntry:
+def _entry(tensor: TensorRecipe, made: memoryview) -> TensorEntry:
     return TensorEntry(
         name=tensor.name,
         shape=tensor.shape,
@@ -171,5 +172,5 @@ def _sources(plan: Plan) -> tuple[SourceEntry, ...]:
     return tuple(SourceEntry(name, plan.source.digest(name), plan.source.files[name].size) for name in names)
 
 
-def _versions(ttnn: str) -> Mapping[str, str]:
-    return {"ttbert": __version__, "ttnn": ttnn, "numpy": np.__version__, "python": platform.python_version()}
+def _versions(packer: str) -> Mapping[str, str]:
+    return {"ttbert": __version__, "packer": packer, "numpy": np.__version__, "python": platform.python_version()}

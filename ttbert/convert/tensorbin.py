@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from flatbuffers.builder import Builder
 
 from ..model import TILE
+from ..recipe.recipe import packed_bytes
 
 _DTYPES = {"bfloat16": 0, "bfloat8_b": 3, "bfloat4_b": 4}
 _LAYOUTS = {"row_major": 1, "tile": 2}
@@ -22,8 +23,9 @@ _NO_DIMENSION = 0xFFFFFFFF
 
 
 @functools.cache
-def head(shape: tuple[int, ...], dtype: str, layout: str, size: int) -> bytes:
-    """The beginning of the file of a tensor with `size` bytes of values, for one device and its interleaved DRAM."""
+def head(shape: tuple[int, ...], dtype: str, layout: str) -> bytes:
+    """The beginning of a tensor's file, for one device and its interleaved DRAM."""
+    size = packed_bytes(shape, dtype, layout)
     builder = Builder(512)
     spec = _spec(builder, shape, dtype, layout)
     shards = _vector(builder, [_shard(builder, size)])
@@ -35,6 +37,11 @@ def head(shape: tuple[int, ...], dtype: str, layout: str, size: int) -> bytes:
     content = bytes(builder.Output())
     content += bytes(-(8 + len(content)) % 64)
     return struct.pack("<Q", len(content)) + content
+
+
+def file_bytes(shape: tuple[int, ...], dtype: str, layout: str) -> int:
+    """Bytes of a tensor's file."""
+    return len(head(shape, dtype, layout)) + packed_bytes(shape, dtype, layout)
 
 
 def _spec(builder: Builder, shape: tuple[int, ...], dtype: str, layout: str) -> int:

@@ -116,7 +116,7 @@ def load_float32(wanted: Wanted) -> Subject:
         names = canonical_names(checkpoint.shapes)
         check_tensors(recipe, {name: checkpoint.shapes[stored] for name, stored in names.items()})
         arrays = {
-            tensor.name: run_steps(tensor.steps, [checkpoint.read(names[name]) for name in tensor.sources])
+            tensor.name: np.ascontiguousarray(run_steps(tensor.steps, [checkpoint.read(names[name]) for name in tensor.sources]))
             for tensor in recipe.tensors
         }
     origin = Origin(
