@@ -1,4 +1,4 @@
-"""What all tests share: no test reaches the network or the user's own Hugging Face cache."""
+"""What all tests share: no test reaches the network, or the user's own Hugging Face cache, keys and memories."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 _HOME = tempfile.mkdtemp(prefix="ttbert-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 os.environ |= {"HF_HOME": _HOME, "HF_ENDPOINT": "http://127.0.0.1:9"}
+os.environ |= {"XDG_CONFIG_HOME": f"{_HOME}/config", "XDG_STATE_HOME": f"{_HOME}/state"}
 
 # Started in the background of a shell, this process ignores SIGINT and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

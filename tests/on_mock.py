@@ -1,4 +1,4 @@
-"""Runs `mock_work` on a mock device of a board."""
+"""Runs `mock_work`, or another such script, on a mock device of a board."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ttbert.runtime.mock import temporary_mock_environment
 _TESTS = Path(__file__).parent
 
 
-def on_mock(board: str, what: str, argument: object = None) -> Any:
+def on_mock(board: str, what: str, argument: object = None, script: str = "mock_work.py", **extra: str) -> Any:
     paths = [str(_TESTS.parent), str(_TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     with temporary_mock_environment(board) as environment:
         done = subprocess.run(
-            [sys.executable, str(_TESTS / "mock_work.py"), what, json.dumps(argument)],
-            env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
+            [sys.executable, str(_TESTS / script), what, json.dumps(argument)],
+            env={**environment, **extra, "PYTHONPATH": os.pathsep.join(paths)},
             capture_output=True,
             text=True,
             timeout=900,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ttbert.boards import BOARDS, check_batch, choose_board
-from ttbert.errors import BoardError, DeviceError
+from ttbert.boards import BOARDS, check_batch
+from ttbert.errors import BoardError
 
 LARGEST = {"e150": 12, "n150": 8, "n300": 8, "t3000": 8, "p100": 11, "p150": 11, "p300": 11}
 
@@ -26,20 +26,6 @@ def test_batch_fits_a_board_up_to_its_largest(name: str, batch: int) -> None:
         with pytest.raises(BoardError, match=f"batch {batch} does not fit the board {name}") as caught:
             check_batch(board, batch)
         assert caught.value.hint == f"pass --batch {LARGEST[name]} or less"
-
-
-@pytest.mark.parametrize("name", ["auto", "cpu"])
-def test_cpu_takes_any_batch(name: str) -> None:
-    assert choose_board(name, 512) == "cpu"
-
-
-@pytest.mark.parametrize("name", BOARDS)
-def test_board_that_cannot_be_used_says_why_after_its_batch_was_checked(name: str) -> None:
-    with pytest.raises(BoardError):
-        choose_board(name, 13)
-    with pytest.raises(DeviceError, match="v0.55" if name == "e150" else "no device runtime") as caught:
-        choose_board(name, 8)
-    assert "--board cpu" in caught.value.hint
 
 
 def test_batch_of_seven_fits_every_board() -> None:

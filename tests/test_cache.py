@@ -36,7 +36,7 @@ from ttbert.cache.digest import blake3_of
 from ttbert.cache.local import LocalStore
 from ttbert.cache.prune import plan_prune, run_prune
 from ttbert.cache.refs import Ref
-from ttbert.cache.verify import Verdict, verify
+from ttbert.cache.verify import Finding, Verdict, survey, verify
 from ttbert.errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, StoreReadOnly
 
 OTHER = Ref("someone/other", "main", "bfp8")
@@ -260,8 +260,13 @@ def _objects(cache: Cache) -> list[object]:
     return [*cache.store.list("blobs"), *cache.store.list("manifests")]
 
 
-def test_an_empty_cache_is_sound(cache: Cache) -> None:
-    assert check(cache) == Verdict(0, 0, ())
+def test_a_cache_that_is_not_there_is_not_called_sound(cache: Cache, root: Path) -> None:
+    """Neither is an empty folder: it may be one on which a disk should be mounted."""
+    for _ in range(2):
+        for look in (verify, survey):
+            with pytest.raises(NotCached, match="there is no cache in"):
+                look(cache, take_census(cache))  # type: ignore[operator]
+        root.mkdir(parents=True, exist_ok=True)
 
 
 def test_verify_finds_each_kind_of_damage(cache: Cache, root: Path) -> None:
@@ -369,6 +374,26 @@ def test_verifying_one_model_reads_nothing_of_others(cache: Cache, root: Path) -
     assert not check(cache, only="someone/other").sound
 
 
+def test_a_survey_finds_what_is_missing_or_cut_off(cache: Cache, root: Path) -> None:
+    publish(cache)
+    publish_other(cache)
+    blob_path(root, TENSORS["layer"]).unlink()
+    blob_path(root, TENSORS["embeddings"]).write_bytes(b"short")
+    verdict = survey(cache, take_census(cache))
+    found = {finding.key: finding.problem for finding in verdict.findings}
+    assert found == {
+        blob_key(blake3_of(TENSORS["layer"])): "missing",
+        blob_key(blake3_of(TENSORS["embeddings"])): "it has 5 bytes, not 3,000",
+    }
+    assert verdict.exit_code == 7
+
+
+def test_damage_counts_more_than_what_could_not_be_looked_at() -> None:
+    unreachable, damaged = Finding("a", "no answer", (), exit_code=11), Finding("b", "damaged", ())
+    assert Verdict(0, 0, ()).exit_code == 0 and Verdict(1, 1, (unreachable,)).exit_code == 11
+    assert Verdict(2, 2, (unreachable, damaged)).exit_code == Verdict(2, 2, (damaged, unreachable)).exit_code == 7
+
+
 # Pruning
 
 
@@ -388,8 +413,8 @@ def test_what_was_forgotten_goes_after_the_grace_period(cache: Cache, root: Path
     assert plan.waste == () and len(plan.spared) == 7
     assert prune(cache) == 0 and cache.find(cached.manifest.action) == cached
     age(root, DAY + HOUR)
-    size = sum(len(content) for content in files(root).values())
-    assert prune(cache) == size and files(root) == {}
+    size = sum(len(content) for key, content in files(root).items() if not key.startswith("refs/"))
+    assert prune(cache) == size and {key.split("/")[0] for key in files(root)} == {"refs"}
 
 
 def test_blobs_that_another_model_shares_are_kept(cache: Cache, root: Path) -> None:
@@ -402,7 +427,7 @@ def test_blobs_that_another_model_shares_are_kept(cache: Cache, root: Path) -> N
     assert sum(each.entry.size for each in plan.waste if each.entry.key.startswith("blobs/")) == own == 3000
     prune(cache)
     assert cache.find(other.manifest.action) == other and check(cache).sound
-    assert sorted(key.split("/")[0] for key in files(root)) == ["actions", *["blobs"] * 4, "manifests", "refs"]
+    assert sorted(key.split("/")[0] for key in files(root)) == ["actions", *["blobs"] * 4, "manifests", *["refs"] * 3]
 
 
 def test_a_model_under_two_names_goes_with_the_last(cache: Cache, root: Path) -> None:
@@ -452,7 +477,7 @@ def test_what_is_published_again_between_plan_and_deletion_is_spared(cache: Cach
     again = take_census(cache)
     cache.publish_blob(TENSORS["layer"])
     run_prune(cache, plan, again)
-    assert list(files(root)) == [blob_key(blake3_of(TENSORS["layer"]))]
+    assert [key for key in files(root) if not key.startswith("refs/")] == [blob_key(blake3_of(TENSORS["layer"]))]
 
 
 def test_what_is_named_again_between_plan_and_deletion_is_spared(cache: Cache, root: Path) -> None:
@@ -629,7 +654,8 @@ def test_a_cache_at_another_url_does_the_same() -> None:
     assert publish(cache) == cached and check(cache).sound
     cache.remove_ref(TINY)
     assert plan_prune(cache, take_census(cache), HOUR).waste == ()
-    assert prune(cache, grace=0, quarantined=True) > 6000 and list(cache.store.list()) == []
+    assert prune(cache, grace=0, quarantined=True) > 6000
+    assert [entry.key.split("/")[0] for entry in cache.store.list()] == ["refs"] * 2
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "local://{}"])

@@ -122,8 +122,8 @@ def test_an_empty_or_missing_cache_is_no_error_and_is_not_made(tmp_path: Path, e
     assert "is empty" in ls.out and "ttbert convert bundled" in ls.out and str(root) in ls.out
     assert run(root, "ls", "--json").succeeded().document == []
     assert "models       0" in run(root, "info").succeeded().out
-    assert "all sound" in run(root, "verify").succeeded().out
-    assert run(root, "verify", "--json").succeeded().document["sound"] is True
+    for how in ((), ("--fast",), ("--repair",)):
+        run(root, "verify", *how).failed_at_once(6, f"there is no cache in {root}", "mounted")
     assert "nothing to delete" in run(root, "gc").succeeded().out
     assert run(root, "gc", "--json").succeeded().document["waste"] == []
     assert root.exists() is exists
@@ -210,6 +210,31 @@ def test_verify_of_damage_is_exit_code_7_and_repair_keeps_the_bytes(root: Path) 
     publish(open_local(root))
     publish(open_local(root), OTHER, OTHER_TENSORS, b"other recipe", "someone/other")
     run(root, "verify").succeeded()
+
+
+def test_verify_fast_looks_at_sizes_and_reads_no_blob(root: Path) -> None:
+    assert "8 objects" in run(root, "verify", "--fast").succeeded().out
+    flip_bit(blob_path(root, TENSORS["layer"]))
+    assert run(root, "verify", "--fast", "--json").succeeded().document["fast"] is True, "it does not see a changed bit"
+    path = blob_path(root, TENSORS["embeddings"])
+    path.write_bytes(path.read_bytes()[:-1])
+    blob_path(root, OTHER_TENSORS["other"]).unlink()
+    before = files(root)
+    done = run(root, "verify", "--fast")
+    assert done.exit_code == 7 and "it has 2,999 bytes, not 3,000" in done.out and f"needed by {TINY}, {OTHER}" in done.out
+    assert f"missing, needed by {OTHER}" in done.out and "2 wrong" in done.out and files(root) == before
+    run(root, "verify", "--fast", "--repair").failed_at_once(2, "nothing to repair")
+
+
+def test_verify_names_the_commands_that_make_anew_what_was_moved_away(root: Path) -> None:
+    flip_bit(blob_path(root, TENSORS["embeddings"]))
+    commands = [
+        "ttbert convert someone/tiny --policy bfp8",
+        "ttbert convert someone/other --policy bfp8 --revision main",
+    ]
+    done = run(root, "verify", "--repair")
+    assert done.exit_code == 7 and [line.strip() for line in done.err.splitlines() if line.startswith("  ")] == commands
+    assert run(root, "verify", "--json").document["convert"] == commands
 
 
 # rm
@@ -354,7 +379,7 @@ def test_a_folder_that_may_not_be_looked_into_is_exit_code_9(tmp_path: Path) -> 
         for verb in ("info", "ls", "verify"):
             done = subprocess.run(
                 [sys.executable, "-c", AS_NOBODY, "cache", verb, "--cache", str(closed / "cache")],
-                env=environment(),
+                env=environment(XDG_CONFIG_HOME=str(tmp_path / "config")),
                 capture_output=True,
                 timeout=60,
             )

@@ -279,8 +279,8 @@ def test_question_that_fills_the_model_is_refused(tiny_folder: Path, tiny_cache:
         ("n150", 12, 4, ("batch 12 does not fit the board n150", "at most 8", "--batch 8 or less")),
         ("e150", 13, 4, ("batch 13 does not fit the board e150", "--batch 12 or less")),
         ("e150", 12, 12, ("v0.55", "--board cpu")),
-        ("n150", 8, 12, ("batch 8 fits an n150", "--board cpu")),
-        ("n150", 7, 12, ("batch 7 fits an n150", "--board cpu")),
+        ("n150", 8, 12, ("batch 8 fits the board n150", "--board cpu")),
+        ("n150", 7, 12, ("batch 7 fits the board n150", "--board cpu")),
     ],
 )
 def test_batch_is_checked_against_the_board_before_anything_else(
@@ -300,7 +300,7 @@ def test_batch_of_seven_runs_on_the_cpu(tiny_folder: Path, tiny_cache: Path, tmp
 
 # Help
 
-COMMANDS = ["convert", "demo", *(f"cache {verb}" for verb in ("info", "ls", "show", "verify", "rm", "gc"))]
+COMMANDS = ["convert", "demo", "bench", *(f"cache {verb}" for verb in ("info", "ls", "show", "verify", "rm", "gc"))]
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])

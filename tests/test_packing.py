@@ -24,7 +24,7 @@ from ttbert.convert.packing import has_extension, pack_with_extension
 from ttbert.convert.tensorbin import file_bytes
 from ttbert.recipe.bert import bert_recipe
 from ttbert.recipe.policy import POLICIES
-from ttbert.recipe.recipe import packed_bytes
+from ttbert.recipe.recipe import payload_size
 from ttbert.recipe.steps import Array, run_steps
 
 FORMS = [("bfloat16", "row_major"), ("bfloat16", "tile"), ("bfloat8_b", "tile"), ("bfloat4_b", "tile")]
@@ -165,7 +165,7 @@ def test_two_threads_pack_what_one_packs() -> None:
 @pytest.mark.parametrize("wrong", [-1, 1])
 def test_extension_refuses_a_buffer_of_another_size(wrong: int) -> None:
     array = np.zeros((40, 40), np.float32)
-    buffer = memoryview(bytearray(packed_bytes(array.shape, "bfloat8_b", "tile") + wrong))
+    buffer = memoryview(bytearray(payload_size(array.shape, "bfloat8_b", "tile") + wrong))
     with pytest.raises(ValueError, match="size"):
         pack_with_extension(array, "bfloat8_b", "tile", buffer)
 

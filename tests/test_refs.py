@@ -14,12 +14,16 @@ from models import COMMIT, files
 
 from ttbert.cache.digest import Digest, blake3_of
 from ttbert.cache.local import LocalStore
-from ttbert.cache.refs import Ref, RefEntry, list_refs, move_ref, parse_ref, read_ref, remove_ref
+from ttbert.cache.refs import LogEntry, Ref, RefEntry, list_refs, move_ref, parse_ref, read_latest, read_ref
 from ttbert.cache.store import is_key
-from ttbert.errors import InputError
+from ttbert.errors import InputError, IntegrityError
 
 HUB = Ref("someone/bert-large", "main", "bfp8")
 ONE, TWO = blake3_of(b"one"), blake3_of(b"two")
+
+
+def move(store: LocalStore, ref: Ref, manifest: Digest, repo: str = "repo", commit: str | None = None) -> LogEntry | None:
+    return move_ref(store, ref, RefEntry(manifest, repo, commit, ""))
 
 
 @pytest.fixture
@@ -27,8 +31,9 @@ def store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "cache")
 
 
-def history(store: LocalStore, ref: Ref) -> list[Digest]:
-    return [RefEntry.parse(store.get(entry.key), entry.key).manifest for entry in store.list(ref.folder)]
+def history(store: LocalStore, ref: Ref) -> list[Digest | None]:
+    entries = [LogEntry.parse(store.get(entry.key), entry.key) for entry in store.list(ref.folder)]
+    return [entry.means.manifest if entry.means else None for entry in entries]
 
 
 def meaning(store: LocalStore, ref: Ref) -> Digest | None:
@@ -38,57 +43,92 @@ def meaning(store: LocalStore, ref: Ref) -> Digest | None:
 
 def test_a_name_means_what_it_was_moved_to_last(store: LocalStore) -> None:
     assert read_ref(store, HUB) is None
-    assert move_ref(store, HUB, ONE, "someone/bert-large", COMMIT) is None
+    move(store, HUB, ONE, "someone/bert-large", COMMIT)
     entry = read_ref(store, HUB)
     assert entry is not None
     assert (entry.manifest, entry.repo, entry.commit) == (ONE, "someone/bert-large", COMMIT)
-    before = move_ref(store, HUB, TWO, "someone/bert-large", None)
-    assert before == entry and meaning(store, HUB) == TWO
+    assert move(store, HUB, TWO, "someone/bert-large") == read_latest(store, HUB) and meaning(store, HUB) == TWO
 
 
 def test_what_a_name_meant_before_is_kept(store: LocalStore) -> None:
     for manifest in (ONE, TWO, ONE):
-        move_ref(store, HUB, manifest, "someone/bert-large", COMMIT)
+        move(store, HUB, manifest)
     assert history(store, HUB) == [ONE, TWO, ONE]
 
 
 def test_moving_a_name_to_where_it_is_writes_nothing(store: LocalStore) -> None:
-    move_ref(store, HUB, ONE, "repo", COMMIT)
+    move(store, HUB, ONE, "repo", COMMIT)
     before = files(store.root)
-    assert move_ref(store, HUB, ONE, "repo", COMMIT) == read_ref(store, HUB)
+    assert move(store, HUB, ONE, "repo", COMMIT) == read_latest(store, HUB)
     assert files(store.root) == before
-    move_ref(store, HUB, ONE, "repo", "another commit")
+    move(store, HUB, ONE, "repo", "another commit")
     assert history(store, HUB) == [ONE, ONE]
 
 
-def test_a_removed_name_is_forgotten_with_its_history(store: LocalStore) -> None:
+def test_a_removed_name_means_nothing_and_keeps_its_history(store: LocalStore) -> None:
     other = Ref("local/other", None, "bfp8")
+    assert move_ref(store, HUB, None) is None and not store.root.exists()
     for manifest in (ONE, TWO):
-        move_ref(store, HUB, manifest, "repo", COMMIT)
-        move_ref(store, other, manifest, "repo", COMMIT)
-    assert remove_ref(store, HUB) is True
-    assert remove_ref(store, HUB) is False
-    assert read_ref(store, HUB) is None and history(store, HUB) == []
-    assert list(list_refs(store)) == [other] and meaning(store, other) == TWO
-    move_ref(store, HUB, ONE, "repo", COMMIT)
-    assert meaning(store, HUB) == ONE
+        move(store, HUB, manifest)
+        move(store, other, manifest)
+    move_ref(store, HUB, None)
+    assert read_ref(store, HUB) is None and history(store, HUB) == [ONE, TWO, None]
+    before = files(store.root)
+    move_ref(store, HUB, None)
+    assert files(store.root) == before
+    assert list(list_refs(store)) == [other, HUB] and meaning(store, other) == TWO
+    move(store, HUB, ONE)
+    assert meaning(store, HUB) == ONE and history(store, HUB) == [ONE, TWO, None, ONE]
+
+
+def test_each_entry_holds_the_digest_of_the_one_before(store: LocalStore) -> None:
+    for manifest in (ONE, TWO, ONE):
+        move(store, HUB, manifest)
+    move_ref(store, HUB, None)
+    contents = [store.get(entry.key) for entry in store.list(HUB.folder)]
+    entries = [LogEntry.parse(content, "here") for content in contents]
+    assert [entry.number for entry in entries] == [1, 2, 3, 4]
+    assert [entry.before for entry in entries] == [None, *(blake3_of(content) for content in contents[:-1])]
+    assert [entry.digest for entry in entries] == [blake3_of(content) for content in contents]
+
+
+def test_an_entry_of_another_place_is_refused(store: LocalStore) -> None:
+    """Whoever may write into a store can copy an entry, with its signature, to another name or another number."""
+    other = Ref("local/other", None, "bfp8")
+    move(store, HUB, ONE)
+    content = store.get(f"{HUB.folder}/00000001")
+    for key in (f"{other.folder}/00000001", f"{HUB.folder}/00000002"):
+        store.put(key, content)
+    for ref in (other, HUB):
+        with pytest.raises(IntegrityError, match="it is entry 1 of someone%2Fbert-large@main:bfp8"):
+            read_ref(store, ref)
 
 
 def test_a_history_may_pass_any_number_of_digits(store: LocalStore) -> None:
-    entry = RefEntry(ONE, "repo", None, "2026-01-01T00:00:00+00:00")
+    entry = LogEntry(HUB.quoted, 99_999_999, ONE, RefEntry(ONE, "repo", None, ""), "2026-01-01T00:00:00+00:00")
     store.put(f"{HUB.folder}/99999999", entry.to_bytes())
-    move_ref(store, HUB, TWO, "repo", None)
+    move(store, HUB, TWO)
     assert [each.key.rpartition("/")[2] for each in store.list(HUB.folder)] == ["100000000", "99999999"]
     assert meaning(store, HUB) == TWO
 
 
 def test_a_name_whose_history_has_a_gap_means_its_highest_entry(store: LocalStore) -> None:
     for manifest in (ONE, TWO, ONE):
-        move_ref(store, HUB, manifest, "repo", None)
+        move(store, HUB, manifest)
     store.delete(f"{HUB.folder}/00000002")
     assert meaning(store, HUB) == ONE
-    move_ref(store, HUB, TWO, "repo", None)
+    move(store, HUB, TWO)
     assert history(store, HUB) == [ONE, ONE, TWO]
+
+
+def test_an_entry_is_signed_before_it_is_there(store: LocalStore) -> None:
+    signed: list[tuple[Digest, int]] = []
+
+    def sign(digest: Digest) -> None:
+        signed.append((digest, len(list(store.list(HUB.folder)))))
+
+    entries = [move_ref(store, HUB, RefEntry(each, "repo", None, ""), sign) for each in (ONE, TWO, TWO)]
+    assert signed == [(entry.digest, count) for count, entry in enumerate(entries[:2]) if entry]
 
 
 MOVER = """
@@ -96,11 +136,11 @@ import sys, time
 from pathlib import Path
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.local import LocalStore
-from ttbert.cache.refs import Ref, move_ref
+from ttbert.cache.refs import Ref, RefEntry, move_ref
 store, ref, mover = LocalStore(Path(sys.argv[1])), Ref("someone/bert-large", "main", "bfp8"), sys.argv[2]
 time.sleep(max(0, float(sys.argv[3]) - time.time()))
 for step in range(10):
-    move_ref(store, ref, blake3_of(f"{mover}.{step}".encode()), mover, None)
+    move_ref(store, ref, RefEntry(blake3_of(f"{mover}.{step}".encode()), mover, None, ""))
 """
 
 
@@ -109,7 +149,9 @@ def test_concurrent_movers_lose_nothing(store: LocalStore) -> None:
     movers = [subprocess.Popen([sys.executable, "-c", MOVER, str(store.root), str(n), str(start)]) for n in range(6)]
     assert [mover.wait(timeout=60) for mover in movers] == [0] * 6
     moved = history(store, HUB)
-    assert sorted(moved) == sorted(blake3_of(f"{mover}.{step}".encode()) for mover in range(6) for step in range(10))
+    assert sorted(filter(None, moved)) == sorted(
+        blake3_of(f"{mover}.{step}".encode()) for mover in range(6) for step in range(10)
+    )
     for mover in range(6):  # and each mover's own moves are in its order
         mine = [blake3_of(f"{mover}.{step}".encode()) for step in range(10)]
         assert [manifest for manifest in moved if manifest in mine] == mine
@@ -165,13 +207,14 @@ def test_what_is_no_name_is_refused(text: str) -> None:
 def test_odd_names_stay_in_their_folder_and_are_listed_as_given(store: LocalStore, ref: Ref) -> None:
     if ref.name.startswith("."):
         with pytest.raises(InputError, match="cannot be a ref"):
-            move_ref(store, ref, ONE, "repo", None)
+            move(store, ref, ONE)
         return
-    move_ref(store, ref, ONE, "repo", None)
+    move(store, ref, ONE)
     assert meaning(store, ref) == ONE and list(list_refs(store)) == [ref]
     (path,) = files(store.root)
     assert path.startswith("refs/") and path.count("/") == 2
-    assert remove_ref(store, ref) is True and list(list_refs(store)) == []
+    move_ref(store, ref, None)
+    assert read_ref(store, ref) is None and list(list_refs(store)) == [ref]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +222,7 @@ def test_odd_names_stay_in_their_folder_and_are_listed_as_given(store: LocalStor
 )
 def test_a_name_too_long_for_a_file_is_refused(store: LocalStore, ref: Ref) -> None:
     with pytest.raises(InputError, match="is too long for a ref") as caught:
-        move_ref(store, ref, ONE, "repo", None)
+        move(store, ref, ONE)
     assert "--name" in caught.value.hint and len(caught.value.message) < 150
 
 
@@ -198,7 +241,7 @@ def test_a_name_too_long_for_a_file_is_refused(store: LocalStore, ref: Ref) -> N
 )
 def test_a_name_that_would_be_read_as_another_is_refused(store: LocalStore, ref: Ref) -> None:
     with pytest.raises(InputError):
-        move_ref(store, ref, ONE, "repo", None)
+        move(store, ref, ONE)
     assert files(store.root) == {} if store.root.exists() else True
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .errors import BoardError, DeviceError
+from .errors import BoardError
 
 AUTO, CPU = "auto", "cpu"
 """Choices beside the boards: the device that is there or else the processor, and the processor."""
@@ -152,24 +152,3 @@ def check_batch(board: Board, batch: int) -> None:
             f"{board.largest_batch}",
             f"pass --batch {board.largest_batch} or less",
         )
-
-
-def choose_board(name: str, batch: int) -> str:
-    """The board that a run uses: `cpu`, the reference on this machine's processor, also for `auto`.
-
-    BoardError for a batch that the named board cannot hold. DeviceError for a board that cannot be used: this version
-    runs on no device.
-    """
-    if name in (AUTO, CPU):
-        return CPU
-    board = BOARDS[name]
-    check_batch(board, batch)
-    if not board.runs:
-        raise DeviceError(
-            "no TT-NN since v0.55 supports Grayskull, so nothing can be run on an e150",
-            "pass --board cpu to run the reference",
-        )
-    raise DeviceError(
-        f"batch {batch} fits an {name}, but this version of ttbert has no device runtime yet",
-        "pass --board cpu to run the reference",
-    )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
 import click
 
 from . import __version__
+from .cli_bench import bench_command
 from .cli_cache import cache_commands
 from .cli_plan import check_command, plan_command
 from .cli_run import convert_command, demo_command
 from .cli_squad import squad_command
-from .console import show, tell, tell_error
+from .cli_trust import trust_commands
+from .console import Remarks, show, tell, tell_error
 from .errors import InputError, ReportedError, TtbertError
 
 INTERRUPTED = 130
@@ -36,11 +39,15 @@ cli.add_command(demo_command)
 cli.add_command(plan_command)
 cli.add_command(check_command)
 cli.add_command(squad_command)
+cli.add_command(bench_command)
 cli.add_command(cache_commands)
+for command in trust_commands:
+    cache_commands.add_command(command)
 
 
 def main() -> None:
     """The entry point: every error ends here, as two lines and an exit code."""
+    logging.getLogger(__package__).addHandler(Remarks())
     try:
         sys.exit(cli.main(standalone_mode=False))  # what click gives back is what a command left with, or None
     except click.ClickException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .cli_options import cache_option, default_cache, json_option
+from .cli_trust import signed_by
 from .console import Progress, say, show, size_text, table, tell
 from .errors import InputError, IntegrityError
 
 if TYPE_CHECKING:
+    from .cache.cache import Cache
     from .cache.census import Census, Model
     from .cache.prune import PrunePlan
     from .cache.verify import Verdict
@@ -85,7 +88,7 @@ def ls_command(sort: str, cache_url: str, as_json: bool) -> None:
     keys = {"name": _name, "size": lambda model: -_size(model), "age": _created}
     models = sorted(census.models, key=keys[sort])
     if as_json:
-        show([_model_row(model, census) for model in models])
+        show([{**_model_row(model, census), "signed_by": _signed_by(cache, model)} for model in models])
     elif not models:
         say(f"The cache {cache.store.url} is empty. `ttbert convert bundled` puts a small model into it.")
     else:
@@ -112,7 +115,8 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     from .cache.cache import open_cache
     from .cache.census import find_model, take_census
 
-    census = take_census(open_cache(cache_url))
+    cache = open_cache(cache_url)
+    census = take_census(cache)
     model = find_model(census, ref)
     if model.cached is None:
         raise IntegrityError(
@@ -122,6 +126,7 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     if as_json:
         document = {
             **_model_row(model, census),
+            "signed_by": _signed_by(cache, model),
             "action": str(manifest.action),
             "architecture": manifest.architecture,
             "provenance": manifest.provenance.document(),
@@ -134,6 +139,7 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     row = _model_row(model, census)
     say(f"model         {model.ref}  ({row['state']})")
     say(f"manifest      {model.cached.digest}")
+    say(f"signed by     {', '.join(each['name'] or each['key'] for each in _signed_by(cache, model)) or 'nobody: unsigned'}")
     say(f"action key    {manifest.action}")
     say(f"architecture  {manifest.architecture}, policy {manifest.policy}")
     if model.entry:
@@ -159,35 +165,56 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
 
 @cache_commands.command("verify")
 @click.argument("ref", required=False)
+@click.option("--fast", is_flag=True, help="Compare sizes only, and read no blob.")
 @click.option("--repair", is_flag=True, help="Move what is damaged to quarantine, so that it can be converted again.")
 @cache_option
 @json_option
-def verify_command(ref: str | None, repair: bool, cache_url: str, as_json: bool) -> None:
+def verify_command(ref: str | None, fast: bool, repair: bool, cache_url: str, as_json: bool) -> None:
     """Read every byte in the cache, or of one model, and compare it with its digest.
 
-    Leaves with exit code 7 if something is damaged or missing. Nothing is ever deleted: --repair moves what is
-    damaged to the folder `quarantine`, and converting the model again restores it.
+    Leaves with exit code 7 if something is damaged or missing, with 6 if there is no cache, and with 5, 9 or 11 if something
+    could not be looked at. Nothing is ever deleted: --repair moves what is damaged to the folder `quarantine`, and says
+    which models to convert again.
 
     \b
     ttbert cache verify
     ttbert cache verify --repair
+    ttbert cache verify --fast
     """
     from .cache.cache import open_cache
     from .cache.census import find_model, take_census
-    from .cache.verify import entries_to_verify, verify
+    from .cache.verify import entries_to_verify, survey, verify
 
+    if fast and repair:
+        raise InputError("--fast cannot tell what is damaged, so there is nothing to repair", "leave out --fast or --repair")
     cache = open_cache(cache_url)
     census = take_census(cache)
     only = find_model(census, ref) if ref else None
-    stored = entries_to_verify(census, only)
-    with Progress("verifying", len(stored), sum(entry.size for entry in stored.values())) as progress:
-        verdict = verify(cache, census, only, repair, lambda entry: progress.advance(entry.size))
-    if as_json:
-        show({"cache": cache.store.url, "sound": verdict.sound, **asdict(verdict)})
+    stored = entries_to_verify(cache, census, only)
+    if fast:
+        verdict = survey(cache, census, only)
     else:
-        _print_verdict(verdict, repair)
+        with Progress("verifying", len(stored), sum(entry.size for entry in stored.values())) as progress:
+            verdict = verify(cache, census, only, repair, lambda entry: progress.advance(entry.size))
+    hurt = [model for model in census.models if any(str(model.ref) in finding.models for finding in verdict.findings)]
+    commands = [convert_command_for(model) for model in hurt]
+    if as_json:
+        show({"cache": cache.store.url, "sound": verdict.sound, "fast": fast, **asdict(verdict), "convert": commands})
+    else:
+        _print_verdict(verdict, "looked at" if fast else "read", commands if repair else None)
     if not verdict.sound:
-        click.get_current_context().exit(IntegrityError.exit_code)
+        click.get_current_context().exit(verdict.exit_code)
+
+
+def convert_command_for(model: Model) -> str:
+    """The command that makes a model anew."""
+    repo = model.entry.repo if model.entry else model.ref.name
+    words = ["ttbert", "convert", repo, "--policy", model.ref.policy]
+    if model.ref.revision:
+        words += ["--revision", model.ref.revision]
+    elif model.ref.name not in (repo, f"local/{Path(repo).name}"):
+        words += ["--name", model.ref.name]
+    return shlex.join(words)
 
 
 @cache_commands.command("rm")
@@ -290,6 +317,12 @@ def _model_row(model: Model, census: Census) -> dict[str, Any]:
     }
 
 
+def _signed_by(cache: Cache, model: Model) -> list[dict[str, Any]]:
+    from .cache.trust import signers
+
+    return signed_by(signers(cache.store, "manifest", model.entry.manifest)) if model.entry else []
+
+
 def _name(model: Model) -> Any:
     return str(model.ref)
 
@@ -329,20 +362,23 @@ def _agree(agreed: bool, question: str) -> None:
         click.get_current_context().exit(1)
 
 
-def _print_verdict(verdict: Verdict, repair: bool) -> None:
+def _print_verdict(verdict: Verdict, done: str, commands: list[str] | None) -> None:
+    """`commands` are those that make anew what was moved away, None where nothing was."""
     for finding in verdict.findings:
         needed = f", needed by {', '.join(finding.models)}" if finding.models else ""
         say(f"{finding.key}: {finding.problem}{needed}")
         if finding.moved:
             say(f"  moved to {finding.moved}")
     result = "all sound" if verdict.sound else f"{len(verdict.findings)} wrong"
-    say(f"{verdict.objects} objects, {size_text(verdict.size)} read: {result}")
-    if not verdict.sound:
-        tell(
-            "hint: convert the models again"
-            if repair
-            else "hint: --repair moves it to quarantine; then convert the models again"
-        )
+    say(f"{verdict.objects} objects, {size_text(verdict.size)} {done}: {result}")
+    if verdict.sound:
+        return
+    if commands is None:
+        tell("hint: --repair moves what is damaged to quarantine; then convert the models again")
+    elif commands:
+        tell("hint: convert again what is not whole any more:")
+        for command in commands:
+            tell(f"  {command}")
 
 
 def _print_prune_plan(plan: PrunePlan, grace: float, say: Callable[[str], None]) -> None:

@@ -33,6 +33,13 @@ cache_option = click.option(
 
 offline_option = click.option("--offline", is_flag=True, help="Open no network connection; use only what is on this machine.")
 
+sign_option = click.option(
+    "--sign-with",
+    envvar="TTBERT_SIGN_WITH",
+    metavar="KEY",
+    help="Sign with this key of yours. Also TTBERT_SIGN_WITH.  [default: the key `default`, if there is one]",
+)
+
 policy_option = click.option(
     "--policy",
     type=click.Choice(tuple(POLICIES)),
@@ -46,11 +53,21 @@ revision_option = click.option(
 )
 
 board_option = click.option(
-    "--board", type=click.Choice((AUTO, CPU, *BOARDS)), default=AUTO, show_default=True, help="What to run on, by name."
+    "--board",
+    type=click.Choice((AUTO, CPU, *BOARDS)),
+    default=AUTO,
+    show_default=True,
+    help="What to run on; auto is the device that is here, else cpu.",
 )
 
 batch_option = click.option(
-    "--batch", type=click.IntRange(1, 512), default=8, show_default=True, help="Inputs that run at once."
+    "--batch", type=click.IntRange(1, 512), default=8, show_default=True, help="Inputs that run at once, on each chip."
+)
+
+trace_option = click.option(
+    "--trace/--no-trace",
+    default=None,
+    help="On a device, record the ops once and replay them with one command a batch.  [default: where TT-NN can]",
 )
 
 DEFAULT_MODEL = "phiyodr/bert-large-finetuned-squad2"

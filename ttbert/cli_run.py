@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .boards import choose_board
 from .cli_options import (
     batch_option,
     board_option,
@@ -18,6 +18,8 @@ from .cli_options import (
     offline_option,
     policy_option,
     revision_option,
+    sign_option,
+    trace_option,
 )
 from .console import Progress, count_text, passage, plain, say, show, size_text, styled, table, tell
 from .errors import NotCached
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from .convert.convert import Conversion, Plan
     from .demo.demo import Outcome, Timings
     from .demo.inputs import Question
+    from .runtime.target import Target
+
+
+_NOTHING = "   nothing: a mock device computes no answer"
 
 
 @click.command("convert")
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
 @cache_option
 @offline_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and the action key, and convert nothing.")
+@sign_option
 @json_option
 def convert_command(
     model: str,
@@ -46,6 +53,7 @@ def convert_command(
     cache_url: str,
     offline: bool,
     dry_run: bool,
+    sign_with: str | None,
     as_json: bool,
 ) -> None:
     """Convert MODEL and publish it in the cache, unless it is there already.
@@ -58,10 +66,11 @@ def convert_command(
     ttbert convert ./my-finetuned-bert --policy bf16
     """
     from .cache.cache import open_cache, require_lasting
+    from .cache.keys import find_signer
     from .convert.convert import convert, find_by_name, plan_conversion
     from .convert.wanted import Wanted
 
-    cache = open_cache(cache_url)
+    cache = open_cache(cache_url, find_signer(sign_with))
     if not dry_run:
         require_lasting(cache)
     wanted = Wanted(model, revision, policy, offline, name)
@@ -90,6 +99,7 @@ def convert_command(
 @policy_option
 @batch_option
 @board_option
+@trace_option
 @click.option(
     "--input",
     "input_path",
@@ -107,6 +117,7 @@ def demo_command(
     policy: str,
     batch: int,
     board: str,
+    trace: bool | None,
     input_path: Path | None,
     pad: bool,
     cache_url: str,
@@ -125,9 +136,10 @@ def demo_command(
     from .convert.wanted import Wanted
     from .demo.inputs import choose_questions
     from .demo.supply import supply_model
+    from .runtime.target import choose_target
 
-    board = choose_board(board, batch)
-    questions = choose_questions(input_path, batch, pad)
+    target = choose_target(board, batch, trace)
+    questions = choose_questions(input_path, batch, pad, target.chips)
     cache = open_cache(cache_url)
     wanted = Wanted(model, revision, policy, offline)
     miss = f"{model} ({policy}) is not in the cache {cache.store.url}: converting it first"
@@ -135,12 +147,11 @@ def demo_command(
 
     from .demo.demo import run_demo
 
-    tell(f"running {model} ({policy}) on {board}, the reference on this machine's processor; no device is used")
-    outcome = run_demo(cache, cached, questions, batch)
+    outcome = run_demo(target, cache, cached, questions, batch, lambda on: tell(f"running {model} ({policy}) on {on}"))
     if as_json:
-        show(_outcome_document(outcome, questions, model, policy, batch, board, cached))
+        show(_outcome_document(outcome, questions, model, policy, batch, target, cached))
     else:
-        _print_outcome(outcome, questions, batch)
+        _print_outcome(outcome, questions, batch, target)
 
 
 def _warn_of_weak_store(cache: Cache) -> None:
@@ -188,8 +199,12 @@ def _report_plan(plan: Plan, cache: Cache, as_json: bool) -> None:
 
 
 def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_json: bool) -> None:
+    from .cache.trust import has_signature
+
     cached = conversion.cached
     manifest = cached.manifest
+    signer = cache.trust.signer
+    signed = signer is not None and has_signature(cache.store, "manifest", cached.digest, signer.public)
     if as_json:
         show(
             {
@@ -201,6 +216,7 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
                 "bytes": manifest.size,
                 "seconds": round(seconds, 3),
                 "cache": cache.store.url,
+                "signed_with": signer.name if signer and signed else None,
             }
         )
         return
@@ -209,42 +225,60 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
     say(f"  manifest  {cached.digest}")
     say(f"  tensors   {len(manifest.tensors)}, {size_text(manifest.size)} with the files beside them")
     say(f"  cache     {cache.store.url}")
+    if signer and signed:
+        say(f"  signed    with the key {signer.name!r}")
+    elif signer:
+        tell(f"note: somebody else converted it, so it was not signed; `ttbert cache sign {conversion.ref}` does that")
 
 
-def _print_outcome(outcome: Outcome, questions: list[Question], batch: int) -> None:
+def _print_outcome(outcome: Outcome, questions: list[Question], batch: int, target: Target) -> None:
     for number, (question, answer) in enumerate(zip(questions, outcome.answers, strict=True), 1):
         say()
         say(styled(f"{number}. {plain(question.question)}", bold=True))
+        if target.is_mock:
+            say(_NOTHING)
+            continue
         say(f"   {plain(answer.text) or 'no answer in this passage'}  (score {answer.score:.2f})")
         say(passage(question.context, answer.start, answer.end, "   "))
     timings = outcome.timings
     say()
     inputs, windows = count_text(timings.inputs, "input"), count_text(outcome.windows, "window")
-    say(f"{inputs} in {windows} of {outcome.tokens} tokens, {count_text(outcome.batches, 'batch', 'batches')} of {batch}")
-    for label, value in _timing_rows(timings):
+    batches = f"{count_text(outcome.batches, 'batch', 'batches')} of {target.chips * batch}"
+    spread = f", {batch} on each of {target.chips} chips" if target.chips > 1 else ""
+    say(f"{inputs} in {windows} of {outcome.tokens} tokens, {batches}{spread}")
+    for label, value in _timing_rows(timings, target):
         say(f"  {label:<18} {value}")
 
 
-def _timing_rows(timings: Timings) -> list[tuple[str, str]]:
+def _timing_rows(timings: Timings, target: Target) -> list[tuple[str, str]]:
     steady = ", ".join(f"{seconds:.3f}" for seconds in timings.steady_runs)
+    weights = size_text(timings.weight_bytes) + (" on each chip" if target.chips > 1 else "")
+    rows = [("loading weights", f"{timings.loading_weights:.3f} s ({weights}, digests checked)")]
+    if device := timings.device:
+        rows = [
+            ("opening the device", f"{device.opening:.3f} s"),
+            ("reading weights", f"{device.reading:.3f} s ({weights}, digests checked)"),
+            ("sending weights", f"{device.sending:.3f} s"),
+            ("building programs", f"{device.compiling:.3f} s"),
+        ]
     return [
-        ("loading weights", f"{timings.loading_weights:.3f} s ({size_text(timings.weight_bytes)}, digests checked)"),
+        *rows,
         ("preparing inputs", f"{timings.preparing_inputs:.3f} s"),
         ("first run", f"{timings.first_run:.3f} s"),
         ("steady runs", f"{steady} s"),
-        ("inputs/s", f"{timings.inputs_per_second:.2f}"),
+        ("inputs/s", "none: a mock device computes nothing" if target.is_mock else f"{timings.inputs_per_second:.2f}"),
         ("postprocessing", f"{timings.postprocessing:.3f} s"),
     ]
 
 
 def _outcome_document(
-    outcome: Outcome, questions: list[Question], model: str, policy: str, batch: int, board: str, cached: Cached
+    outcome: Outcome, questions: list[Question], model: str, policy: str, batch: int, target: Target, cached: Cached
 ) -> dict[str, Any]:
     timings = outcome.timings
-    return {
+    document: dict[str, Any] = {
         "model": model,
         "policy": policy,
-        "board": board,
+        "board": target.name,
         "batch": batch,
         "manifest": str(cached.digest),
         "tokens": outcome.tokens,
@@ -269,3 +303,8 @@ def _outcome_document(
         },
         "inputs_per_second": timings.inputs_per_second,
     }
+    if target.is_mock:
+        document |= {"answers": None, "inputs_per_second": None}
+    if outcome.device and timings.device:
+        document["device"] = {**outcome.device, "loading": asdict(timings.device)}
+    return document

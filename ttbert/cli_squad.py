@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .boards import choose_board
+from .boards import CPU
 from .cli_options import (
     batch_option,
     board_option,
@@ -19,16 +20,19 @@ from .cli_options import (
     offline_option,
     policy_option,
     revision_option,
+    trace_option,
 )
 from .console import ScoreProgress, say, show, table, tell, tell_error
-from .errors import AccuracyError
+from .errors import AccuracyError, InputError
 
 if TYPE_CHECKING:
     from .cache.cache import Cache
     from .convert.wanted import Wanted
+    from .runtime.target import Target
     from .squad.compare import Comparison, LogitsByWindow
     from .squad.dataset import Dataset
     from .squad.result import Result
+    from .squad.runner import Progress
     from .squad.subject import Subject
 
 _CHANGES_SHOWN = 3
@@ -40,6 +44,7 @@ _CHANGES_SHOWN = 3
 @policy_option
 @batch_option
 @board_option
+@trace_option
 @click.option(
     "--data",
     "data_path",
@@ -60,7 +65,8 @@ _CHANGES_SHOWN = 3
 @click.option(
     "--compare",
     metavar="WITH",
-    help="Run another one too: `cpu`, `float32` (the checkpoint, not converted), a policy such as `bf16`, or another model.",
+    help="Run another one too, on the CPU: `cpu` (the same model), `float32` (its checkpoint, not converted), a policy such as "
+    "`bf16`, or another model.",
 )
 @click.option("--fail-below", type=float, metavar="F1", help="Exit code 13 if F1 is lower.")
 @click.option("--max-drop", type=float, metavar="F1", help="Exit code 13 if F1 is lower by more than the one of --compare.")
@@ -116,6 +122,7 @@ class _Options:
     policy: str
     batch: int
     board: str
+    trace: bool | None
     data_path: Path | None
     limit: int | None
     sample: int | None
@@ -132,7 +139,13 @@ class _Options:
 
 
 def _score(options: _Options) -> None:
-    board = choose_board(options.board, options.batch)
+    from .runtime.target import Target, choose_target
+
+    target = choose_target(options.board, options.batch, options.trace)
+    if target.is_mock and (options.compare or options.report or options.fail_below is not None):
+        raise InputError(
+            "a mock device computes nothing that could be scored", "leave out --compare, --report and --fail-below"
+        )
     dataset = _dataset(options)
 
     from .cache.cache import open_cache
@@ -144,12 +157,15 @@ def _score(options: _Options) -> None:
     cache = open_cache(options.cache_url)
     wanted = Wanted(options.model, options.revision, options.policy, options.offline)
     compared = options.compare is not None
-    result, logits, folder = _run(options, dataset, _cached(wanted, cache), board, options.output, compared)
+    with _opened(wanted, cache, target, options.batch) as subject:
+        result, logits, folder = _run(options, dataset, subject, target, options.output, compared)
     comparison = None
     other = None
     if options.compare is not None:
-        subject = _other(other_model(wanted, options.compare), options.compare, cache)
-        other, other_logits, _ = _run(options, dataset, subject, "cpu", folder / "compare" / _plain(options.compare), True)
+        cpu = Target(CPU)
+        with _other(other_model(wanted, options.compare), options.compare, cache, cpu, options.batch) as subject:
+            where = folder / "compare" / _plain(options.compare)
+            other, other_logits, _ = _run(options, dataset, subject, cpu, where, True)
         comparison = compare_documents(result_document(result), result_document(other), (logits, other_logits))
     if options.report is not None:
         from .squad.report import write_report
@@ -165,7 +181,8 @@ def _score(options: _Options) -> None:
         if comparison:
             say()
             _print_comparison(comparison)
-        say(f"\nfiles: {folder}")
+        if not result.is_mock:
+            say(f"\nfiles: {folder}")
         if failure:
             raise failure
         return
@@ -190,39 +207,42 @@ def _dataset(options: _Options) -> Dataset:
     return choose_part(dataset, Part(options.limit, options.sample, options.seed))
 
 
-def _cached(wanted: Wanted, cache: Cache) -> Subject:
+def _opened(wanted: Wanted, cache: Cache, target: Target, batch: int) -> AbstractContextManager[Subject]:
     from .demo.supply import supply_model
-    from .squad.subject import load_cached
+    from .runtime.loader import CachedModel
+    from .squad.subject import open_cached
 
     miss = f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first"
-    return load_cached(wanted, cache, supply_model(wanted, cache, lambda: tell(miss)))
+    cached = supply_model(wanted, cache, lambda: tell(miss))
+    return open_cached(wanted, CachedModel(cache, cached), target, batch)
 
 
-def _other(wanted: Wanted, compare: str, cache: Cache) -> Subject:
+def _other(wanted: Wanted, compare: str, cache: Cache, target: Target, batch: int) -> AbstractContextManager[Subject]:
     from .squad.subject import FLOAT32, load_float32
 
-    return load_float32(wanted) if compare == FLOAT32 else _cached(wanted, cache)
+    return nullcontext(load_float32(wanted)) if compare == FLOAT32 else _opened(wanted, cache, target, batch)
 
 
 def _run(
-    options: _Options, dataset: Dataset, subject: Subject, board: str, folder: Path | None, keep_logits: bool
+    options: _Options, dataset: Dataset, subject: Subject, target: Target, folder: Path | None, keep_logits: bool
 ) -> tuple[Result, LogitsByWindow, Path]:
+    from .runtime.target import describe
     from .squad.batches import Layout
     from .squad.score import Run, default_folder, identify, score
 
-    layout = Layout(options.batch, real_length=True)
-    folder = folder or default_folder(identify(dataset, subject, layout, board))
-    run = Run(dataset, subject, layout, board, folder)
-    tell(
-        f"scoring {subject.origin} on {board}, the reference on this machine's processor; no device is used; batches are as "
-        "long as their longest window, which is faster here than 384 tokens each"
-    )
+    layout = Layout(target.chips * options.batch, real_length=not target.is_device)
+    folder = folder or default_folder(identify(dataset, subject, layout, target.name))
+    run = Run(dataset, subject, layout, target.name, folder)
+    lengths = "" if target.is_device else "; batches are as long as their longest window, faster here than 384 tokens each"
+    tell(f"scoring {subject.origin} on {describe(target, subject.runtime)}{lengths}")
     try:
         label = f"{Path(subject.origin.model).name} ({subject.origin.policy})"
-        with ScoreProgress(label, len(dataset.questions)) as progress:
-            result, logits = score(
-                run, options.resume, lambda each: progress.advance(each.exact, each.f1, each.replayed), keep_logits
-            )
+        with ScoreProgress(label, len(dataset.questions)) as bar:
+
+            def advance(each: Progress) -> None:
+                bar.advance(None if target.is_mock else (each.exact, each.f1), each.replayed)
+
+            result, logits = score(run, options.resume, advance, keep_logits)
     except KeyboardInterrupt:
         tell(f"what is finished is in {folder}; the same command with --resume goes on from there")
         raise
@@ -234,11 +254,26 @@ def _plain(name: str) -> str:
 
 
 def _print_result(result: Result) -> None:
-    metrics, dataset = result.metrics, result.dataset
+    dataset = result.dataset
     partial = f"PARTIAL: {dataset.part}, " if dataset.is_partial else "all "
     counted = f"{len(dataset.questions):,} of {dataset.total:,}" if dataset.is_partial else f"{dataset.total:,}"
     say(f"{dataset.source}: {partial}{counted} questions")
-    mark = " (partial)" if dataset.is_partial else ""
+    if result.is_mock:
+        say("no score, and no files: a mock device computes nothing, its logits are all zero")
+    else:
+        _print_score(result)
+    timings = result.timings
+    say()
+    say(f"{result.provenance['model']} ({result.provenance['policy']}) on {result.provenance['board']}")
+    resumed = f", {timings.resumed_batches} of them from the journal" if timings.resumed_batches else ""
+    say(f"  {timings.windows:,} windows in {timings.batches:,} batches{resumed}")
+    if result.rate and not result.is_mock:
+        say(f"  {timings.wall:.1f} s, {result.rate:.1f} questions/s, the model busy {timings.busy_share:.1%} of the time")
+
+
+def _print_score(result: Result) -> None:
+    metrics = result.metrics
+    mark = " (partial)" if result.dataset.is_partial else ""
     rows = [("", "exact", "F1", "questions")]
     for name, group in (("all", metrics.all), ("with answer", metrics.has_answer), ("without", metrics.no_answer)):
         if group:
@@ -247,13 +282,6 @@ def _print_result(result: Result) -> None:
     if metrics.best_exact and metrics.best_f1:
         exact, f1 = metrics.best_exact, metrics.best_f1
         say(f"best null threshold: exact {exact.score:.2f} at {exact.threshold:.4f}, F1 {f1.score:.2f} at {f1.threshold:.4f}")
-    timings = result.timings
-    say()
-    say(f"{result.provenance['model']} ({result.provenance['policy']}) on {result.provenance['board']}")
-    resumed = f", {timings.resumed_batches} of them from the journal" if timings.resumed_batches else ""
-    say(f"  {timings.windows:,} windows in {timings.batches:,} batches{resumed}")
-    if result.rate:
-        say(f"  {timings.wall:.1f} s, {result.rate:.1f} questions/s, the model busy {timings.busy_share:.1%} of the time")
 
 
 def _print_comparison(comparison: Comparison) -> None:

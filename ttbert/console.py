@@ -7,6 +7,7 @@ elsewhere.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -40,6 +41,13 @@ def say(text: str = "") -> None:
 def tell(text: str) -> None:
     """A remark on what is going on, on stderr."""
     click.echo(plain(text), err=True)
+
+
+class Remarks(logging.Handler):
+    """Warnings of the library, told as they come."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"{styled('warning:', 'yellow', bold=True)} {plain(record.getMessage())}", err=True)
 
 
 def tell_error(error: TtbertError) -> None:
@@ -160,15 +168,16 @@ class ScoreProgress:
         if self._done and not sys.stderr.isatty():
             self._tell()
 
-    def advance(self, exact: float, f1: float, resumed: bool) -> None:
-        """One more question, and the scores over all so far; `resumed` if its answer was there before."""
+    def advance(self, score: tuple[float, float] | None, resumed: bool) -> None:
+        """One more question, and exact match and F1 over all so far, if there is a score; `resumed` if its answer was there
+        before."""
         self._done += 1
         self._resumed += resumed
-        self._score = f"exact {exact:.2f}, F1 {f1:.2f} so far"
+        self._score = f", exact {score[0]:.2f}, F1 {score[1]:.2f} so far" if score else ""
         if resumed:
             self._started = time.monotonic()
             self._bar.initial = self._resumed
-        self._bar.set_postfix_str(self._score, refresh=False)
+        self._bar.set_postfix_str(self._score.removeprefix(", "), refresh=False)
         self._bar.update()
         if not sys.stderr.isatty() and time.monotonic() - self._told >= _LINE_SECONDS:
             self._tell()
@@ -177,4 +186,4 @@ class ScoreProgress:
         self._told = time.monotonic()
         rate = (self._done - self._resumed) / max(self._told - self._started, 1e-3)
         left = f", {rate:.1f}/s, {(self._questions - self._done) / rate:.0f} s left" if rate else ""
-        tell(f"{self._what}: {self._done:,}/{self._questions:,} questions{left}, {self._score}")
+        tell(f"{self._what}: {self._done:,}/{self._questions:,} questions{left}{self._score}")

@@ -68,6 +68,12 @@ class IncompatibleError(CacheError):
     """A stored thing is sound, but made by a version of ttbert that this one does not understand."""
 
 
+class UntrustedError(CacheError):
+    """No trusted key signed it, or it is older than what was seen before. Nothing of it was used."""
+
+    exit_code = 8
+
+
 class StoreReadOnly(CacheError):
     """The store may not be written to by this user."""
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,16 @@ def device_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != _MOCK} | _without_device[0]
 
 
+def devices_are_mock() -> bool:
+    """Whether the devices of this process are mock devices, which compute nothing and give zeros."""
+    return _MOCK in device_environment()
+
+
+def dispatches_slowly() -> bool:
+    """Whether the user has told TT-NN to start each program from the host itself, without its command queues."""
+    return "TT_METAL_SLOW_DISPATCH_MODE" in os.environ
+
+
 def first_line(error: BaseException | str) -> str:
     """What TT-NN says is wrong, without its backtrace."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -56,6 +69,20 @@ def first_line(error: BaseException | str) -> str:
 def _quiet_ttnn() -> Any:
     os.environ.setdefault("TT_METAL_LOGGER_LEVEL", "off")  # its errors reach the user as one line of ours
     os.environ.setdefault("LOGURU_LEVEL", "ERROR")
-    import ttnn
+    with _without_torch():
+        import ttnn
 
     return ttnn
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """While TT-NN is imported: it imports torch for its tracer where it can, which takes ten times as long as all the rest."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]

@@ -17,7 +17,7 @@ from ttbert.cache.cache import ACTION_SCHEMA, Cache, action_key, manifest_key
 from ttbert.cache.digest import Digest, blake3_of
 from ttbert.cache.document import LARGEST, canonical
 from ttbert.cache.manifest import Manifest
-from ttbert.cache.refs import RefEntry
+from ttbert.cache.refs import LogEntry
 from ttbert.errors import IncompatibleError, IntegrityError
 
 DIGEST = f"blake3:{'0' * 64}"
@@ -48,16 +48,17 @@ MANIFEST: dict[str, Any] = {
     },
 }
 REF: dict[str, Any] = {
-    "schema": "ttbert.ref/1",
-    "manifest": DIGEST,
-    "repo": "someone/tiny",
-    "commit": COMMIT,
+    "schema": "ttbert.ref/2",
+    "ref": "someone%2Ftiny@main:bfp8",
+    "number": 2,
+    "before": DIGEST,
+    "means": {"manifest": DIGEST, "repo": "someone/tiny", "commit": COMMIT},
     "created": "2026-01-01T00:00:00+00:00",
 }
 ACTION: dict[str, Any] = {"schema": ACTION_SCHEMA, "manifest": DIGEST}
 
 Parse = Callable[[bytes, str], object]
-DOCUMENTS: list[tuple[Parse, dict[str, Any]]] = [(Manifest.parse, MANIFEST), (RefEntry.parse, REF)]
+DOCUMENTS: list[tuple[Parse, dict[str, Any]]] = [(Manifest.parse, MANIFEST), (LogEntry.parse, REF)]
 
 FIRST = ("packs", 0, "tensors", 0)
 
@@ -123,7 +124,7 @@ def test_a_field_of_another_type_is_refused(parse: Parse, document: Any, path: t
         before = before[key]
     for value in OF_ANY_TYPE:
         free = (type(value) is type(before) and value not in ("\ud800", "\x1b[2J", "a\nb")) or (
-            value is None and path[-1] in ("commit", "tile")
+            value is None and path[-1] in ("commit", "tile", "means")
         )
         if not free and not (path[-1] == "commit" and value in ("", "text")):
             refuse(parse, canonical(changed(document, path, put(value))))
@@ -249,7 +250,7 @@ def test_a_manifest_of_another_version_is_said_to_be_one(schema: str) -> None:
     ],
     ids=lambda content: f"{content[:8]!r}x{len(content)}",
 )
-@pytest.mark.parametrize("parse", [Manifest.parse, RefEntry.parse], ids=["manifest", "ref"])
+@pytest.mark.parametrize("parse", [Manifest.parse, LogEntry.parse], ids=["manifest", "ref"])
 def test_what_is_no_document_is_refused(parse: Parse, content: bytes) -> None:
     refuse(parse, content)
 
@@ -298,7 +299,7 @@ def test_a_large_list_of_rubbish_takes_bounded_time() -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
 def test_bytes_at_random_never_raise_anything_else(content: bytes) -> None:
-    for parse in (Manifest.parse, RefEntry.parse):
+    for parse in (Manifest.parse, LogEntry.parse):
         with pytest.raises(IntegrityError):
             parse(content, "here")
 

@@ -34,8 +34,9 @@ class Blob:
         """A path that this process can open for reading, while the blob is open."""
         return f"/proc/{os.getpid()}/fd/{self._descriptor}"
 
-    def bytes(self) -> bytes:
-        return os.pread(self._descriptor, self.size, 0)
+    def bytes(self, length: int | None = None) -> bytes:
+        """All of it, or the first `length` bytes."""
+        return os.pread(self._descriptor, self.size if length is None else length, 0)
 
     def close(self) -> None:
         os.close(self._descriptor)

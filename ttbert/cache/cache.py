@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached
+from ..errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, UntrustedError
 from . import refs
 from .blob import Blob, check_end, damaged, hash_stream, read_blob
 from .digest import Digest, blake3_of
 from .document import LARGEST, Fields, canonical
+from .keys import PrivateKey
 from .local import open_folder
 from .manifest import FileEntry, Manifest, PackEntry, TensorEntry
-from .refs import Ref, RefEntry
+from .refs import LogEntry, Ref, RefEntry
 from .store import Store
+from .trust import Trust, publish_signature, user_trust
 
 ACTION_SCHEMA = "ttbert.action/1"
 _TRIES = 100
@@ -45,8 +47,9 @@ class Missing:
 class Cache:
     """Blobs, manifests, actions and refs in one store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, trust: Trust | None = None) -> None:
         self.store = store
+        self.trust = trust or Trust()
 
     # Reading
 
@@ -81,7 +84,15 @@ class Cache:
         return f"{self._where(blob_key(entry.blob))} ({part.name})"
 
     def manifest(self, digest: Digest) -> Cached:
-        """The manifest of that digest; NotCached where there is none, IntegrityError where it is damaged."""
+        """The manifest of that digest, to be used: UntrustedError unless it is signed as this user requires it.
+
+        NotCached where there is none, IntegrityError where it is damaged.
+        """
+        self.trust.check(self.store, "manifest", digest, f"manifest {digest.short} in {self.store.url}")
+        return self.read_manifest(digest)
+
+    def read_manifest(self, digest: Digest) -> Cached:
+        """The same, to be looked at, whoever it is of."""
         key = manifest_key(digest)
         try:
             content = self.store.get(key, 0, LARGEST + 1)
@@ -102,7 +113,7 @@ class Cache:
         return [Missing(each, sizes[each.blob]) for each in manifest.entries() if sizes[each.blob] != each.size]
 
     def find(self, action: Digest) -> Cached | None:
-        """The complete result of a conversion, or None: not done yet, or no longer whole."""
+        """The complete result of a conversion, or None: not done yet, or no longer whole. UntrustedError as of `manifest`."""
         digest = self.read_action(action)
         if digest is None:
             return None
@@ -127,9 +138,12 @@ class Cache:
         return manifest
 
     def resolve(self, ref: Ref) -> Cached | None:
-        """What a ref means, or None where it is not known."""
-        entry = refs.read_ref(self.store, ref)
-        return self.manifest(entry.manifest) if entry else None
+        """What a ref means, or None where it is not known. UntrustedError as of `manifest`, and for one rolled back."""
+        latest = refs.read_latest(self.store, ref)
+        if latest is None:
+            return None
+        self.trust.check_ref(self.store, ref, latest)
+        return self.manifest(latest.means.manifest) if latest.means else None
 
     def read_ref(self, ref: Ref) -> RefEntry | None:
         return refs.read_ref(self.store, ref)
@@ -151,7 +165,8 @@ class Cache:
         If the action already leads to a whole manifest, that one is given: of two that convert the same at once, one
         wins.
         """
-        winner = self.find(manifest.action)
+        self.trust.check_may_publish()
+        winner = self._winner(manifest.action)
         if winner:
             return winner
         self._check_whole(manifest)
@@ -159,15 +174,16 @@ class Cache:
         digest = blake3_of(content)
         Manifest.parse(content, "the new manifest")  # what could not be read back is not published
         self._publish(manifest_key(digest), content, digest)
+        self.trust.sign(self.store, "manifest", digest)
         key = action_key(manifest.action)
         entry = canonical({"schema": ACTION_SCHEMA, "manifest": str(digest)})
-        if not self.store.put(key, entry) and self.find(manifest.action) is None:
-            self.store.delete(key)  # it leads to nothing whole
+        if not self.store.put(key, entry) and self._winner(manifest.action) is None:
+            self.store.delete(key)  # it leads to nothing that is whole and trusted
             self.store.put(key, entry)
-        return self.find(manifest.action) or Cached(digest, manifest)
+        return self._winner(manifest.action) or Cached(digest, manifest)
 
-    def move_ref(self, ref: Ref, cached: Cached, repo: str, commit: str | None) -> RefEntry | None:
-        """Make `ref` mean a manifest; what it meant before.
+    def move_ref(self, ref: Ref, cached: Cached, repo: str, commit: str | None) -> None:
+        """Make `ref` mean a manifest. UntrustedError where that had to be signed, and there is no trusted key to do it.
 
         A manifest that no ref led to may be old enough to be pruned, even at this moment. So its age and its blobs'
         restart first, and afterwards they are looked for once more: CacheError if one is gone.
@@ -175,12 +191,23 @@ class Cache:
         found = cached.manifest
         for key in (manifest_key(cached.digest), action_key(found.action), *map(blob_key, found.blobs())):
             self.store.touch(key)
-        before = refs.move_ref(self.store, ref, cached.digest, repo, commit)
+        self._append(ref, RefEntry(cached.digest, repo, commit, created=""))
         self._check_whole(found)
-        return before
 
-    def remove_ref(self, ref: Ref) -> bool:
-        return refs.remove_ref(self.store, ref)
+    def remove_ref(self, ref: Ref) -> None:
+        """Make `ref` mean nothing any more; its history stays. What it meant is left to pruning."""
+        self._append(ref, None)
+
+    def sign(self, ref: Ref, key: PrivateKey) -> Cached:
+        """Vouch for what `ref` means with a key: for the manifest, and for the name's leading to it; the manifest."""
+        latest = refs.read_latest(self.store, ref)
+        if latest is None or latest.means is None:
+            raise InputError(f"{ref} means nothing in {self.store.url}", "see `ttbert cache ls`")
+        self.trust.check_history(self.store, ref, latest)
+        cached = self.read_manifest(latest.means.manifest)  # what cannot be read is not signed
+        publish_signature(self.store, "manifest", latest.means.manifest, key)
+        publish_signature(self.store, "ref", latest.digest, key)
+        return cached
 
     def hash(self, key: str) -> tuple[Digest, int] | None:
         """The digest and size of what is stored under `key`, or None; reads all of it."""
@@ -188,6 +215,29 @@ class Cache:
             with self.store.open(key) as stream:
                 return hash_stream(stream)
         except KeyError:
+            return None
+
+    def _append(self, ref: Ref, means: RefEntry | None) -> None:
+        def sign(digest: Digest) -> None:
+            if means:
+                self.trust.check_may_publish()
+            self.trust.sign(self.store, "ref", digest)
+
+        def accept(latest: LogEntry) -> bool:
+            if means is None:
+                return True
+            self.trust.check_history(self.store, ref, latest)
+            return self.trust.believes(self.store, "ref", latest.digest)
+
+        entry = refs.move_ref(self.store, ref, means, sign, accept)
+        if entry:
+            self.trust.memory.remember(self.store, ref, entry)
+
+    def _winner(self, action: Digest) -> Cached | None:
+        """What was published first for an action, if it may be used."""
+        try:
+            return self.find(action)
+        except UntrustedError:
             return None
 
     def _read(self, stream: BinaryIO, entry: PackEntry | FileEntry, part: FileEntry | TensorEntry, digest: Digest) -> Blob:
@@ -219,18 +269,21 @@ class Cache:
         return f"{self.store.url.rstrip('/')}/{key}"
 
 
-def open_cache(url: str) -> Cache:
-    """The cache at a folder (`/path`, `~/path`, `file:///path`) or at another fsspec URL. Nothing is made before a write."""
+def open_cache(url: str, signer: PrivateKey | None = None) -> Cache:
+    """The cache at a folder (`/path`, `~/path`, `file:///path`) or at another fsspec URL. Nothing is made before a write.
+
+    It is used as this user trusts; what is published is signed by `signer`, if there is one.
+    """
     scheme, separator, rest = url.partition("://")
     if separator and scheme not in ("file", "local"):
         from .foreign import FsspecStore  # fsspec takes a tenth of a second, which a local folder need not wait for
 
-        return Cache(FsspecStore(url))
+        return Cache(FsspecStore(url), user_trust(signer))
     folder = rest if separator else url
     if not folder:
         raise InputError(f"{url!r} cannot be a cache", "give a folder or an fsspec URL with --cache or TTBERT_CACHE")
     try:
-        return Cache(open_folder(Path(folder).expanduser().absolute()))
+        return Cache(open_folder(Path(folder).expanduser().absolute()), user_trust(signer))
     except RuntimeError as error:  # of a ~user who does not exist
         raise InputError(f"{url!r} cannot be a cache: {error}", "give a folder with --cache or TTBERT_CACHE") from error
 

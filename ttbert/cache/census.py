@@ -77,14 +77,9 @@ def take_census(cache: Cache) -> Census:
 
 
 def find_model(census: Census, text: str) -> Model:
-    """The one model that `NAME[@REVISION][:POLICY]` or the beginning of a manifest's digest means; InputError otherwise.
-
-    A name may be shortened to what follows a `/` in it.
-    """
-    name, revision, policy = refs.parse_ref(text)
-    alike = [model for model in census.models if revision in (None, model.ref.revision) and policy in (None, model.ref.policy)]
-    found = [model for model in alike if model.ref.name == name]
-    found = found or [model for model in alike if model.ref.name.endswith(f"/{name}")]
+    """The one model that a ref, as `match_refs` takes it, or the beginning of a manifest's digest means; else InputError."""
+    matching = refs.match_refs([model.ref for model in census.models], text)
+    found = [model for model in census.models if model.ref in matching]
     if not found and len(text.removeprefix("blake3:")) >= 4:
         start = text.removeprefix("blake3:")
         found = [model for model in census.models if model.entry and model.entry.manifest.hex.startswith(start)]
@@ -102,7 +97,7 @@ def _read(cache: Cache, ref: Ref) -> Model | None:
         entry = cache.read_ref(ref)
         if entry is None:
             return None
-        return Model(ref, entry, cache.manifest(entry.manifest), None)
+        return Model(ref, entry, cache.read_manifest(entry.manifest), None)
     except CacheError as error:
         return Model(ref, entry, None, error.message)
 

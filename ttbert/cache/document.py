@@ -62,11 +62,16 @@ class Fields:
             self._check_text(name, value)
         return value
 
+    def take_null(self, name: str) -> bool:
+        """Take the field `name` if it is null; whether it was."""
+        if name in self._left and self._left[name] is None:
+            del self._left[name]
+            return True
+        return False
+
     def maybe(self, name: str, kind: type[_T]) -> _T | None:
         """The field `name`, which may also be null."""
-        if name in self._left and self._left[name] is None:
-            return self._left.pop(name)  # type: ignore[no-any-return]
-        return self.take(name, kind)
+        return None if self.take_null(name) else self.take(name, kind)
 
     def size(self, name: str) -> int:
         """A number of bytes or of elements."""

@@ -3,24 +3,29 @@
 A ref is written `NAME@REVISION:POLICY` for a model of the hub and `local/NAME:POLICY` for one converted from a
 folder. Its entries are numbered files, each created once: the highest number is the present meaning, the others are
 its history. So two machines that move a ref at once cannot overwrite each other, and nothing needs a lock.
+
+Each entry holds the digest of the one before it, so the last vouches for all of them. Removing a ref is an entry, too:
+a history only ever grows, and one that is shorter than it was has been tampered with.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from urllib.parse import quote, unquote
 
-from ..errors import CacheError, InputError, IntegrityError
-from .digest import Digest
-from .document import LARGEST, Fields, canonical
+from ..errors import CacheError, IncompatibleError, InputError, IntegrityError
+from .digest import Digest, blake3_of
+from .document import Fields, canonical
 from .store import Store
 
-SCHEMA = "ttbert.ref/1"
+SCHEMA = "ttbert.ref/2"
 _TEXT = re.compile(r"(?P<name>[^@:\s]+)(?:@(?P<revision>[^:\s]+))?(?::(?P<policy>[a-z0-9_]+))?")
 _NUMBER = re.compile(r"[0-9]{8}|[1-9][0-9]{8,}")
+_LARGEST = 64 << 10
 _TRIES = 100
 
 
@@ -38,46 +43,80 @@ class Ref:
     @property
     def folder(self) -> str:
         """The folder of its entries in a store."""
+        return f"refs/{self.quoted}"
+
+    @property
+    def quoted(self) -> str:
+        """The name as a plain file name; InputError for one that cannot be any."""
         text = str(self)
         if parse_ref(text) != (self.name, self.revision, self.policy) or text.startswith("."):
             raise InputError(f"{text!r:.60} cannot be a ref", "give the model a plain name with --name")
-        folder = quote(text, safe="@:", errors="surrogateescape")
-        if len(folder) > 250:
+        quoted = quote(text, safe="@:", errors="surrogateescape")
+        if len(quoted) > 250:
             raise InputError(f"the name {text[:60]!r}... is too long for a ref", "give a shorter one with --name")
-        return f"refs/{folder}"
+        return quoted
 
 
 @dataclass(frozen=True)
 class RefEntry:
-    """What a ref meant from one moment on: the manifest, and the repository and commit it was asked for."""
+    """What a ref means: the manifest, and the repository and commit it was asked for."""
 
     manifest: Digest
     repo: str
     commit: str | None
     created: str
 
+
+@dataclass(frozen=True)
+class LogEntry:
+    """One change of a ref: from then on it means `means`, or nothing where that is None, since it was removed.
+
+    `ref` is the name of its folder; `before` is the digest of the entry before it, None in the first.
+    """
+
+    ref: str
+    number: int
+    before: Digest | None
+    means: RefEntry | None
+    created: str
+
     def to_bytes(self) -> bytes:
+        means = self.means and {
+            "manifest": str(self.means.manifest),
+            "repo": self.means.repo,
+            "commit": self.means.commit,
+        }
         return canonical(
             {
                 "schema": SCHEMA,
-                "manifest": str(self.manifest),
-                "repo": self.repo,
-                "commit": self.commit,
+                "ref": self.ref,
+                "number": self.number,
+                "before": str(self.before) if self.before else None,
+                "means": means,
                 "created": self.created,
             }
         )
 
+    @property
+    def digest(self) -> Digest:
+        return blake3_of(self.to_bytes())
+
     @classmethod
-    def parse(cls, content: bytes, where: str) -> RefEntry:
+    def parse(cls, content: bytes, where: str) -> LogEntry:
+        """Read the canonical form; IntegrityError, naming `where`, for anything else."""
         fields = Fields.parse(content, where)
         fields.schema(SCHEMA)
+        created = fields.take("created", str)
         entry = cls(
-            manifest=fields.blake3("manifest"),
-            repo=fields.take("repo", str),
-            commit=fields.maybe("commit", str),
-            created=fields.take("created", str),
+            ref=fields.take("ref", str),
+            number=fields.size("number"),
+            before=None if fields.take_null("before") else fields.blake3("before"),
+            means=None if fields.take_null("means") else _meaning(fields.object("means"), created),
+            created=created,
         )
         fields.done()
+        if entry.number < 1 or (entry.number == 1) != (entry.before is None):
+            raise fields.wrong("every entry but the first names the one before it")
         return entry
 
 
@@ -89,41 +128,110 @@ def parse_ref(text: str) -> tuple[str, str | None, str | None]:
     return match["name"], match["revision"], match["policy"]
 
 
+def match_refs(refs: Iterable[Ref], text: str) -> list[Ref]:
+    """The refs that `NAME[@REVISION][:POLICY]` may mean; a name may be shortened to what follows a `/` in it."""
+    name, revision, policy = parse_ref(text)
+    alike = [ref for ref in refs if revision in (None, ref.revision) and policy in (None, ref.policy)]
+    return [ref for ref in alike if ref.name == name] or [ref for ref in alike if ref.name.endswith(f"/{name}")]
+
+
+def find_ref(refs: Iterable[Ref], text: str) -> Ref:
+    """The one ref that a text means; InputError where it means none or several."""
+    found = match_refs(refs, text)
+    if not found:
+        raise InputError(f"no model in the cache is or was called {text!r}", "see `ttbert cache ls`")
+    if len(found) > 1:
+        raise InputError(f"{text!r} could be {', '.join(map(str, found))}", "write the whole name")
+    return found[0]
+
+
 def read_ref(store: Store, ref: Ref) -> RefEntry | None:
     """What `ref` means now, or None where it is not known."""
-    numbers = _numbers(store, ref)
-    return _read(store, ref, numbers[-1]) if numbers else None
+    latest = read_latest(store, ref)
+    return latest.means if latest else None
 
 
-def move_ref(store: Store, ref: Ref, manifest: Digest, repo: str, commit: str | None) -> RefEntry | None:
-    """Make `ref` mean `manifest` from now on; what it meant before. Writes nothing where nothing changes."""
+def read_latest(store: Store, ref: Ref) -> LogEntry | None:
+    """The entry that counts, which is the one with the highest number; None where there is none."""
+    numbers = entry_numbers(store, ref)
+    return read_entry(store, ref, numbers[-1]) if numbers else None
+
+
+def entry_numbers(store: Store, ref: Ref) -> list[int]:
+    """The numbers of a ref's entries, in order."""
+    names = (entry.key.rpartition("/")[2] for entry in store.list(ref.folder))
+    return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
+
+
+def read_entry(store: Store, ref: Ref, number: int) -> LogEntry | None:
+    """One entry of a ref's history; None where there is none.
+
+    IntegrityError where it is damaged or of another place, IncompatibleError for one of another version of ttbert.
+    """
+    try:
+        return parse_entry(store, ref, number, read_content(store, ref, number))
+    except KeyError:
+        return None
+
+
+def read_content(store: Store, ref: Ref, number: int) -> bytes:
+    """The bytes of an entry, which may be damaged; KeyError where there is none."""
+    return store.get(_key(ref, number), 0, _LARGEST + 1)
+
+
+def parse_entry(store: Store, ref: Ref, number: int, content: bytes) -> LogEntry:
+    """The entry in these bytes; errors as of `read_entry`."""
+    where = f"{store.url}/{_key(ref, number)}"
+    try:
+        entry = LogEntry.parse(content, where)
+        if (entry.ref, entry.number) != (ref.quoted, number):
+            raise IntegrityError(f"{where}: it is entry {entry.number} of {entry.ref}")
+        return entry
+    except IntegrityError as error:
+        raise IntegrityError(
+            error.message, f"`ttbert cache rm {ref}` forgets the name; convert the model again to restore it"
+        ) from error
+
+
+def move_ref(
+    store: Store,
+    ref: Ref,
+    means: RefEntry | None,
+    sign: Callable[[Digest], None] = lambda digest: None,
+    accept: Callable[[LogEntry], bool] = lambda latest: True,
+) -> LogEntry | None:
+    """Make `ref` mean something, or nothing, from now on; the entry that counts then, None for a ref never known.
+
+    Where the last entry says so already, and `accept` takes it, nothing is written. `sign` is called with the digest of a
+    new entry before it is published: so nobody meets one of ours without its signature.
+    """
     for _ in range(_TRIES):
-        numbers = _numbers(store, ref)
-        try:
-            before = _read(store, ref, numbers[-1]) if numbers else None
-        except IntegrityError:
-            before = None  # the next entry supersedes the damaged one
-        if before and (before.manifest, before.repo, before.commit) == (manifest, repo, commit):
-            return before
-        entry = RefEntry(manifest, repo, commit, datetime.now(timezone.utc).isoformat(timespec="seconds"))
-        content = entry.to_bytes()
-        RefEntry.parse(content, f"the new entry of {ref}")  # what could not be read back is not published
+        numbers = entry_numbers(store, ref)
+        latest, before, number = None, None, 1
+        if numbers:
+            number = numbers[-1] + 1
+            try:
+                content = read_content(store, ref, numbers[-1])
+            except KeyError:
+                continue  # deleted between the listing and now
+            before = blake3_of(content)
+            with contextlib.suppress(IntegrityError, IncompatibleError):  # the next entry supersedes it
+                latest = parse_entry(store, ref, numbers[-1], content)
+        elif means is None:
+            return None
+        if latest and accept(latest) and _undated(latest.means) == _undated(means):
+            return latest
+        created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        entry = LogEntry(ref.quoted, number, before, means and replace(means, created=created), created)
+        sign(entry.digest)
         # Creating the next number is a compare-and-swap: it fails exactly when somebody else moved the ref meanwhile.
-        if store.put(_key(ref, (numbers[-1] if numbers else 0) + 1), content):
-            return before
+        if store.put(_key(ref, number), entry.to_bytes()):
+            return entry
     raise CacheError(f"{ref} could not be moved: others kept moving it, {_TRIES} times", "try again")
 
 
-def remove_ref(store: Store, ref: Ref) -> bool:
-    """Forget `ref` and its history; False if it was not known. What it meant is left to pruning."""
-    numbers = _numbers(store, ref)
-    for number in numbers:  # the oldest first, so that a reader sees the present meaning to the last
-        store.delete(_key(ref, number))
-    return bool(numbers)
-
-
 def list_refs(store: Store) -> Iterator[Ref]:
-    """Every ref in the store."""
+    """Every ref that has a history in the store, those that were removed among them."""
     last = None
     for entry in store.list("refs"):
         folder, _, name = entry.key.removeprefix("refs/").partition("/")
@@ -134,22 +242,15 @@ def list_refs(store: Store) -> Iterator[Ref]:
                 yield Ref(match["name"], match["revision"], match["policy"])
 
 
-def _numbers(store: Store, ref: Ref) -> list[int]:
-    names = (entry.key.rpartition("/")[2] for entry in store.list(ref.folder))
-    return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
-
-
 def _key(ref: Ref, number: int) -> str:
     return f"{ref.folder}/{number:08d}"
 
 
-def _read(store: Store, ref: Ref, number: int) -> RefEntry | None:
-    key = _key(ref, number)
-    try:
-        return RefEntry.parse(store.get(key, 0, LARGEST + 1), f"{store.url}/{key}")
-    except KeyError:
-        return None  # removed between the listing and now
-    except IntegrityError as error:
-        raise IntegrityError(
-            error.message, f"`ttbert cache rm {ref}` forgets the name; convert the model again to restore it"
-        ) from error
+def _meaning(fields: Fields, created: str) -> RefEntry:
+    entry = RefEntry(fields.blake3("manifest"), fields.take("repo", str), fields.maybe("commit", str), created)
+    fields.done()
+    return entry
+
+
+def _undated(means: RefEntry | None) -> RefEntry | None:
+    return means and replace(means, created="")

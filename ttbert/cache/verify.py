@@ -6,10 +6,10 @@ Damage is moved to quarantine on request and never deleted; converting the model
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import CacheError, IntegrityError
+from ..errors import CacheError, IntegrityError, NotCached
 from .cache import Cache, blob_key, manifest_key
 from .census import Census, Model
 from .document import LARGEST
@@ -19,17 +19,21 @@ from .store import Entry
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong: the object, what is wrong with it, the models that need it, and where it was moved to, if it was."""
+    """Something wrong: the object, what is wrong with it, the models that need it, and where it was moved to, if it was.
+
+    `exit_code` is that of the error: 7 for damage, another one for what could not be looked at.
+    """
 
     key: str
     problem: str
     models: tuple[str, ...]
     moved: str | None = None
+    exit_code: int = IntegrityError.exit_code
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verification read and what it found."""
+    """What a verification looked at and what it found."""
 
     objects: int
     size: int
@@ -38,6 +42,12 @@ class Verdict:
     @property
     def sound(self) -> bool:
         return not self.findings
+
+    @property
+    def exit_code(self) -> int:
+        """0, or that of the worst finding: damage counts more than what could not be looked at."""
+        codes = [finding.exit_code for finding in self.findings]
+        return IntegrityError.exit_code if IntegrityError.exit_code in codes else max(codes, default=0)
 
 
 def verify(
@@ -50,28 +60,55 @@ def verify(
     """Read every blob and manifest, or those of one model, and compare their digests.
 
     With `repair`, what is damaged is moved to quarantine; what may not be read, cannot be reached, or was written by
-    another version of ttbert is not. Progress is told of each object that was read.
+    another version of ttbert is not. Progress is told of each object that was read. NotCached where there is no cache.
     """
-    owners = _owners(census, only)
-    stored = entries_to_verify(census, only)
+    owners, stored = _owners(census, only), entries_to_verify(cache, census, only)
     findings = []
-    for key in stored:
+    for key, entry in stored.items():
         finding = _examine(cache, key, tuple(owners.get(key, ())), repair)
-        progress(stored[key])
+        progress(entry)
         if finding:
             findings.append(finding)
-    findings += [Finding(key, "missing", tuple(models)) for key, models in owners.items() if key not in stored]
-    findings += [
-        Finding(model.ref.folder, model.problem, (str(model.ref),))
-        for model in ([only] if only else census.models)
-        if model.problem and not any(str(model.ref) in finding.models for finding in findings)
+    return _verdict(census, only, stored, findings)
+
+
+def survey(cache: Cache, census: Census, only: Model | None = None) -> Verdict:
+    """Compare the sizes of blobs with those in the manifests, and read none of them. NotCached where there is no cache.
+
+    It takes a listing, and finds what is missing or cut off, but not changed bytes. It moves nothing: a size that differs
+    from a manifest's may be the manifest's fault.
+    """
+    owners, stored = _owners(census, only), entries_to_verify(cache, census, only)
+    expected = {key: size for model in census.models for key, size in _blobs(model).items()}
+    findings = [
+        Finding(key, f"it has {entry.size:,} bytes, not {expected[key]:,}", tuple(owners.get(key, ())))
+        for key, entry in stored.items()
+        if entry.size != expected.get(key, entry.size)
     ]
-    return Verdict(len(stored), sum(entry.size for entry in stored.values()), tuple(findings))
+    return _verdict(census, only, stored, findings)
 
 
-def entries_to_verify(census: Census, only: Model | None = None) -> dict[str, Entry]:
-    """The blobs and manifests that a verification reads, in the order in which it does."""
+def _verdict(census: Census, only: Model | None, stored: dict[str, Entry], found: list[Finding]) -> Verdict:
+    """The whole of what was found, with what is missing and the models that cannot be loaded for another reason."""
+    missing = [Finding(key, "missing", tuple(models)) for key, models in _owners(census, only).items() if key not in stored]
+    named = {name for finding in (*found, *missing) for name in finding.models}
+    models = [only] if only else census.models
+    others = [
+        Finding(model.ref.folder, model.problem, (str(model.ref),))
+        for model in models
+        if model.problem and str(model.ref) not in named
+    ]
+    return Verdict(len(stored), sum(entry.size for entry in stored.values()), (*found, *missing, *others))
+
+
+def entries_to_verify(cache: Cache, census: Census, only: Model | None = None) -> dict[str, Entry]:
+    """The blobs and manifests that a verification looks at, in order.
+
+    NotCached where there is no cache, such as in a folder on which no disk is mounted.
+    """
     stored = {**census.blobs, **census.manifests}
+    if not stored and not census.models:
+        raise NotCached(f"there is no cache in {cache.store.url}", "see `ttbert cache info`; is something not mounted?")
     return {key: stored[key] for key in sorted(stored if only is None else _owners(census, only)) if key in stored}
 
 
@@ -79,21 +116,22 @@ def _owners(census: Census, only: Model | None) -> dict[str, list[str]]:
     """Key -> the models that need it."""
     owners: dict[str, list[str]] = {}
     for model in [only] if only else census.models:
-        keys: Iterable[str] = []
-        if model.entry:
-            keys = [manifest_key(model.entry.manifest)]
-        if model.cached:
-            keys = [*keys, *map(blob_key, model.cached.manifest.blobs())]
-        for key in keys:
+        manifest = [manifest_key(model.entry.manifest)] if model.entry else []
+        for key in (*manifest, *_blobs(model)):
             owners.setdefault(key, []).append(str(model.ref))
     return owners
+
+
+def _blobs(model: Model) -> dict[str, int]:
+    """The keys of a model's blobs, with their sizes."""
+    return {blob_key(blob): size for blob, size in model.cached.manifest.blobs().items()} if model.cached else {}
 
 
 def _examine(cache: Cache, key: str, models: tuple[str, ...], repair: bool) -> Finding | None:
     try:
         problem = _check(cache, key)
     except CacheError as error:  # unreadable, out of reach, or of another version: none of it is damage
-        return Finding(key, error.message, models)
+        return Finding(key, error.message, models, exit_code=error.exit_code)
     if problem is None:
         return None
     moved = None

@@ -14,6 +14,7 @@ from ..cache.cache import Cache, Cached
 from ..cache.digest import blake3_of
 from ..cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry, TensorEntry
 from ..cache.refs import Ref
+from ..errors import UntrustedError
 from ..model import parse_config
 from ..recipe.bert import bert_recipe, canonical_names, check_tensors
 from ..recipe.policy import POLICIES
@@ -75,8 +76,16 @@ def plan_conversion(wanted: Wanted) -> Plan:
 
 
 def find_converted(plan: Plan, cache: Cache) -> Conversion | None:
-    """The conversion, if its whole result is in the cache."""
-    cached = cache.find(plan.action.key)
+    """The conversion, if its whole result is in the cache.
+
+    UntrustedError for one that may not be used; to somebody who signs, it is a miss, since their own replaces it.
+    """
+    try:
+        cached = cache.find(plan.action.key)
+    except UntrustedError:
+        if cache.trust.signer is None:
+            raise
+        return None
     return Conversion(cached, plan.ref, hit=True) if cached else None
 
 
@@ -92,10 +101,14 @@ def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None) -
     """Make sure that the planned model is in the cache under its ref, converting it on a miss.
 
     `progress` is called with each tensor that was made, from a worker thread. Raises CheckpointError where the
-    weights are not what the recipe expects, and errors of the store; what was published until then is harmless and
+    weights are not what the recipe expects, UntrustedError where only signed models are used and no trusted key is at hand
+    to sign this one, and errors of the store; what was published until then is harmless and
     found again.
     """
-    conversion = find_converted(plan, cache) or Conversion(_run(plan, cache, progress), plan.ref, hit=False)
+    conversion = find_converted(plan, cache)
+    if conversion is None:
+        cache.trust.check_may_publish()
+        conversion = Conversion(_run(plan, cache, progress), plan.ref, hit=False)
     cache.move_ref(plan.ref, conversion.cached, _repo(plan), plan.source.commit)
     return conversion
 

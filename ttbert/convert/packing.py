@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model import TILE
-from ..recipe.recipe import packed_bytes
+from ..recipe.recipe import payload_size
 from ..recipe.steps import Array
 
 _FORMATS = {("bfloat16", "row_major"): 0, ("bfloat16", "tile"): 1, ("bfloat8_b", "tile"): 2, ("bfloat4_b", "tile"): 3}
@@ -44,7 +44,7 @@ def has_extension() -> bool:
 
 
 def pack_with_extension(array: Array, dtype: str, layout: str, target: memoryview) -> None:
-    """Pack a float32 array of any strides into a buffer of `packed_bytes`; ValueError if it is of another size.
+    """Pack a float32 array of any strides into a buffer of `payload_size`; ValueError if it is of another size.
 
     Other threads run meanwhile.
     """
@@ -55,7 +55,7 @@ def pack_with_extension(array: Array, dtype: str, layout: str, target: memoryvie
 
 def pack_with_numpy(array: Array, dtype: str, layout: str, target: memoryview) -> None:
     """The same, at about a tenth of the speed."""
-    if len(target) != packed_bytes(array.shape, dtype, layout):
+    if len(target) != payload_size(array.shape, dtype, layout):
         raise ValueError("the buffer is not of the size of the packed array")
     matrices = _matrices(array)
     packed = np.frombuffer(target, np.uint8)

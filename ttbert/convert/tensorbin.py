@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from flatbuffers.builder import Builder
 
 from ..model import TILE
-from ..recipe.recipe import packed_bytes
+from ..recipe.recipe import payload_size
 
 _DTYPES = {"bfloat16": 0, "bfloat8_b": 3, "bfloat4_b": 4}
 _LAYOUTS = {"row_major": 1, "tile": 2}
@@ -25,7 +25,7 @@ _NO_DIMENSION = 0xFFFFFFFF
 @functools.cache
 def head(shape: tuple[int, ...], dtype: str, layout: str) -> bytes:
     """The beginning of a tensor's file, for one device and its interleaved DRAM."""
-    size = packed_bytes(shape, dtype, layout)
+    size = payload_size(shape, dtype, layout)
     builder = Builder(512)
     spec = _spec(builder, shape, dtype, layout)
     shards = _vector(builder, [_shard(builder, size)])
@@ -41,7 +41,7 @@ def head(shape: tuple[int, ...], dtype: str, layout: str) -> bytes:
 
 def file_bytes(shape: tuple[int, ...], dtype: str, layout: str) -> int:
     """Bytes of a tensor's file."""
-    return len(head(shape, dtype, layout)) + packed_bytes(shape, dtype, layout)
+    return len(head(shape, dtype, layout)) + payload_size(shape, dtype, layout)
 
 
 def _spec(builder: Builder, shape: tuple[int, ...], dtype: str, layout: str) -> int:

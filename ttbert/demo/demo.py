@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..cache.cache import Cache, Cached
 from ..runtime.loader import CachedModel
+from ..runtime.on_device import Loading, OnDevice
 from ..runtime.qa import Answer, decode
-from ..runtime.reference import Reference
+from ..runtime.runtime import Runtime
+from ..runtime.target import Target, describe, open_runtime
 from ..runtime.tokens import STRIDE, TOKENS, Batch, Encoder, Window, make_batches
 from .inputs import Question
 
@@ -21,10 +23,14 @@ _STEADY_RUNS = 10
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of each phase. A run is one pass over all batches; `steady` has one entry for each run after the first."""
+    """Seconds of each phase. A run is one pass over all batches; `steady` has one entry for each run after the first.
+
+    A device is loaded in phases, from what opening it takes to its first pass; `loading_weights` are two of them.
+    """
 
     preparing_inputs: float
     loading_weights: float
+    device: Loading | None
     first_run: float
     steady_runs: tuple[float, ...]
     postprocessing: float
@@ -46,28 +52,36 @@ class Outcome:
     tokens: int
     windows: int
     batches: int
+    device: dict[str, object] | None
+    """What it ran on, if that was a device."""
 
 
-def run_demo(cache: Cache, cached: Cached, questions: Sequence[Question], batch: int) -> Outcome:
-    """Answer the questions on the CPU, in batches of `batch` windows of 384 tokens at most, with what the cache holds.
+def run_demo(
+    target: Target, cache: Cache, cached: Cached, questions: Sequence[Question], batch: int, tell: Callable[[str], None]
+) -> Outcome:
+    """Answer the questions on the target, in batches of `batch` windows of 384 tokens at most on each chip, with what the
+    cache holds; `tell` hears what it runs on.
 
-    CheckpointError for a model that has no question-answering head, InputError for a question that is too long.
+    CheckpointError for a model that has no question-answering head, InputError for a question that is too long, and errors
+    as of `open_runtime`.
     """
     started = time.perf_counter()
     model = CachedModel(cache, cached)
     model.require_answer_head()
-    runtime = Reference(model)
-    loaded = time.perf_counter()
     tokens = min(TOKENS, model.shape.positions)
-    encoder = Encoder(model.tokenizer, tokens, min(STRIDE, tokens // 2))
-    windows = [
-        window for number, each in enumerate(questions) for window in encoder.windows(each.question, each.context, number)
-    ]
-    batches = list(make_batches(windows, batch, encoder.tokens, pad_id=encoder.pad_id))
-    prepared = time.perf_counter()
-    logits = [runtime.run(each) for each in batches]
-    first = time.perf_counter()
-    steady = _steady_runs(runtime, batches)
+    with open_runtime(target, model, batch, tokens) as runtime:
+        loaded = time.perf_counter()
+        tell(describe(target, runtime))
+        prepared_at = time.perf_counter()
+        encoder = Encoder(model.tokenizer, tokens, min(STRIDE, tokens // 2))
+        windows = [
+            window for number, each in enumerate(questions) for window in encoder.windows(each.question, each.context, number)
+        ]
+        batches = list(make_batches(windows, target.chips * batch, encoder.tokens, pad_id=encoder.pad_id))
+        prepared = time.perf_counter()
+        logits = list(runtime.stream(batches))
+        first = time.perf_counter()
+        steady = _steady_runs(runtime, batches)
     timed = time.perf_counter()
     starts, ends = (np.concatenate([each[side][: b.rows] for each, b in zip(logits, batches, strict=True)]) for side in (0, 1))
     answers = tuple(
@@ -75,25 +89,28 @@ def run_demo(cache: Cache, cached: Cached, questions: Sequence[Question], batch:
         for question, rows in zip(questions, _rows(windows, len(questions)), strict=True)
     )
     decoded = time.perf_counter()
+    on_device = runtime if isinstance(runtime, OnDevice) else None
+    device = on_device.loading if on_device else None
     timings = Timings(
-        preparing_inputs=prepared - loaded,
-        loading_weights=loaded - started,
+        preparing_inputs=prepared - prepared_at,
+        loading_weights=device.reading + device.sending if device else loaded - started,
+        device=device,
         first_run=first - prepared,
         steady_runs=steady,
         postprocessing=decoded - timed,
         inputs=len(questions),
         weight_bytes=sum(entry.size for entry in cached.manifest.tensors),
     )
-    return Outcome(answers, timings, encoder.tokens, len(windows), len(batches))
+    return Outcome(answers, timings, encoder.tokens, len(windows), len(batches), on_device.document() if on_device else None)
 
 
-def _steady_runs(runtime: Reference, batches: Sequence[Batch]) -> tuple[float, ...]:
+def _steady_runs(runtime: Runtime, batches: Sequence[Batch]) -> tuple[float, ...]:
     """Run everything again, at least once and until some seconds are filled; the seconds of each run."""
     seconds: list[float] = []
     while not seconds or (sum(seconds) < _STEADY_SECONDS and len(seconds) < _STEADY_RUNS):
         started = time.perf_counter()
-        for batch in batches:
-            runtime.run(batch)
+        for _ in runtime.stream(batches):
+            pass
         seconds.append(time.perf_counter() - started)
     return tuple(seconds)
 

@@ -42,25 +42,28 @@ def built_in_questions() -> list[Question]:
     return read_questions(BUILT_IN)
 
 
-def choose_questions(path: Path | None, batch: int, pad: bool) -> list[Question]:
-    """The questions of one run: as many as the batch holds, unless `pad` allows another number.
+def choose_questions(path: Path | None, batch: int, pad: bool, chips: int = 1) -> list[Question]:
+    """The questions of one run: as many as the batches of all chips hold, unless `pad` allows another number.
 
     Of the built-in questions the first ones are taken. InputError where the number does not fit.
     """
     found = read_questions(path) if path else built_in_questions()
-    if path is None and not pad:
-        if len(found) < batch:
-            raise InputError(
-                f"there are {len(found)} built-in questions, fewer than the batch of {batch}",
-                f"pass --batch {len(found)} or less, --pad to leave rows of the batch empty, or your own with --input FILE",
-            )
-        return found[:batch]
-    if len(found) != batch and not pad:
+    rows = chips * batch
+    if pad or len(found) == rows:
+        return found
+    what = f"the batch is {rows}" if chips == 1 else f"a batch of {batch} on each of {chips} chips is {rows}"
+    if path is None:
+        if len(found) > rows:
+            return found[:rows]
         raise InputError(
-            f"{path} has {len(found)} inputs, but the batch is {batch}",
-            f"pass --batch {len(found)}, or --pad to run them in batches of {batch} of which the last is partly empty",
+            f"there are {len(found)} built-in questions, and {what}",
+            f"pass --batch {len(found) // chips} or less, --pad to leave rows empty, or your own with --input FILE",
         )
-    return found
+    padding = f"--pad to run them in batches of {rows} of which the last is partly empty"
+    raise InputError(
+        f"{path} has {len(found)} inputs, but {what}",
+        f"pass {padding}" if len(found) % chips else f"pass --batch {len(found) // chips}, or {padding}",
+    )
 
 
 def _question(entry: Any, where: str) -> Question:

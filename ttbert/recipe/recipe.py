@@ -7,7 +7,6 @@ to invalidate.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -35,14 +34,6 @@ BITS = {"bfloat16": 16.0, "bfloat8_b": 8 + 8 / 16, "bfloat4_b": 4 + 8 / 16}
 """Bits an element takes; in the block formats sixteen elements share an exponent of eight bits."""
 
 
-def packed_bytes(shape: tuple[int, ...], dtype: str, layout: str) -> int:
-    """Bytes of the values of a tensor of one dimension at least; of tiles, the last two dimensions are rows and columns."""
-    *outer, rows, columns = (1, *shape)
-    if layout == "tile":
-        rows, columns = -(-rows // TILE) * TILE, -(-columns // TILE) * TILE
-    return int(math.prod(outer) * rows * columns * BITS[dtype] / 8)
-
-
 @dataclass(frozen=True)
 class TensorRecipe:
     """How one device tensor is made: its source tensors by canonical name and shape, the steps, and how it is packed."""
@@ -61,7 +52,7 @@ class TensorRecipe:
     @property
     def payload(self) -> int:
         """Bytes of the packed tensor, without the header of its file."""
-        return packed_bytes(self.shape, self.dtype, self.layout)
+        return payload_size(self.shape, self.dtype, self.layout)
 
     def document(self) -> dict[str, object]:
         return {
@@ -134,6 +125,17 @@ class Action:
     @property
     def key(self) -> Digest:
         return blake3_of(self.to_bytes())
+
+
+def payload_size(shape: Sequence[int], dtype: str, layout: str) -> int:
+    """Bytes of a packed tensor, without the header of its file; in tiles, the last two dimensions are padded to whole ones."""
+    *outer, rows, columns = (1, *shape)
+    if layout == "tile":
+        rows, columns = -(-rows // TILE) * TILE, -(-columns // TILE) * TILE
+    elements = rows * columns
+    for each in outer:
+        elements *= each
+    return elements * int(2 * BITS[dtype]) // 16  # whole numbers, so that no size in a manifest is ever rounded
 
 
 def matches(recipe: Recipe, action: bytes, packs: Sequence[PackEntry]) -> bool:

@@ -10,20 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
 from ..tt import first_line
 from .bert import Bert
-from .inputs import free_batch, send_batch
+from .inputs import empty_batch, free_batch, send_batch
 from .plan import Plan
-from .tokens import Batch
 
 if TYPE_CHECKING:
     import torch
 
     from .loader import CachedModel
+    from .tokens import Batch
 
 LEAST_PCC = 0.99
 """Correlation with the reference's logits that a plan must reach with matmul weights of 8 bits or more."""
@@ -128,11 +126,6 @@ def op_names(plan: Plan) -> list[tuple[int | None, str]]:
     before = names.index((None, "unsharded"))
     encoder: list[tuple[int | None, str]] = [(i, name) for i in range(plan.shape.layers) for name in layer]
     return [*names[:before], *encoder, *names[before:]]
-
-
-def empty_batch(plan: Plan) -> Batch:
-    rows = np.zeros((plan.batch, plan.tokens), np.int32)
-    return Batch((), rows, rows, rows + 1)
 
 
 def empty_weights(ttnn: Any, device: Any, plan: Plan) -> dict[str, Any]:

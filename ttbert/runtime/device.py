@@ -3,8 +3,9 @@
 Which of them is there is TT-NN's business: it looks at the machine and at its own settings in the environment. What it
 says when it cannot have one is many lines long, and partly in its log alone; here it becomes one line and what to do.
 
-Three questions, each with a price: `detect_arch` takes nothing from anybody; `probe` starts the device in a process of
-its own, which can be ended where TT-NN waits for ever; `open_device` has it for this process.
+Three questions, each with a price: `find_device` costs nothing on a machine that has no device, and else starts it once in a
+process of its own, which can be ended where TT-NN waits for ever (`probe`); `detect_arch` takes nothing from anybody;
+`open_device` has the device for this process.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..child import python_command
@@ -25,17 +27,17 @@ from ..tt import device_environment, device_ttnn, first_line
 _BOARDS = {"N150": "n150", "N300": "n300", "T3K": "t3000", "P100": "p100", "P150": "p150", "P300": "p300"}
 """Boards by TT-NN's name for the type of a cluster."""
 
+_DRIVER = Path("/dev/tenstorrent")
+"""Where the kernel driver lists cards."""
+
 _HELD = re.compile(r"Waiting for lock '(?:\w*CHIP_IN_USE\w*)' which is currently held by thread TID: -?\d+, PID: (\d+)")
 """TT-NN logs this, and then waits until the other process has ended."""
 
 _RESET = "reset the card: tt-smi -r"
 
+_NONE = re.compile("No chips detected|no chips were detected")
+
 _CAUSES = [
-    (
-        r"No chips detected|no chips were detected",
-        "no Tenstorrent device is here",
-        "check that the driver lists it (ls /dev/tenstorrent), or pass --board cpu",
-    ),
     (
         r"requires (\d+) devices, but only (\d+) devices",
         "{0} chips are asked for, and {1} here",
@@ -90,21 +92,48 @@ _CAUSES = [
 
 @dataclass(frozen=True)
 class Found:
-    """What a process has when it opens its devices: the board, or `unknown`, the chips of all boards, and their arch."""
+    """What a process has when it opens its devices: the board, or TT-NN's name for what is there (such as `p150_x4`), the
+    chips of all boards, and their arch."""
 
     board: str
     chips: int
     arch: str
 
 
+class NoDevice(DeviceError):
+    """There is no device at all."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no Tenstorrent device is here", "check that the driver lists it (ls /dev/tenstorrent), or pass --board cpu"
+        )
+
+
 def device_error(said: BaseException | str) -> DeviceError:
     """What TT-NN said, in an exception or its log, as one line and what to do about it."""
     text = str(said)
+    if _NONE.search(text):
+        return NoDevice()
     for pattern, message, hint in _CAUSES:
         if found := re.search(pattern, text):
             caught = [group for group in found.groups() if group is not None]
             return DeviceError(message.format(*caught), hint)
     return DeviceError(f"TT-NN cannot use the device: {first_line(said)}", "see what TT-NN logs: TT_METAL_LOGGER_LEVEL=info")
+
+
+def find_device() -> Found | None:
+    """The device that is here, or None. DeviceError where one is here that cannot be started, with the reason.
+
+    TT-NN is asked only where the driver lists something, or where the user has settings for TT-NN, which may name a device
+    that no driver lists.
+    """
+    settings = (name for name in device_environment() if name.startswith("TT_METAL_") and "_LOGGER_" not in name)
+    if not _DRIVER.exists() and not any(settings):
+        return None
+    try:
+        return probe()
+    except NoDevice:
+        return None
 
 
 def detect_arch() -> str | None:
@@ -125,7 +154,7 @@ def probe(seconds: float = 120.0) -> Found:
     cluster, chips, arch = _ask(
         "[ttnn.cluster.get_cluster_type().name, ttnn.get_num_devices(), ttnn._ttnn.device.get_arch_name()]", seconds
     )
-    return Found(_BOARDS.get(cluster, "unknown"), chips, arch)
+    return Found(_BOARDS.get(cluster, cluster.lower()), chips, arch)
 
 
 @contextmanager

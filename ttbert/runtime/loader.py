@@ -20,6 +20,7 @@ from ..model import BertShape, parse_config
 from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
 from ..recipe.recipe import CONFIG, RECIPE, TOKENIZER, matches
+from ..recipe.tensorbin import HEADER_SIZE, check_header
 from ..tt import first_line, host_ttnn
 
 
@@ -52,6 +53,7 @@ class CachedModel:
             for pack in self.manifest.packs:
                 for entry, blob in self.cache.load_pack(pack):
                     with blob:
+                        check_header(blob.bytes(HEADER_SIZE), entry, self.cache.where(pack, entry))
                         link.symlink_to(blob.path)
                         try:
                             tensor = ttnn.load_tensor(str(link))

@@ -6,7 +6,7 @@ over the core grid, the answer head padded to a tile. This is the board that is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +16,10 @@ import torch.nn.functional as F
 
 from ..model import BertShape
 from .loader import CachedModel
+from .runtime import Logits
 
 if TYPE_CHECKING:
     from .tokens import Batch
-
-
-Logits = npt.NDArray[np.float32]
 
 
 class Reference:
@@ -46,6 +44,10 @@ class Reference:
         states = self.encode(batch)
         logits = self._linear(states, "answer")[..., :2].numpy()
         return logits[..., 0], logits[..., 1]
+
+    def stream(self, batches: Iterable[Batch]) -> Iterator[tuple[Logits, Logits]]:
+        """`run` of each batch, one after the other."""
+        return map(self.run, batches)
 
     @torch.inference_mode()
     def encode(self, batch: Batch) -> torch.Tensor:

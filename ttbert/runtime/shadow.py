@@ -54,7 +54,29 @@ class Shadow:
 
     def shadow(self, host: Any, device: Any) -> ShadowTensor:
         """A host tensor, such as a cached weight, on the device in DRAM."""
-        return ShadowTensor(host.to(device, self.ttnn.DRAM_MEMORY_CONFIG), host.to_torch().float())
+        return self.to_device(host, device, self.ttnn.DRAM_MEMORY_CONFIG)
+
+    def to_device(self, host: Any, device: Any, memory_config: Any) -> ShadowTensor:
+        return ShadowTensor(self.ttnn.to_device(host, device, memory_config=memory_config), host.to_torch().float())
+
+    def copy_host_to_device_tensor(self, host: _HostShadow, target: ShadowTensor, cq_id: int = 0) -> None:
+        self.ttnn.copy_host_to_device_tensor(host.host, target.device, cq_id=cq_id)
+        target.value = host.value
+
+    def from_device(self, source: ShadowTensor, blocking: bool = True) -> _HostShadow:
+        """The value on the host, as the mock device's own is zero."""
+        return _HostShadow(self.ttnn.from_device(source.device, blocking=blocking), source.value)
+
+    def copy(self, source: ShadowTensor, target: ShadowTensor) -> None:
+        self.ttnn.copy(source.device, target.device)
+        target.value = source.value
+
+    def to_dtype(self, host: _HostShadow, dtype: Any) -> _HostShadow:
+        return _HostShadow(self.ttnn.to_dtype(host.host, dtype), host.value)
+
+    def get_device_tensors(self, host: _HostShadow) -> list[_HostShadow]:
+        """Of the one chip that a shadow has."""
+        return [host]
 
     def deallocate(self, tensor: ShadowTensor) -> None:
         self.ttnn.deallocate(tensor.device)
@@ -100,14 +122,25 @@ class _Experimental:
 
 
 class _HostShadow:
-    def __init__(self, host: Any) -> None:
-        self._host = host
+    """A host tensor, and its value where that came from a device."""
+
+    def __init__(self, host: Any, value: torch.Tensor | None = None) -> None:
+        self.host = host
+        self._value = value
+
+    @property
+    def value(self) -> torch.Tensor:
+        if self._value is not None:
+            return self._value
+        value = self.host.to_torch()
+        # Ids stay integers; torch has few operations for unsigned ones.
+        return value.float() if value.is_floating_point() else torch.from_numpy(value.numpy().astype(np.int64))
 
     def to(self, device: Any, memory: Any) -> ShadowTensor:
-        value = self._host.to_torch()
-        # Ids stay integers; torch has few operations for unsigned ones.
-        value = value.float() if value.is_floating_point() else torch.from_numpy(value.numpy().astype(np.int64))
-        return ShadowTensor(self._host.to(device, memory), value)
+        return ShadowTensor(self.host.to(device, memory), self.value)
+
+    def to_numpy(self) -> Any:
+        return self.value.numpy()
 
 
 def pcc(left: torch.Tensor, right: torch.Tensor) -> float:
@@ -220,6 +253,8 @@ _COMPUTE: dict[str, Callable[[Any, Any, list[Any], dict[str, Any]], Values]] = {
     "create_qkv_heads": _split_groups,
     "scale_mask_softmax_in_place": _softmax,
     "nlp_concat_heads": _join_heads,
+    "transpose": _golden,
+    "untilize_with_unpadding": _golden,
     "reshape": _reshaped,
     "view": _reshaped,
 }

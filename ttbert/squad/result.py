@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..runtime.on_device import OnDevice
 from .answers import Prediction
 from .batches import Layout
 from .dataset import Dataset
@@ -30,6 +31,11 @@ class Result:
     metrics: Metrics
     timings: Timings
     provenance: Mapping[str, Any]
+
+    @property
+    def is_mock(self) -> bool:
+        """It ran on a mock device, which computes nothing: every logit is zero, and nothing here is a score."""
+        return bool((self.provenance["device"] or {}).get("mock"))
 
     @property
     def answers(self) -> dict[str, str]:
@@ -74,10 +80,11 @@ def make_result(dataset: Dataset, subject: Subject, layout: Layout, board: str, 
         },
         "versions": {
             "ttbert": __version__,
-            **{name: version(name) for name in ("torch", "tokenizers", "numpy")},
+            **{name: version(name) for name in ("torch", "tokenizers", "numpy", "ttnn")},
             "python": platform.python_version(),
         },
-        "threads": _threads(),
+        "threads": subject.engine.get("threads"),
+        "device": subject.engine if isinstance(subject.runtime, OnDevice) else None,
     }
     return Result(
         dataset=dataset,
@@ -109,7 +116,7 @@ def result_document(result: Result) -> dict[str, Any]:
     rows = zip(result.dataset.questions, result.predictions, result.pairs, result.context_tokens, strict=True)
     return {
         "schema": SCHEMA,
-        "score": result.metrics.document(),
+        "score": None if result.is_mock else result.metrics.document(),
         "partial": part_document(result.dataset),
         "provenance": dict(result.provenance),
         "timings": result.timings.document(),
@@ -145,9 +152,3 @@ def write_result(folder: Path, result: Result) -> None:
     if result.dataset.allows_no_answer:
         write_json(folder / NULL_ODDS, result.null_scores)
     write_json(folder / RUN, result_document(result))
-
-
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()

@@ -9,15 +9,17 @@ it did is the busy share. Results do not depend on which thread is faster.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import IntegrityError, TtbertError
-from ..runtime.tokens import Window
+from ..runtime.tokens import Batch, Window
 from .answers import Prediction, predict
 from .batches import Job, Layout, check_questions, make_jobs
 from .dataset import Dataset
@@ -27,6 +29,7 @@ from .pipe import Closed, Pipe
 from .subject import Subject
 
 Logits = npt.NDArray[np.float32]
+T = TypeVar("T")
 
 _WAITING_JOBS = 8
 
@@ -44,7 +47,10 @@ class Progress:
 
 @dataclass
 class Timings:
-    """Seconds that each phase took; the phases overlap, but for `waiting`, when the model had nothing to do."""
+    """Seconds that each phase took; the phases overlap, but for `waiting`, when the model's thread had nothing to do.
+
+    A device may be busy all the same, with the batch that it was given before.
+    """
 
     loading: float = 0.0
     tokenizing: float = 0.0
@@ -136,25 +142,41 @@ def run_questions(
 
 
 def _run_jobs(jobs: Pipe[Job], results: Pipe[tuple[Job, Record]], subject: Subject, journal: Journal, timings: Timings) -> None:
-    waited = time.perf_counter()
-    for job in jobs:
-        begun = time.perf_counter()
-        timings.waiting += begun - waited
-        record = journal.done.get(job.number)
-        if record is None:
-            starts, ends = subject.runtime.run(job.batch)
-            record = _record(job, starts, ends)
-            timings.running += time.perf_counter() - begun
-        elif record.places != tuple(row.place for row in job.rows):
-            raise IntegrityError(f"batch {job.number} of the journal is of other windows", "run it again in another folder")
-        else:
+    """Keep the model busy: on a device the next batch is begun before the logits of this one are waited for."""
+    begun = time.perf_counter()
+    sent: deque[Job] = deque()
+
+    def new_batches() -> Iterator[Batch]:
+        while (job := _waited(timings, lambda: next(arriving, None))) is not None:
+            timings.batches += 1
+            timings.rows += len(job.batch.ids)
+            timings.windows += len(job.rows)
+            timings.tokens += sum(len(row.window) for row in job.rows)
+            if (record := journal.done.get(job.number)) is None:
+                sent.append(job)
+                yield job.batch
+                continue
+            if record.places != tuple(row.place for row in job.rows):
+                raise IntegrityError(f"batch {job.number} of the journal is of other windows", "run it again in another folder")
             timings.resumed_batches += 1
-        timings.batches += 1
-        timings.rows += len(job.batch.ids)
-        timings.windows += len(job.rows)
-        timings.tokens += sum(len(row.window) for row in job.rows)
-        waited = time.perf_counter()
-        results.put((job, record))
+            done(job, record)
+
+    def done(job: Job, record: Record) -> None:
+        _waited(timings, lambda: results.put((job, record)))
+
+    arriving = iter(jobs)
+    for starts, ends in subject.runtime.stream(new_batches()):
+        job = sent.popleft()
+        done(job, _record(job, starts, ends))
+    timings.running = time.perf_counter() - begun - timings.waiting
+
+
+def _waited(timings: Timings, wait: Callable[[], T]) -> T:
+    begun = time.perf_counter()
+    try:
+        return wait()
+    finally:
+        timings.waiting += time.perf_counter() - begun
 
 
 def _record(job: Job, starts: Logits, ends: Logits) -> Record:

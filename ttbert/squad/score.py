@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import platformdirs
-import torch
 
+from ..boards import CPU
 from ..cache.digest import blake3_of
 from ..cache.document import canonical
 from ..convert.wanted import Wanted
@@ -23,8 +21,6 @@ from .journal import Journal
 from .result import Result, make_result, part_document, write_result
 from .runner import Progress, run_questions
 from .subject import FLOAT32, Subject
-
-CPU = "cpu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +47,7 @@ def identify(dataset: Dataset, subject: Subject, layout: Layout, board: str) -> 
         "batch": layout.batch,
         "real_length": layout.real_length,
         "board": board,
-        "torch": version("torch"),
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
+        **{name: each for name, each in subject.engine.items() if name not in ("batch", "traced")},
     }
 
 
@@ -74,11 +68,12 @@ def other_model(wanted: Wanted, compare: str) -> Wanted:
 def score(
     run: Run, resume: bool, progress: Callable[[Progress], None], keep_logits: bool = False
 ) -> tuple[Result, LogitsByWindow]:
-    """Run it, or what is left of it, and write its files. Errors as of a journal and of a run."""
+    """Run it, or what is left of it, and write its files, unless it computed nothing. Errors as of a journal and of a run."""
     with Journal(run.folder / "journal", run.identity, resume) as journal:
         outcome = run_questions(run.dataset, run.subject, run.layout, journal, progress, keep_logits)
         result = make_result(run.dataset, run.subject, run.layout, run.board, outcome)
-        write_result(run.folder, result)
+        if not result.is_mock:
+            write_result(run.folder, result)
         journal.finish()
     return result, outcome.logits
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from importlib.metadata import version
 
-import numpy as np
-import numpy.typing as npt
-
+from ..boards import CPU
 from ..cache.cache import Cache, Cached
 from ..convert.checkpoint import open_checkpoint
 from ..convert.convert import plan_conversion
@@ -19,19 +19,12 @@ from ..model import BertShape
 from ..recipe.bert import canonical_names, check_tensors
 from ..recipe.steps import run_steps
 from ..runtime.loader import CachedModel
-from ..runtime.reference import Reference
-from ..runtime.tokens import STRIDE, TOKENS, Batch, Encoder
+from ..runtime.on_device import OnDevice
+from ..runtime.runtime import Runtime
+from ..runtime.target import Target, open_runtime
+from ..runtime.tokens import STRIDE, TOKENS, Encoder
 
 FLOAT32 = "float32"
-
-Logits = npt.NDArray[np.float32]
-
-
-class Runtime(Protocol):
-    """What gives logits for batches."""
-
-    def run(self, batch: Batch) -> tuple[Logits, Logits]:
-        """Start and end logits, each (batch, tokens)."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +64,15 @@ class Subject:
     runtime: Runtime
     weight_bytes: int
 
+    @property
+    def engine(self) -> dict[str, object]:
+        """What computes the logits, as far as that decides them."""
+        if isinstance(self.runtime, OnDevice):
+            return self.runtime.document()
+        import torch
+
+        return {"torch": version("torch"), "threads": torch.get_num_threads(), "processor": platform.machine()}
+
     def identity(self) -> dict[str, object]:
         """What decides the logits of a window."""
         return {
@@ -82,12 +84,26 @@ class Subject:
         }
 
 
+@contextmanager
+def open_cached(wanted: Wanted, cached: CachedModel, target: Target, batch: int) -> Iterator[Subject]:
+    """A model of the cache on the target, `batch` inputs on each chip. CheckpointError if it has no question-answering head,
+    and errors as of `open_runtime`."""
+    cached.require_answer_head()
+    encoder = _encoder(cached.tokenizer, cached.shape)
+    with open_runtime(target, cached, batch, encoder.tokens) as runtime:
+        weights = sum(entry.size for entry in cached.manifest.tensors)
+        yield Subject(_origin(wanted, cached), encoder, runtime, weights)
+
+
 def load_cached(wanted: Wanted, cache: Cache, cached: Cached) -> Subject:
     """A model of the cache on the CPU. CheckpointError if it has no question-answering head."""
-    model = CachedModel(cache, cached)
-    model.require_answer_head()
+    with open_cached(wanted, CachedModel(cache, cached), Target(CPU), 0) as subject:
+        return subject
+
+
+def _origin(wanted: Wanted, cached: CachedModel) -> Origin:
     provenance = cached.manifest.provenance
-    origin = Origin(
+    return Origin(
         model=wanted.model,
         revision=provenance.commit,
         policy=wanted.policy,
@@ -95,8 +111,6 @@ def load_cached(wanted: Wanted, cache: Cache, cached: Cached) -> Subject:
         recipe=str(cached.manifest.action),
         sources={each.name: str(each.digest) for each in provenance.sources},
     )
-    weights = sum(entry.size for entry in cached.manifest.tensors)
-    return Subject(origin, _encoder(model.tokenizer, model.shape), Reference(model), weights)
 
 
 def load_float32(wanted: Wanted) -> Subject:
@@ -127,6 +141,8 @@ def load_float32(wanted: Wanted) -> Subject:
         recipe=None,
         sources={name: str(source.digest(name)) for name in sorted({*plan.weights, *plan.tokenizer, "config.json"})},
     )
+    from ..runtime.reference import Reference
+
     runtime = Reference.of_arrays(recipe.shape, arrays)
     return Subject(origin, _encoder(tokenizer, recipe.shape), runtime, sum(array.nbytes for array in arrays.values()))
 

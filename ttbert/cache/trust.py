@@ -1,0 +1,151 @@
+"""Signatures: who says that a manifest is right, and that a name means it.
+
+A digest proves that bytes are those a manifest names; it does not prove who wrote the manifest. So a publisher signs two
+kinds of statements: "this manifest is of my conversion" and "this entry of a ref's history is mine". A signature is an
+object of its own beside what it signs, so several keys can sign one thing, and it is made once:
+
+    signatures/manifest/b07c…/3f9a…      64 bytes: of that manifest, by that key
+    signatures/ref/77e1…/3f9a…           of the entry of a ref with that digest
+
+What is signed names the kind and the digest, so a signature can be used for nothing else. Ed25519 gives the same 64 bytes
+each time: of two that sign at once, neither can spoil it.
+
+Keys and what this user has seen lie outside of the cache; nothing in a cache can change whom its readers trust.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+
+from ..errors import CacheError, UntrustedError
+from .digest import Digest
+from .history import Memory, doubt
+from .keys import PrivateKey, PublicKey, required_keys
+from .refs import LogEntry, Ref
+from .store import Store
+
+Kind = Literal["manifest", "ref"]
+_ID = re.compile(r"[0-9a-f]{64}")
+_MOST = 100
+"""Signatures that are looked at to say who signed something; whether a trusted key did is always found."""
+_SIZE = 64
+_log = logging.getLogger(__name__)
+_TRIES = 100
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whom one user of a cache believes, and as whom that user signs. Without keys, everybody who can write is believed."""
+
+    keys: tuple[PublicKey, ...] = ()
+    signer: PrivateKey | None = None
+    memory: Memory = field(default_factory=Memory)
+
+    @property
+    def required(self) -> bool:
+        """Whether only what a trusted key signed may be used."""
+        return bool(self.keys)
+
+    def believes(self, store: Store, kind: Kind, digest: Digest) -> bool:
+        """Whether this may be used, as far as signatures go."""
+        return not self.required or any(has_signature(store, kind, digest, key) for key in self.keys)
+
+    def check(self, store: Store, kind: Kind, digest: Digest, what: str) -> None:
+        """UntrustedError, naming `what`, unless a trusted key signed it or none is required."""
+        if self.believes(store, kind, digest):
+            return
+        others = signers(store, kind, digest)
+        found = f"it is signed by the key {others[0].id[:12]}..., which is not trusted here" if others else "it is not signed"
+        raise UntrustedError(
+            f"{what} is not of a trusted publisher: {found}; nothing of it was used",
+            "ask its publisher for `ttbert cache sign`, or trust their key with `ttbert cache trust`",
+        )
+
+    def check_may_publish(self) -> None:
+        """UntrustedError where what this user publishes could not be loaded here again."""
+        if not self.required:
+            return
+        if self.signer is None:
+            raise UntrustedError(
+                "only signed models are used here, and there is no key to sign a conversion with",
+                "load a model that a trusted key signed; or `ttbert cache keygen`, and have its key trusted",
+            )
+        if self.signer.public.raw not in {key.raw for key in self.keys}:
+            raise UntrustedError(
+                f"the key {self.signer.name!r} would sign, and is not among those trusted here",
+                f"`ttbert cache trust {self.signer.name}`, here and wherever its models are to be loaded",
+            )
+
+    def check_ref(self, store: Store, ref: Ref, latest: LogEntry) -> None:
+        """UntrustedError unless a ref's last entry may be used: signed, and going on from what was seen of it before."""
+        if latest.means:
+            self.check(store, "ref", latest.digest, f"the name {ref} in {store.url}")
+        elif not self.believes(store, "ref", latest.digest):
+            return  # a removal needs no signature, since objects can be removed without one; but it is not remembered
+        self.check_history(store, ref, latest)
+        self.memory.remember(store, ref, latest)
+
+    def check_history(self, store: Store, ref: Ref, latest: LogEntry) -> None:
+        """UntrustedError where a ref shows an older state than was seen before; without trusted keys, only a warning."""
+        odd = doubt(store, ref, latest, self.memory.recall(store, ref))
+        if odd and odd.rewritten and self.required:
+            raise UntrustedError(
+                f"{ref} in {store.url} was rolled back: {odd.what}; nothing of it was used",
+                f"see `ttbert cache log {ref}`; if it is right, `ttbert cache log {ref} --accept`",
+            )
+        if odd:
+            _log.warning("%s: %s; see `ttbert cache log %s`", ref, odd.what, ref)
+
+    def sign(self, store: Store, kind: Kind, digest: Digest) -> None:
+        """Sign, if there is a key to sign with."""
+        if self.signer:
+            publish_signature(store, kind, digest, self.signer)
+
+
+def user_trust(signer: PrivateKey | None = None) -> Trust:
+    """Whom this user trusts and what this user has seen, from the user's own folders."""
+    return Trust(required_keys(), signer, Memory(Path(platformdirs.user_state_dir("ttbert"), "refs")))
+
+
+def publish_signature(store: Store, kind: Kind, digest: Digest, key: PrivateKey) -> None:
+    """Store a key's signature. One that is there already is checked, and moved to quarantine where it is none."""
+    name = signature_key(kind, digest, key.public)
+    signature = key.sign(_message(kind, digest))
+    for _ in range(_TRIES):
+        if store.put(name, signature) or has_signature(store, kind, digest, key.public):
+            return
+        with contextlib.suppress(KeyError):  # somebody else has just moved it
+            store.quarantine(name)
+    raise CacheError(f"{store.url}/{name} could not be published: whatever is there is no signature", "look at the disk")
+
+
+def has_signature(store: Store, kind: Kind, digest: Digest, key: PublicKey) -> bool:
+    """Whether that key signed this."""
+    try:
+        signature = store.get(signature_key(kind, digest, key), 0, _SIZE + 1)
+    except KeyError:
+        return False
+    return len(signature) == _SIZE and key.verifies(signature, _message(kind, digest))
+
+
+def signers(store: Store, kind: Kind, digest: Digest) -> list[PublicKey]:
+    """Every key that signed this, known here or not; a key without a name is all that is known of a stranger."""
+    names = (entry.key.rpartition("/")[2] for entry in store.list(f"signatures/{kind}/{digest.hex}"))
+    keys = (PublicKey("", bytes.fromhex(name)) for name in islice(names, _MOST) if _ID.fullmatch(name))
+    return [key for key in keys if has_signature(store, kind, digest, key)]
+
+
+def signature_key(kind: Kind, digest: Digest, key: PublicKey) -> str:
+    return f"signatures/{kind}/{digest.hex}/{key.id}"
+
+
+def _message(kind: Kind, digest: Digest) -> bytes:
+    return f"ttbert.signature/1\n{kind}\n{digest}\n".encode("ascii")

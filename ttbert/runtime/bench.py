@@ -1,0 +1,113 @@
+"""What only a card can tell: how fast it is, and how far its logits are from those of the reference.
+
+On a mock device the same code runs, and what a mock cannot tell is None: it takes no time and computes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+
+import numpy as np
+
+from .loader import CachedModel
+from .on_device import Loading, OnDevice
+from .runtime import Logits
+from .target import Target, open_runtime
+from .tokens import Batch
+
+_LATENCIES = 10
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast batches go, with a trace or without."""
+
+    traced: bool
+    untraced: str | None
+    """Why there is no trace although one was asked for."""
+    host_ms: float
+    """Of the host, to begin a batch: the median."""
+    latency_ms: float | None
+    """Of one batch that has the device to itself, from its arrays to its logits: the median."""
+    batch_ms: float | None
+    """Of a batch among others, the next being begun before it is done."""
+    inputs_per_second: float | None
+    batches: int
+    """How many that was measured with."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured; PCC of the logits with the reference, of what is no padding."""
+
+    device: dict[str, object]
+    loading: Loading
+    speeds: tuple[Speed, ...]
+    start_pcc: float | None
+    end_pcc: float | None
+
+    @property
+    def pcc(self) -> float | None:
+        return None if self.start_pcc is None or self.end_pcc is None else min(self.start_pcc, self.end_pcc)
+
+
+def measure(target: Target, model: CachedModel, batches: Sequence[Batch], batch: int, tokens: int, seconds: float) -> Measured:
+    """Run batches for that long without a trace, and with one if the target traces. Each has the rows of all chips.
+
+    The first batch is also run by the reference. Errors as of `open_runtime`.
+    """
+    speeds = []
+    for traces in (False, True) if target.traces else (False,):
+        with open_runtime(replace(target, traces=traces), model, batch, tokens) as runtime:
+            assert isinstance(runtime, OnDevice)
+            speeds.append(_speed(runtime, batches, seconds, target.is_mock))
+            logits = runtime.run(batches[0])
+            device, loading = runtime.document(), runtime.loading
+    if target.is_mock:
+        return Measured(device, loading, tuple(speeds), None, None)
+    from .reference import Reference
+
+    expected = Reference(model).run(batches[0])
+    real = batches[0].attention_mask == 1
+    start, end = (_pcc(mine[real], theirs[real]) for mine, theirs in zip(logits, expected, strict=True))
+    return Measured(device, loading, tuple(speeds), start, end)
+
+
+def _speed(runtime: OnDevice, batches: Sequence[Batch], seconds: float, is_mock: bool) -> Speed:
+    hosts, latencies = [], []
+    for batch, _ in zip(cycle(batches), range(_LATENCIES), strict=False):
+        begun = time.perf_counter()
+        started = runtime.start(batch)
+        hosts.append(time.perf_counter() - begun)
+        runtime.finish(started)
+        latencies.append(time.perf_counter() - begun)
+    begun = time.perf_counter()
+    count = sum(1 for _ in runtime.stream(_until(begun + seconds, batches)))
+    each = (time.perf_counter() - begun) / count
+    return Speed(
+        traced=runtime.is_traced,
+        untraced=runtime.untraced,
+        host_ms=1e3 * float(np.median(hosts)),
+        latency_ms=None if is_mock else 1e3 * float(np.median(latencies)),
+        batch_ms=None if is_mock else 1e3 * each,
+        inputs_per_second=None if is_mock else runtime.rows / each,
+        batches=count,
+    )
+
+
+def _until(deadline: float, batches: Sequence[Batch]) -> Iterator[Batch]:
+    """The batches over and over, once at least."""
+    for number, batch in enumerate(cycle(batches)):
+        if number and time.perf_counter() >= deadline:
+            return
+        yield batch
+
+
+def _pcc(left: Logits, right: Logits) -> float:
+    """Pearson's correlation; 0 where one side is all the same, or not a number."""
+    if not np.isfinite(left).all() or np.ptp(left) == 0 or np.ptp(right) == 0:
+        return 0.0
+    return float(np.corrcoef(left.astype(np.float64), right.astype(np.float64))[0, 1])

@@ -1,0 +1,120 @@
+"""What a run uses, chosen by name: the device that is here, or the processor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..boards import BOARDS, CPU, check_batch
+from ..errors import DeviceError, InputError
+from ..tt import device_ttnn, devices_are_mock, dispatches_slowly
+from .device import Found, find_device, open_device
+
+if TYPE_CHECKING:
+    from .loader import CachedModel
+    from .runtime import Runtime
+
+_USE_CPU = "--board cpu runs the reference on this machine's processor, in demo and squad"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a run uses: a device, `board` being its name, or the processor, `cpu`. A mock device computes nothing."""
+
+    board: str
+    arch: str = ""
+    chips: int = 1
+    is_mock: bool = False
+    traces: bool = False
+    """Whether forward passes are recorded as a trace, where the device does that."""
+
+    @property
+    def is_device(self) -> bool:
+        return self.board != CPU
+
+    @property
+    def name(self) -> str:
+        """The board's name, which says so where it is a mock."""
+        return f"mock {self.board}" if self.is_mock else self.board
+
+
+def choose_target(name: str, batch: int, trace: bool | None = None) -> Target:
+    """The device of this name, or for `auto` the one that is here, else the processor.
+
+    `trace` asks for a trace, or for none; by default there is one on every device but mock devices. DeviceError for a
+    device that is not here or cannot be started; BoardError first, for a batch that could not be run on it anyway.
+    """
+    found = None if name == CPU else _look_for(name, batch)
+    if found is None:
+        if trace:
+            raise InputError("--trace is for devices, and this would run on cpu", "leave it out")
+        return Target(CPU)
+    is_mock = devices_are_mock()
+    if trace and is_mock and not dispatches_slowly():
+        raise DeviceError("TT-NN records no trace on a mock device: it crashes", "leave --trace out")
+    return Target(found.board, found.arch, found.chips, is_mock, not is_mock if trace is None else trace)
+
+
+def _look_for(name: str, batch: int) -> Found | None:
+    board = BOARDS.get(name)
+    if board and not board.runs:
+        check_batch(board, batch)
+        raise DeviceError(f"no TT-NN since v0.55 supports Grayskull, so nothing can be run on the board {name}", _USE_CPU)
+    try:
+        found = find_device()
+    except DeviceError as error:
+        raise DeviceError(error.message, f"{error.hint}; {_USE_CPU}") from error
+    if board is None:
+        return found
+    if found is None:
+        check_batch(board, batch)
+        raise DeviceError(f"batch {batch} fits the board {name}, but no Tenstorrent device is here", _USE_CPU)
+    if found.board != name:
+        chips = f"{found.chips} chips" if found.chips > 1 else "1 chip"
+        raise DeviceError(
+            f"the device here is no {name}, but what TT-NN calls {found.board}: {chips} of {found.arch}",
+            "pass --board auto to use the device that is here",
+        )
+    return found
+
+
+@contextmanager
+def open_runtime(target: Target, model: CachedModel, batch: int, tokens: int) -> Iterator[Runtime]:
+    """The model loaded on the target, ready to run; `batch` is inputs of `tokens` on each chip. Errors as of loading, and
+    of opening a device."""
+    if not target.is_device:
+        from .reference import Reference
+
+        yield Reference(model)
+        return
+    from .on_device import OnDevice
+
+    started = time.perf_counter()
+    ttnn = device_ttnn()
+    with open_device(command_queues=2 if target.traces else 1) as device:
+        opening = time.perf_counter() - started
+        runtime = OnDevice(ttnn, device, model, batch, tokens, trace=target.traces, opening=opening)
+        yield runtime
+        runtime.close()  # after an error the device alone is closed: it frees everything, and hides no reason behind another
+
+
+def describe(target: Target, runtime: Runtime) -> str:
+    """What a model runs on, and how, in a line or two for people."""
+    if not target.is_device:
+        return "cpu, the reference on this machine's processor; no device is used"
+    from .on_device import OnDevice
+
+    assert isinstance(runtime, OnDevice)
+    plan = runtime.plan
+    chips = f"{runtime.chips} chips" if runtime.chips > 1 else "1 chip"
+    spread = f"batch {plan.batch} on each, {runtime.rows} in all" if runtime.chips > 1 else f"batch {plan.batch}"
+    traced = ", as a trace" if runtime.is_traced else ""
+    said = f"{target.name}: {chips} of {target.arch} with {plan.chip.grid} cores, {spread}{traced}"
+    if runtime.untraced:
+        said += f"\nno trace, as TT-NN records none here ({runtime.untraced}): each op is dispatched on its own"
+    if target.is_mock:
+        said += "\na mock device computes nothing: its logits are all zero, and times are those of the host alone"
+    return said
