@@ -16,7 +16,7 @@ import pytest
 # huggingface_hub reads these once, when it is imported, which collecting the tests may do.
 _HOME = tempfile.mkdtemp(prefix="ttbert-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-os.environ |= {"HF_HOME": _HOME, "HF_ENDPOINT": "http://127.0.0.1:9"}
+os.environ |= {"HF_HOME": _HOME, "HF_ENDPOINT": "http://127.0.0.1:9", "XDG_CACHE_HOME": f"{_HOME}/cache"}
 os.environ |= {"XDG_CONFIG_HOME": f"{_HOME}/config", "XDG_STATE_HOME": f"{_HOME}/state"}
 
 # Started in the background of a shell, this process ignores SIGINT and so would every process that a test interrupts.

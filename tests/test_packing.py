@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
-from program import Done, environment, objects, ttbert
 from shapes import SHAPES
-from ttbert.convert.codec import KNOWN_TTNN, Codec, ExtensionCodec, NumpyCodec, TtnnCodec, choose_codec, probe_array
+
+from ttbert.convert.codec import KNOWN_TTNN, Codec, ExtensionCodec, NumpyCodec, TtnnCodec, choose_codec
 from ttbert.convert.packing import has_extension, pack_with_extension
 from ttbert.convert.tensorbin import file_bytes
 from ttbert.recipe.bert import bert_recipe
@@ -30,7 +24,8 @@ from ttbert.recipe.steps import Array, run_steps
 FORMS = [("bfloat16", "row_major"), ("bfloat16", "tile"), ("bfloat8_b", "tile"), ("bfloat4_b", "tile")]
 
 needs_extension = pytest.mark.skipif(not has_extension(), reason="the C extension was not built: no compiler?")
-codecs = pytest.mark.parametrize("codec", [pytest.param(ExtensionCodec(), marks=needs_extension), NumpyCodec()], ids=lambda c: c.name)
+both = [pytest.param(ExtensionCodec(), marks=needs_extension), NumpyCodec()]
+codecs = pytest.mark.parametrize("codec", both, ids=lambda codec: codec.name)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +67,9 @@ def few_values(random: np.random.Generator, shape: tuple[int, ...]) -> Bits:
 
 
 def mostly_zero(random: np.random.Generator, shape: tuple[int, ...]) -> Bits:
-    return np.where(random.random(shape) < 0.95, random.choice(np.array([0, 1 << 31], np.uint32), shape), any_bits(random, shape))
+    return np.where(
+        random.random(shape) < 0.95, random.choice(np.array([0, 1 << 31], np.uint32), shape), any_bits(random, shape)
+    )
 
 
 KINDS = [any_bits, with_exponents(0, 4), with_exponents(100, 130), with_exponents(250, 255), near_ties, few_values, mostly_zero]

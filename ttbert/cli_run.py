@@ -88,8 +88,8 @@ def convert_command(
         _report_plan(plan, cache, as_json)
         return
     _warn_of_weak_store(cache)
-    with Progress(f"converting {model}", len(plan.action.recipe.tensors), plan.size) as progress:
-        conversion = convert(plan, cache, lambda entry: progress.advance(entry.size))
+    with Progress(f"converting {model}", len(plan.recipe.tensors), plan.size) as progress:
+        conversion = convert(plan, cache, lambda entry: progress.advance(entry.size), tell)
     _report_conversion(conversion, cache, time.perf_counter() - started, as_json)
 
 
@@ -165,7 +165,7 @@ def _warn_of_weak_store(cache: Cache) -> None:
 def _report_plan(plan: Plan, cache: Cache, as_json: bool) -> None:
     from .convert.convert import find_converted
 
-    recipe = plan.action.recipe
+    recipe = plan.recipe
     hit = find_converted(plan, cache) is not None
     if as_json:
         show(

@@ -42,7 +42,7 @@ class Codec(ABC):
 
     @abstractmethod
     def pack_into(self, target: memoryview, array: Array, dtype: str, layout: str) -> None:
-        """Write the file that `ttnn.dump_tensor` writes for a float32 array, rounded to `dtype` ("bfloat8_b", ...) as TT-NN does.
+        """Write the file that `ttnn.dump_tensor` writes for a float32 array, rounded to `dtype` as TT-NN rounds.
 
         `layout` is "tile" (32 x 32 tiles, edges padded with zeros) or "row_major". The array is finite, has any strides
         and at least one dimension and one value; the target has `file_bytes`.

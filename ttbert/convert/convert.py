@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from threading import Semaphore
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from ..errors import UntrustedError
 from ..model import parse_config
 from ..recipe.bert import bert_recipe, canonical_names, check_tensors
 from ..recipe.policy import POLICIES
-from ..recipe.recipe import CONFIG, MEMORY, RECIPE, TOKENIZER, Action, PackRecipe, TensorRecipe
+from ..recipe.recipe import CONFIG, MEMORY, RECIPE, TOKENIZER, Action, PackRecipe, Recipe, TensorRecipe
 from ..recipe.steps import run_steps
 from .checkpoint import open_checkpoint, weight_files
 from .codec import choose_codec
@@ -27,24 +29,41 @@ from .tensorbin import file_bytes
 from .tokenizer import build_tokenizer, tokenizer_files
 from .wanted import BUNDLED, Wanted
 
-_WORKERS = 2
-"""Packs in work at once: one is made while another is written. More would cost memory and gain nothing."""
+_MAKERS, _PUBLISHERS = 2, 4
+"""Threads that read and pack, and threads that hash the weights or write. Writing is mostly waiting for the disk."""
+_HELD = 32
+"""Packs in memory at most, from their making until they are written. BERT-large's have 8 MB on average."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a conversion would do, known without reading a weight of a checkpoint on the hub."""
+    """What a conversion would do, known without reading a weight."""
 
     source: Source
     ref: Ref
-    action: Action
+    recipe: Recipe
     weights: tuple[str, ...]
     tokenizer: tuple[str, ...]
 
     @property
     def size(self) -> int:
         """Bytes of the packed tensors, without their headers."""
-        return sum(tensor.payload for tensor in self.action.recipe.tensors)
+        return sum(tensor.payload for tensor in self.recipe.tensors)
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether the action can be told without long reading."""
+        return all(self.source.known_digest(name) is not None for name in self._roles)
+
+    @cached_property
+    def action(self) -> Action:
+        """The recipe over these very files. Reads a large local file that was not met before, to its end."""
+        return Action(self.recipe, tuple((role, self.source.digest(name)) for name, role in self._roles.items()))
+
+    @property
+    def _roles(self) -> dict[str, str]:
+        weights, tokenizer = dict.fromkeys(self.weights, "weights"), dict.fromkeys(self.tokenizer, "tokenizer")
+        return {CONFIG: "config", **weights, **tokenizer}
 
 
 @dataclass(frozen=True)
@@ -68,11 +87,7 @@ def plan_conversion(wanted: Wanted) -> Plan:
     source = wanted.open_source()
     shape = parse_config(source.read(CONFIG), f"{source.label}/{CONFIG}")
     weights, tokenizer = weight_files(source), tokenizer_files(source.files)
-    roles = {CONFIG: "config", **dict.fromkeys(weights, "weights"), **dict.fromkeys(tokenizer, "tokenizer")}
-    action = Action(
-        bert_recipe(shape, POLICIES[wanted.policy]), tuple((role, source.digest(name)) for name, role in roles.items())
-    )
-    return Plan(source, wanted.ref, action, weights, tokenizer)
+    return Plan(source, wanted.ref, bert_recipe(shape, POLICIES[wanted.policy]), weights, tokenizer)
 
 
 def find_converted(plan: Plan, cache: Cache) -> Conversion | None:
@@ -97,58 +112,84 @@ def find_by_name(wanted: Wanted, cache: Cache) -> Conversion | None:
     return Conversion(cached, wanted.ref, hit=True)
 
 
-def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None) -> Conversion:
+def convert(
+    plan: Plan,
+    cache: Cache,
+    progress: Progress = lambda entry: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Conversion:
     """Make sure that the planned model is in the cache under its ref, converting it on a miss.
 
-    `progress` is called with each tensor that was made, from a worker thread. Raises CheckpointError where the
+    `progress` is called with each tensor that was made, from a worker thread; `note` with what the user should know of the
+    way in which tensors are packed here. Raises CheckpointError where the
     weights are not what the recipe expects, UntrustedError where only signed models are used and no trusted key is at hand
     to sign this one, and errors of the store; what was published until then is harmless and
     found again.
     """
-    conversion = find_converted(plan, cache)
-    if conversion is None:
-        cache.trust.check_may_publish()
-        conversion = Conversion(_run(plan, cache, progress), plan.ref, hit=False)
+    found = find_converted(plan, cache) if plan.is_identified else None
+    conversion = found or _run(plan, cache, progress, note)
     cache.move_ref(plan.ref, conversion.cached, _repo(plan), plan.source.commit)
     return conversion
 
 
-def _run(plan: Plan, cache: Cache, progress: Progress) -> Cached:
-    # Small and likely wrong things first, a store that cannot be written to among them: they need neither a download of
-    # weights nor TT-NN.
-    recipe, source = plan.action.recipe, plan.source
-    contents = {
-        CONFIG: source.read(CONFIG),
-        TOKENIZER: build_tokenizer({name: source.read(name) for name in plan.tokenizer}, recipe.shape.vocabulary),
-        RECIPE: plan.action.to_bytes(),
-    }
-    files = tuple(FileEntry(name, cache.publish_blob(content), len(content)) for name, content in contents.items())
+def _run(plan: Plan, cache: Cache, progress: Progress, note: Callable[[str], None]) -> Conversion:
+    recipe, source = plan.recipe, plan.source
+    config = source.read(CONFIG)
+    tokenizer = build_tokenizer({name: source.read(name) for name in plan.tokenizer}, recipe.shape.vocabulary)
     checkpoint = open_checkpoint(source)
     names = canonical_names(checkpoint.shapes)
     check_tensors(recipe, {name: checkpoint.shapes[stored] for name, stored in names.items()})
     checkpoint.check_dtypes(names[name] for name in recipe.sources)
     codec = choose_codec()
+    if codec.remark:
+        note(codec.remark)
 
-    def make(tensor: TensorRecipe, target: memoryview) -> TensorEntry:
-        arrays = [checkpoint.read(names[name]) for name in tensor.sources]
-        codec.pack_into(target, run_steps(tensor.steps, arrays), tensor.dtype, tensor.layout)
-        entry = _entry(tensor, target)
-        progress(entry)
-        return entry
+    def look_up() -> tuple[FileEntry, ...] | Conversion:
+        """What is there already; else the small files, published first, since a store may turn out not to take any."""
+        found = find_converted(plan, cache)
+        if found:
+            return found
+        cache.trust.check_may_publish()
+        contents = {CONFIG: config, TOKENIZER: tokenizer, RECIPE: plan.action.to_bytes()}
+        return tuple(FileEntry(name, cache.publish_blob(content), len(content)) for name, content in contents.items())
 
-    def publish(pack: PackRecipe) -> PackEntry:
+    def make(pack: PackRecipe) -> tuple[memoryview, tuple[TensorEntry, ...]]:
         sizes = [file_bytes(each.shape, each.dtype, each.layout) for each in pack.tensors]
-        content = memoryview(np.empty(sum(sizes), np.uint8))
-        ends = np.cumsum(sizes)
-        entries = [make(each, content[end - size : end]) for each, size, end in zip(pack.tensors, sizes, ends, strict=True)]
-        return PackEntry(pack.name, cache.publish_blob(content), tuple(entries))
+        content = np.empty(sum(sizes), np.uint8).data
+        entries = []
+        for tensor, size, end in zip(pack.tensors, sizes, np.cumsum(sizes), strict=True):
+            part = content[end - size : end]
+            arrays = [checkpoint.read(names[name]) for name in tensor.sources]
+            codec.pack_into(part, run_steps(tensor.steps, arrays), tensor.dtype, tensor.layout)
+            entries.append(_entry(tensor, part))
+            progress(entries[-1])
+        return content, tuple(entries)
 
-    with ThreadPoolExecutor(_WORKERS) as workers:
+    def publish(pack: PackRecipe, made: Future[tuple[memoryview, tuple[TensorEntry, ...]]]) -> PackEntry | None:
         try:
-            packs = tuple(workers.map(publish, recipe.packs))
+            content, entries = made.result()
+            is_there = isinstance(looked_up.result(), Conversion)
+            return None if is_there else PackEntry(pack.name, cache.publish_blob(content), entries)
+        finally:
+            held.release()
+
+    # Packs are made while the weights are hashed, and published when it is known that they are not there already.
+    held = Semaphore(_HELD)
+    published = []
+    with ThreadPoolExecutor(_MAKERS) as makers, ThreadPoolExecutor(_PUBLISHERS) as publishers:
+        try:
+            looked_up = publishers.submit(look_up)
+            for pack in recipe.packs:
+                held.acquire()
+                published.append(publishers.submit(publish, pack, makers.submit(make, pack)))
+            packs = tuple(filter(None, [each.result() for each in published]))
         except BaseException:
-            workers.shutdown(wait=False, cancel_futures=True)
+            makers.shutdown(wait=False, cancel_futures=True)
+            publishers.shutdown(wait=False, cancel_futures=True)
             raise
+    files = looked_up.result()
+    if isinstance(files, Conversion):
+        return files
     source.check_unchanged()
     manifest = Manifest(
         action=plan.action.key,
@@ -156,11 +197,9 @@ def _run(plan: Plan, cache: Cache, progress: Progress) -> Cached:
         policy=recipe.policy,
         packs=packs,
         files=files,
-        provenance=Provenance(
-            repo=_repo(plan), commit=source.commit, sources=_sources(plan), versions=_versions(codec.name)
-        ),
+        provenance=Provenance(repo=_repo(plan), commit=source.commit, sources=_sources(plan), versions=_versions(codec.name)),
     )
-    return cache.publish_manifest(manifest)
+    return Conversion(cache.publish_manifest(manifest), plan.ref, hit=False)
 
 
 def _entry(tensor: TensorRecipe, made: memoryview) -> TensorEntry:

@@ -106,7 +106,7 @@ def _faces(strip: Array) -> Words:
 
 
 def _to_bfloat16(bits: Words) -> Words:
-    return (bits + ((bits >> 16 & 1) + 0x7FFF)) >> 16
+    return (bits + ((bits >> 16 & 1) + np.uint32(0x7FFF))) >> np.uint32(16)
 
 
 def _pack_blocks(values: Words, bits: int, packed: Bytes) -> None:

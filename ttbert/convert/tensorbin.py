@@ -82,7 +82,7 @@ def _table(
     numbers: Mapping[int, int] | None = None,
     kinds: Mapping[int, int] | None = None,
 ) -> int:
-    """A table of `fields` fields: references to other parts, numbers of 32 bits, kinds of 8 bits. Wide ones and last ones first."""
+    """A table of so many fields, by position: references to other parts, numbers of 32 bits, kinds of 8 bits."""
     builder.StartObject(fields)
     for field, offset in sorted((references or {}).items(), reverse=True):
         builder.PrependUOffsetTRelativeSlot(field, offset, 0)
