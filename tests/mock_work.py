@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from shapes import SHAPES
+from shapes import MANY_HEADS, SHAPES
 
 from ttbert.cache.cache import open_cache
 from ttbert.convert.convert import convert, plan_conversion
@@ -27,7 +27,7 @@ from ttbert.runtime.loader import CachedModel
 from ttbert.runtime.lower import chip_of
 from ttbert.runtime.ops import Linear
 from ttbert.runtime.plan import Plan, plan_bert
-from ttbert.runtime.tokens import Encoder, make_batches
+from ttbert.runtime.tokens import Batch, Encoder, make_batches
 from ttbert.tt import device_ttnn, first_line
 
 ttnn = device_ttnn()
@@ -131,7 +131,7 @@ def _output_bytes(plan: Plan, name: str) -> int:
 
 def measure(device: Any, name: str, batch: int, tokens: int, policy: str, narrow: bool) -> dict[str, Any]:
     """For each op [measured, modelled]: circular buffers, buffers, depth of the lowest."""
-    shape = replace(SHAPES[name], layers=1)
+    shape = replace({**SHAPES, **MANY_HEADS}[name], layers=1)
     plan = plan_bert(shape, batch, tokens, chip_of(device, ttnn), policy)
     if narrow:
         halves = {
@@ -194,8 +194,8 @@ def half_shard(plan: Plan) -> Plan:
 
 
 def other_split(plan: Plan) -> Plan:
-    """By the op for one head a core, which TT-NN accepts for two."""
-    return replace(plan, heads=replace(plan.heads, heads_per_core=1))
+    """By the op that reads head by head, which TT-NN accepts for two heads a core."""
+    return replace(plan, heads=replace(plan.heads, in_pairs=False))
 
 
 WRONG: dict[str, tuple[type[Bert], Callable[[Plan], Plan]]] = {
@@ -208,20 +208,42 @@ WRONG: dict[str, tuple[type[Bert], Callable[[Plan], Plan]]] = {
 }
 
 
+def load(cache_folder: str, name: str) -> CachedModel:
+    cache = open_cache(cache_folder)
+    return CachedModel(cache, convert(plan_conversion(Wanted(name)), cache).cached)
+
+
+def questions(model: CachedModel, size: int, tokens: int) -> tuple[Batch, list[str]]:
+    """A batch of the built-in questions with its contexts, short enough that there is padding to mask."""
+    encoder = Encoder(model.tokenizer, tokens, tokens // 4)
+    chosen = [replace(each, context=each.context[: 2 * tokens - 56]) for each in built_in_questions()[:size]]
+    windows = [encoder.windows(each.question, each.context)[0] for each in chosen]
+    return next(make_batches(windows, size, tokens, pad_id=encoder.pad_id)), [each.context for each in chosen]
+
+
+def compared(names: list[str]) -> list[Any]:
+    """The shadow runs of models, the first of the names being of the cache's folder."""
+    answers = []
+    with open_device() as device:
+        for name in names[1:]:
+            model = load(names[0], name)
+            plan = plan_bert(model.shape, 2, 128, chip_of(device, ttnn))
+            comparison = check.compare(ttnn, device, plan, model, *questions(model, 2, 128))
+            answers.append({"pcc": comparison.pcc, "worst": min(each.pcc for each in comparison.ops)})
+    return answers
+
+
 def wrong(cache_folder: str) -> dict[str, Any]:
     """For each of WRONG: TT-NN's refusal, or the PCC of the logits and of the worst op."""
-    cache = open_cache(cache_folder)
-    model = CachedModel(cache, convert(plan_conversion(Wanted("bundled")), cache).cached)
-    encoder = Encoder(model.tokenizer, 128, 32)
-    windows = [encoder.windows(each.question, each.context[:200])[0] for each in built_in_questions()[:2]]
-    batch = next(make_batches(windows, 2, 128, pad_id=encoder.pad_id))
+    model = load(cache_folder, "bundled")
+    batch, contexts = questions(model, 2, 128)
     answers = {}
     with open_device() as device:
         plan = plan_bert(model.shape, 2, 128, chip_of(device, ttnn))
         for case, (kind, change) in WRONG.items():
             check.Bert = kind  # type: ignore[misc]
             try:
-                comparison = check.compare(ttnn, device, change(plan), model, batch)
+                comparison = check.compare(ttnn, device, change(plan), model, batch, contexts)
                 answers[case] = {"pcc": comparison.pcc, "worst": min(each.pcc for each in comparison.ops)}
             except (RuntimeError, DeviceError) as error:
                 answers[case] = {"refused": first_line(error)}
@@ -231,5 +253,5 @@ def wrong(cache_folder: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    work: dict[str, Callable[[Any], Any]] = {"measures": measures, "leaks": leaks, "wrong": wrong}
+    work: dict[str, Callable[[Any], Any]] = {"measures": measures, "leaks": leaks, "compared": compared, "wrong": wrong}
     print("\nanswer:" + json.dumps(work[sys.argv[1]](json.loads(sys.argv[2]))))

@@ -59,11 +59,12 @@ def put_back(model: CachedModel, target: torch.nn.Module) -> None:
     """Write the cached values into a model of transformers, undoing by hand what the recipe did."""
     cached = {entry.name: tensor.to_torch().float() for entry, tensor in model.tensors()}
     shape = model.shape
-    width = shape.hidden // shape.grid
+    groups = {2: shape.grid}.get(shape.heads // shape.grid, shape.heads)
+    width = shape.hidden // groups
     state = {}
 
     def part(fused: torch.Tensor, number: int) -> torch.Tensor:
-        columns = [fused[..., (3 * core + number) * width : (3 * core + number + 1) * width] for core in range(shape.grid)]
+        columns = [fused[..., (3 * group + number) * width : (3 * group + number + 1) * width] for group in range(groups)]
         return torch.cat(columns, dim=-1)
 
     def linear(theirs: str, ours: str, outputs: int) -> None:
@@ -116,6 +117,7 @@ SHAPES = {
     "MiniLM, head size 32": {"hidden": 384, "heads": 12},
     "5 heads, so a grid of 5": {"hidden": 160, "heads": 5},
     "11 heads, so a grid of 1": {"hidden": 352, "heads": 11},
+    "9 heads, so 3 a core": {"hidden": 288, "heads": 9},
     "one head": {"hidden": 96, "heads": 1, "intermediate": 32},
     "1 layer": {"hidden": 64, "heads": 2, "layers": 1},
 }

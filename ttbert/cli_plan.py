@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,12 +134,22 @@ def check_command(
     request = Request(shape, batch, tokens, policy, cache.store.url, str(cached.digest))
     comparison = compare_on(board, request)
     if as_json:
-        show({"model": model, "policy": policy, "board": board, "batch": batch, "tokens": tokens, **asdict(comparison)})
+        show(
+            {
+                "model": model,
+                "policy": policy,
+                "board": board,
+                "batch": batch,
+                "tokens": tokens,
+                "pcc": comparison.pcc,
+                **asdict(comparison),
+            }
+        )
     else:
         _print_comparison(comparison)
     if comparison.pcc < LEAST_PCC and policy != "bfp4":
         raise AccuracyError(
-            f"the logits' PCC with the reference is {comparison.pcc:.4f}, below {LEAST_PCC}", "please report it with the table"
+            f"the output's PCC with the reference is {comparison.pcc:.4f}, below {LEAST_PCC}", "please report it with the table"
         )
 
 
@@ -215,11 +225,13 @@ def _print_plan(plan: Plan, board: Board, verdict: Verdict | None) -> None:
     say()
     peak = max(used.values(), key=lambda each: each.needed)
     order = "column" if plan.column_major else "row"
-    chips = f", {board.chips} chips each with its own batch" if board.chips > 1 else ""
-    say(f"board       {board.name}: {plan.chip.arch.name}, {plan.chip.grid} cores a chip{chips}")
-    say(f"grid        {plan.grid} of them, one input in each {order}; the {plan.shape.layers} layers are all planned alike")
+    chips = f"{board.chips} chips" if board.chips > 1 else "one chip"
+    total = f" on each chip, {board.chips * plan.batch} in all" if board.chips > 1 else ""
+    say(f"board       {board.name}: {chips} of {plan.chip.arch.name} with {plan.chip.grid} cores")
+    say(f"batch       {plan.batch} of {plan.tokens} tokens{total}")
+    say(f"grid        {plan.grid} cores, one input in each {order}; the {plan.shape.layers} layers are all planned alike")
     say(f"peak L1     {peak.needed:,} of {plan.chip.l1:,} bytes a core, in {peak.op}: {_peak_text(peak)}")
-    say(f"DRAM        {size_text(_dram_bytes(plan))} of {size_text(plan.chip.dram)}")
+    say(f"DRAM        {size_text(_dram_bytes(plan))} of {size_text(plan.chip.dram)}{' on each chip' if total else ''}")
     say(f"work        {plan.flops / 1e9:.0f} GFLOP a batch, {plan.flops / plan.batch / 1e9:.1f} an input, matmuls only")
     if verdict:
         done = f"accepted by TT-NN on a mock {board.name}: {verdict.ops} ops, all {plan.shape.layers} layers"
@@ -243,6 +255,7 @@ def _plan_document(plan: Plan, board: Board, verdict: Verdict | None) -> dict[st
         "arch": plan.chip.arch.name,
         "policy": plan.policy,
         "batch": plan.batch,
+        "inputs": board.chips * plan.batch,
         "tokens": plan.tokens,
         "layers": plan.shape.layers,
         "grid": [plan.grid.columns, plan.grid.rows],
@@ -252,7 +265,7 @@ def _plan_document(plan: Plan, board: Board, verdict: Verdict | None) -> dict[st
         "flops": plan.flops,
         "ops": [
             {
-                **asdict(replace(op, memory=op.memory)),
+                **asdict(op),
                 "elements": prod(op.shape),
                 "in_layer": op.name in layer,
                 "l1": {"circular": used[op.name].circular, "buffers": used[op.name].buffers, "needed": used[op.name].needed},
@@ -272,5 +285,8 @@ def _print_comparison(comparison: Comparison) -> None:
     rows += [(name, f"{first:.6f}", f"{lowest:.6f}") for name, first, lowest in by_op(comparison)]
     say(table(rows, right=(1, 2)))
     say()
-    say(f"start logits  PCC {comparison.start_pcc:.6f}, best start the same in {comparison.same_start} of {comparison.inputs}")
-    say(f"end logits    PCC {comparison.end_pcc:.6f}, best end the same in {comparison.same_end} of {comparison.inputs}")
+    for name, pcc in comparison.outputs.items():
+        say(f"{name:7}  PCC {pcc:.6f}")
+    if comparison.gaps:
+        tied = f", {comparison.tied} in a tie with another" if comparison.tied else ""
+        say(f"answers  the same in {comparison.same} of {len(comparison.gaps)} inputs{tied}")

@@ -63,6 +63,15 @@ class BertShape:
         """
         return max(cores for cores in range(1, WIDEST_GRID + 1) if self.heads % cores == 0)
 
+    @property
+    def qkv_groups(self) -> int:
+        """Groups of heads in the fused QKV, each with its Q, its K and its V side by side; a core has whole groups.
+
+        TT-NN reads a core's columns in two ways: as one group of two heads (`split_query_key_value_and_split_heads`, the
+        op of tt-metal's BERT-large demo), or as any number of groups of one head (`create_qkv_heads`).
+        """
+        return self.grid if self.heads == 2 * self.grid else self.heads
+
 
 def parse_config(content: bytes, where: str) -> BertShape:
     """The shape that `config.json` describes. CheckpointError, naming `where`, for any model that is not supported."""

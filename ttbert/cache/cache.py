@@ -55,8 +55,9 @@ class Cache:
 
     def load(self, entry: FileEntry) -> bytes:
         """A file of a manifest, checked against its digest. IntegrityError where it is missing or damaged."""
-        with self.open(entry) as stream, self._read(stream, entry, entry, entry.blob) as blob:
-            check_end(stream, self.where(entry, entry))
+        where = self.where(entry, entry)
+        with self.open(entry) as stream, read_blob(stream, entry.blob, entry.size, where) as blob:
+            check_end(stream, where)
             return blob.bytes()
 
     def load_pack(self, pack: PackEntry) -> Iterator[tuple[TensorEntry, Blob]]:
@@ -66,7 +67,7 @@ class Cache:
         """
         with self.open(pack) as stream:
             for tensor in pack.tensors:
-                yield tensor, self._read(stream, pack, tensor, tensor.digest)
+                yield tensor, read_blob(stream, tensor.digest, tensor.size, self.where(pack, tensor))
             check_end(stream, self.where(pack, pack))
 
     def open(self, entry: PackEntry | FileEntry) -> BinaryIO:
@@ -239,12 +240,6 @@ class Cache:
             return self.find(action)
         except UntrustedError:
             return None
-
-    def _read(self, stream: BinaryIO, entry: PackEntry | FileEntry, part: FileEntry | TensorEntry, digest: Digest) -> Blob:
-        try:
-            return read_blob(stream, digest, part.size, self.where(entry, part))
-        except OSError as error:
-            raise damaged(self.where(entry, part), f"it cannot be read: {error}") from error
 
     def _publish(self, key: str, content: bytes | memoryview, digest: Digest) -> None:
         for _ in range(_TRIES):

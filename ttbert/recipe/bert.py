@@ -2,8 +2,8 @@
 
 Source names are canonical: without the `bert.` prefix that a model with a head has, and with `weight` and `bias` for
 the `gamma` and `beta` of the first TensorFlow conversions. The device side follows tt-metal's BERT-large demo
-(models/demos/metal_BERT_large_11): matmul weights transposed and tiled, Q, K and V fused and interleaved over the
-core grid, embeddings and norms row-major.
+(models/demos/metal_BERT_large_11): matmul weights transposed and tiled, Q, K and V fused and interleaved so that each
+core finds its own heads (`BertShape.qkv_groups`), embeddings and norms row-major.
 
 Packs are about what is fetched, and what is shared, at once. A tensor each would be 295 objects of a BERT-large, and an
 object costs a shared store and a cold disk more than its bytes do; the whole model in one would share nothing. So:
@@ -111,7 +111,7 @@ def _layer(shape: BertShape, policy: Policy, name: str, source: str) -> tuple[Pa
 def _qkv(name: str, source: str, shape: BertShape, policy: Policy) -> tuple[TensorRecipe, TensorRecipe]:
     hidden = shape.hidden
     parts = [f"{source}.{part}" for part in ("query", "key", "value")]
-    fuse = Step("interleave", {"grid": shape.grid})
+    fuse = Step("interleave", {"grid": shape.qkv_groups})
     return (
         TensorRecipe(
             f"{name}.weight",

@@ -33,7 +33,7 @@ def transpose(arrays: list[Array]) -> list[Array]:
 
 
 def interleave(arrays: list[Array], grid: int) -> list[Array]:
-    """Several (..., n) -> one (..., n * len(arrays)): for each of `grid` cores its part of every array, side by side.
+    """Several (..., n) -> one (..., n * len(arrays)): each of `grid` parts of every array, beside the same of the others.
 
     So a core that holds columns of the fused QKV weight holds Q, K and V of its own heads, as in tt-metal's BERT demo.
     """

@@ -85,7 +85,7 @@ class Bert:
 
     def _attend(self, states: Tensor, mask: Tensor, layer: Layer) -> Tensor:
         tt, ops = self._tt, self._ops
-        fused = self._linear(states, layer.qkv, ops.qkv)  # (b, 1, t, 3h): on each core its Q, its K, its V
+        fused = self._linear(states, layer.qkv, ops.qkv)  # (b, 1, t, 3h): on each core Q, K and V of its heads
         query, key, value = self._split_heads(fused)  # (b, n, t, d), (b, n, d, t), (b, n, t, d)
         self._free(fused)
         scores = self._matmul(query, key, ops.scores)  # (b, n, t, t)
@@ -157,7 +157,7 @@ class Bert:
 
     def _split_heads(self, fused: Tensor) -> Any:
         experimental, op = self._tt.experimental, self._ops.heads
-        if op.op.heads_per_core == 2:
+        if op.op.in_pairs:
             return experimental.split_query_key_value_and_split_heads(
                 fused, compute_with_storage_grid_size=op.grid, memory_config=op.memory, num_heads=op.op.heads
             )

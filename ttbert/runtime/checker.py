@@ -10,21 +10,29 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from ..boards import Grid
 from ..child import python_command
 from ..errors import DeviceError
 from ..model import BertShape
 from .check import Comparison, OpCorrelation, Verdict
 from .mock import temporary_mock_environment
 
+if TYPE_CHECKING:
+    from .loader import CachedModel
+
 _SECONDS = 3600
 
 
 @dataclass(frozen=True)
 class Request:
-    """A plan to be judged, made for the mock device's own grid. With a model in a cache, by digest, it is compared too."""
+    """A plan to be judged or a model to be compared, on the mock device's own grid.
+
+    `cache` and `manifest`, a digest, name a model in a cache; without one a plan is judged with tensors that are allocated
+    and never written. `grid`, columns and rows, is planned for in place of the device's: to hear what TT-NN says of more.
+    """
 
     shape: BertShape
     batch: int
@@ -32,12 +40,13 @@ class Request:
     policy: str
     cache: str = ""
     manifest: str = ""
+    grid: tuple[int, int] | None = None
 
 
 def judge_on(board: str, requests: Iterable[Request]) -> Iterator[Verdict]:
     """What TT-NN says of each plan on a mock device of the board, all in one process; chips of one board in a mesh.
 
-    BoardError where a plan does not fit the device's grid or memory, DeviceError if the process fails.
+    A plan that does not fit the device's grid or memory is refused by itself, before TT-NN. DeviceError if the process fails.
     """
     for answer in _answers(board, "judge", list(requests)):
         yield Verdict(**answer)
@@ -69,38 +78,53 @@ def _answers(board: str, what: str, requests: list[Request]) -> Iterator[Any]:
 
 def _judge(device: Any, ttnn: Any, request: Request) -> Any:
     from ..errors import BoardError
-    from .check import judge
+    from .check import empty_weights, judge
     from .lower import chip_of
     from .plan import plan_bert
 
+    chip = chip_of(device, ttnn)
+    if request.grid:
+        chip = replace(chip, grid=Grid(*request.grid))
     try:
-        plan = plan_bert(request.shape, request.batch, request.tokens, chip_of(device, ttnn), request.policy)
+        plan = plan_bert(request.shape, request.batch, request.tokens, chip, request.policy)
     except BoardError as error:
         return asdict(Verdict(False, "the plan", error.message))
-    return asdict(judge(ttnn, device, plan))
+    if request.manifest:
+        tensors = _open(request).tensors()
+        weights = {entry.name: host.to(device, ttnn.DRAM_MEMORY_CONFIG) for entry, host in tensors}
+    else:
+        weights = empty_weights(ttnn, device, plan)
+    try:
+        return asdict(judge(ttnn, device, plan, weights))
+    finally:
+        for tensor in weights.values():
+            ttnn.deallocate(tensor)
 
 
 def _compare(device: Any, ttnn: Any, request: Request) -> Any:
-    from ..cache.cache import open_cache
-    from ..cache.digest import Digest
     from ..demo.inputs import built_in_questions
     from .check import compare
-    from .loader import CachedModel
     from .lower import chip_of
     from .plan import plan_bert
     from .tokens import Encoder, make_batches
 
-    cache = open_cache(request.cache)
-    model = CachedModel(cache, cache.manifest(Digest.parse(request.manifest)))
+    model = _open(request)
     plan = plan_bert(model.shape, request.batch, request.tokens, chip_of(device, ttnn), request.policy)
     encoder = Encoder(model.tokenizer, request.tokens, request.tokens // 3)
-    questions = built_in_questions()
-    windows = [
-        encoder.windows(each.question, each.context, number)[0]
-        for number, each in enumerate(questions[i % len(questions)] for i in range(request.batch))
-    ]
+    built_in = built_in_questions()
+    questions = [built_in[i % len(built_in)] for i in range(request.batch)]
+    windows = [encoder.windows(each.question, each.context, number)[0] for number, each in enumerate(questions)]
     batch = next(make_batches(windows, request.batch, request.tokens, pad_id=encoder.pad_id))
-    return asdict(compare(ttnn, device, plan, model, batch))
+    return asdict(compare(ttnn, device, plan, model, batch, [each.context for each in questions]))
+
+
+def _open(request: Request) -> CachedModel:
+    from ..cache.cache import open_cache
+    from ..cache.digest import Digest
+    from .loader import CachedModel
+
+    cache = open_cache(request.cache)
+    return CachedModel(cache, cache.manifest(Digest.parse(request.manifest)))
 
 
 def main() -> None:

@@ -102,7 +102,7 @@ def circular_buffers(op: Op, plan: Plan) -> int:
     if isinstance(op, SplitHeads):
         assert op.key_memory.shard
         # Tiles of K on their way to be transposed: two columns, or all of them.
-        tiles = 2 * plan.tokens // TILE if op.heads_per_core == 2 else op.key_memory.shard.tiles
+        tiles = 2 * plan.tokens // TILE if op.in_pairs else op.key_memory.shard.tiles
         return tiles * op.tile_bytes
     if isinstance(op, Softmax):
         return (3 * op.blocks[1] + 4) * _T16  # a row of the mask, of scaled scores, of exponentials; sums and constants

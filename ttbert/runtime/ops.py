@@ -186,10 +186,13 @@ class Matmul(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class SplitHeads(Op):
-    """Fused QKV -> Q, K transposed, and V, by heads; `shape` and `memory` are those of Q and V, `key_memory` K's."""
+    """Fused QKV -> Q, K transposed, and V, by heads; `shape` and `memory` are those of Q and V, `key_memory` K's.
+
+    `in_pairs`: by the op for two heads a core, whose QKV has one group for both (`BertShape.qkv_groups`).
+    """
 
     heads: int
-    heads_per_core: int
+    in_pairs: bool
     key_memory: Memory
     grid: Grid
 

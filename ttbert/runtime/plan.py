@@ -46,10 +46,6 @@ FIDELITY = {"bfp8": "HiFi2", "bf16": "HiFi4", "bfp4": "LoFi"}
 """Math fidelity of matmuls by policy: enough passes over the mantissas for the weights' format (7 bits need two passes, those
 of bfloat4_b one); softmax and norms have HiFi4 always."""
 
-HEADS_PER_CORE = (1, 2)
-"""Heads of a core for which TT-NN has a kernel that splits the fused QKV as it is laid out: one by `create_qkv_heads`, two by
-`split_query_key_value_and_split_heads`, in which the two is a constant."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -120,20 +116,31 @@ class Plan:
 
 def plan_bert(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str = "bfp8") -> Plan:
     """The plan for one chip. BoardError, with the largest batch that fits, where the grid or L1 is too small."""
-    _check_request(shape, batch, tokens, chip)
+    _check_request(shape, batch, tokens, chip, policy)
     try:
         return _fit(shape, batch, tokens, chip, policy)
     except _DoesNotFit as error:
-        smaller = next((each for each in range(batch - 1, 0, -1) if _fits(shape, each, tokens, chip, policy)), None)
-        other = " or --policy bfp8" if policy == "bf16" else ""
-        hint = f"pass --batch {smaller} or less" if smaller else f"no batch fits: choose fewer tokens{other}"
+        hint = _instead(shape, batch, tokens, chip, policy)
         raise BoardError(f"batch {batch} of {tokens} tokens does not fit: {error}", hint) from None
 
 
-def largest_fitting_batch(shape: BertShape, tokens: int, chip: Chip, policy: str = "bfp8") -> int:
-    """The most inputs of so many tokens that the chip takes at once, 0 if not even one."""
+def largest_fitting_batch(shape: BertShape, tokens: int, chip: Chip, policy: str = "bfp8", below: int | None = None) -> int:
+    """The most inputs of so many tokens that the chip takes at once, of those `below`; 0 if not even one."""
     most = largest_batch(chip.grid, shape.grid)
-    return next((batch for batch in range(most, 0, -1) if _fits(shape, batch, tokens, chip, policy)), 0)
+    batches = range(most if below is None else min(most, below - 1), 0, -1)
+    return next((batch for batch in batches if _fits(shape, batch, tokens, chip, policy)), 0)
+
+
+def _instead(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str) -> str:
+    """What to choose for a batch that does not fit."""
+    most = largest_fitting_batch(shape, tokens, chip, policy, below=batch)
+    if most:
+        return f"pass --batch {most} or less"
+    batch = min(batch, largest_batch(chip.grid, shape.grid))
+    fewer = next((each for each in range(tokens - TILE, 0, -TILE) if _fits(shape, batch, each, chip, policy)), 0)
+    choices = [f"--tokens {fewer} or less"] if fewer else []
+    choices += ["--policy bfp8"] if policy == "bf16" and _fits(shape, batch, tokens, chip, "bfp8") else []
+    return f"no batch fits: {'pass ' + ', or '.join(choices) if choices else 'choose a board with more memory a core'}"
 
 
 class _DoesNotFit(Exception):
@@ -148,19 +155,13 @@ def _fits(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str) ->
     return True
 
 
-def _check_request(shape: BertShape, batch: int, tokens: int, chip: Chip) -> None:
+def _check_request(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str) -> None:
     if batch < 1:
         raise ValueError(f"a batch of {batch}")
     if tokens % TILE or not 0 < tokens <= shape.positions:
         raise BoardError(
             f"inputs of {tokens} tokens are not supported",
             f"choose a multiple of {TILE}, at most the model's {shape.positions}",
-        )
-    if shape.heads // shape.grid not in HEADS_PER_CORE:
-        raise BoardError(
-            f"{shape.heads} heads over {shape.grid} cores are {shape.heads // shape.grid} a core; "
-            "TT-NN splits one or two a core only",
-            "choose a model with twice as many heads as cores, such as 12 or 16, or --board cpu",
         )
     if shape.intermediate // TILE % shape.grid:
         raise BoardError(
@@ -170,7 +171,7 @@ def _check_request(shape: BertShape, batch: int, tokens: int, chip: Chip) -> Non
     most = largest_batch(chip.grid, shape.grid)
     if batch > most:
         what = f"batch {batch} does not fit: {chip.grid} cores hold {f'at most {most}' if most else 'none'}"
-        hint = f"pass --batch {most} or less" if most else "choose a larger board"
+        hint = _instead(shape, batch, tokens, chip, policy) if most else "choose a larger board"
         raise BoardError(f"{what}, the hidden dimension taking {shape.grid} cores of each", hint)
 
 
@@ -319,7 +320,7 @@ def _draft(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str, s
             memory=height(tokens, shape.head_size),
             key_memory=height(shape.head_size, tokens),
             heads=shape.heads,
-            heads_per_core=heads,
+            in_pairs=shape.qkv_groups < shape.heads,
             grid=grid,
         ),
         scores=matmul("scores", shape.head_size, tokens),

@@ -1,7 +1,7 @@
 """BERT on the CPU, in torch and float32, with the values that a device would hold: the reference for every other runtime.
 
-The weights are the cached tensors as TT-NN decodes them, laid out as on the device: Q, K and V fused and interleaved
-over the core grid, the answer head padded to a tile. This is the board that is called `cpu`.
+The weights are the cached tensors as TT-NN decodes them, laid out as on the device: Q, K and V fused and interleaved,
+the answer head padded to a tile. This is the board that is called `cpu`.
 """
 
 from __future__ import annotations
@@ -70,14 +70,18 @@ class Reference:
         return self._norm(states + self._linear(grown, f"{name}.down"), f"{name}.norm")
 
     def _attend(self, states: torch.Tensor, mask: torch.Tensor, name: str) -> torch.Tensor:
-        batch, tokens, hidden = states.shape
-        fused = self._linear(states, f"{name}.qkv")  # (batch, tokens, 3 * hidden): per core its Q, its K, its V
-        per_core = fused.view(batch, tokens, self.shape.grid, 3, -1, self.shape.head_size)
-        query, key, value = (
-            part.reshape(batch, tokens, self.shape.heads, self.shape.head_size).transpose(1, 2) for part in per_core.unbind(3)
-        )  # (batch, heads, tokens, head size)
+        query, key, value = self._split_heads(states, name)
         context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return context.transpose(1, 2).reshape(batch, tokens, hidden)
+        return context.transpose(1, 2).reshape(states.shape)
+
+    def _split_heads(self, states: torch.Tensor, name: str) -> tuple[torch.Tensor, ...]:
+        """Q, K and V, each (batch, heads, tokens, head size)."""
+        batch, tokens, _ = states.shape
+        fused = self._linear(states, f"{name}.qkv")  # (batch, tokens, 3 * hidden): per group its Q, its K, its V
+        grouped = fused.view(batch, tokens, self.shape.qkv_groups, 3, -1, self.shape.head_size)
+        return tuple(
+            part.reshape(batch, tokens, self.shape.heads, self.shape.head_size).transpose(1, 2) for part in grouped.unbind(3)
+        )
 
     def _linear(self, states: torch.Tensor, name: str) -> torch.Tensor:
         weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]

@@ -1,0 +1,191 @@
+"""Loading a converted model into host memory that a device can take, from a folder: page cache warm, and cold.
+
+Imports are not counted. Every case ends with the same payloads in memory and every page of them touched; which bytes those
+are is compared by digest afterwards. Only ttbert checks digests while the clock runs: its peers have none to check.
+
+The peers:
+- tt-metal's way: transformers' from_pretrained, then ttnn.as_tensor with a cache file for every tensor, all of which are there.
+  Once with the float32 weights in memory, as callers have them that transpose and fuse before they call as_tensor, and once
+  as little as is possible with transformers 5: it maps the checkpoint, as_tensor looks at no weight, so nobody reads any;
+- ttnn.load_tensor of every file, copied;
+- safetensors' load_file of one file with all of the same payloads, copied.
+The limit is reading the same packs into fresh memory on every core, and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import blake3
+import numpy as np
+
+from ttbert.cache.cache import Cache, Cached, blob_key, open_cache
+from ttbert.recipe.bert import bert_recipe
+from ttbert.recipe.policy import POLICIES
+from ttbert.recipe.recipe import Recipe
+from ttbert.runtime.loader import CachedModel
+from ttbert.tt import host_ttnn
+
+from .inputs import make_cache, make_checkpoint, shape_of, stored_name
+from .measure import Case, Clock, compare, evict, warm
+from .report import Limit, Report, Table
+
+_SAFETENSORS = "payloads.safetensors"
+
+
+def run(folder: Path, small: bool, rounds: int) -> Report:
+    checkpoint = make_checkpoint(folder, shape_of(small))
+    cache = make_cache(folder, checkpoint)
+    files = make_files(folder / f"files-{checkpoint.name}", open_cache(str(cache)))
+    places = {"checkpoint": str(checkpoint), "cache": str(cache), "files": str(files)}
+    cases = [
+        Case("ttbert, digests checked", "load:load_ttbert", places),
+        Case("from_pretrained, as_tensor", "load:load_upstream", {**places, "read": True}),
+        Case("the same, no weight read", "load:load_upstream", {**places, "read": False}),
+        Case("ttnn.load_tensor of each, copied", "load:load_files", places),
+        Case("safetensors load_file, copied", "load:load_safetensors", places),
+        Case("packs read into fresh memory", "load:read_packs", places),
+    ]
+    read = [path for place in (checkpoint, cache / "blobs", files) for path in place.rglob("*") if path.is_file()]
+    size = sum(each.size for each in _cached(open_cache(str(cache))).manifest.packs)
+    tables = []
+    for state, before in (("warm", partial(warm, read)), ("cold", partial(evict, read))):
+        *rows, limit = compare(cases, rounds, before)
+        title = f"loading {size / 1e6:,.0f} MB to host memory, page cache {state}"
+        tables.append(Table(title, tuple(rows), Limit(limit.name, limit.seconds)))
+    return Report("load", tuple(tables))
+
+
+def make_files(folder: Path, cache: Cache) -> Path:
+    """The cached tensors as the peers want them: a file each, named as ttnn.as_tensor names it, and one safetensors file."""
+    from safetensors.numpy import save_file
+
+    if folder.exists():
+        return folder
+    unfinished = folder.with_suffix(".unfinished")
+    unfinished.mkdir(exist_ok=True)
+    payloads = {}
+    for pack in _cached(cache).manifest.packs:
+        content = cache.store.get(blob_key(pack.blob))
+        for tensor, offset in pack.places():
+            file = content[offset : offset + tensor.size]
+            name = f"{tensor.name}_dtype_{tensor.dtype.upper()}_layout_{_LAYOUTS[tensor.layout]}.tensorbin"
+            (unfinished / name).write_bytes(file)
+            payloads[tensor.name] = np.frombuffer(file, np.uint8)
+    for each in _recipe(cache).tensors:
+        payloads[each.name] = payloads[each.name][-each.payload :]
+    save_file(payloads, unfinished / _SAFETENSORS)
+    return unfinished.rename(folder)
+
+
+def load_ttbert(clock: Clock, cache: str, **places: str) -> Any:
+    ttnn = host_ttnn()
+    with clock:
+        opened = open_cache(cache)
+        tensors = {entry.name: tensor for entry, tensor in CachedModel(opened, _cached(opened)).tensors()}
+        payloads = {name: _payload(ttnn, tensor) for name, tensor in tensors.items()}
+        _touch(payloads)
+    return _facts(payloads)
+
+
+def load_upstream(clock: Clock, checkpoint: str, cache: str, files: str, read: bool) -> Any:
+    import torch
+    from transformers import BertForQuestionAnswering
+
+    ttnn, recipe = host_ttnn(), _recipe(open_cache(cache))
+    with clock:
+        weights = BertForQuestionAnswering.from_pretrained(checkpoint, dtype=torch.float32).state_dict()
+        if read:
+            weights = {name: weight.clone() for name, weight in weights.items()}
+        tensors = {
+            each.name: ttnn.as_tensor(
+                weights[stored_name(next(iter(each.sources)))],
+                dtype=getattr(ttnn, each.dtype),
+                layout=getattr(ttnn, f"{_LAYOUTS[each.layout]}_LAYOUT"),
+                cache_file_name=str(Path(files, each.name)),
+            )
+            for each in recipe.tensors
+        }
+        payloads = {name: _payload(ttnn, tensor) for name, tensor in tensors.items()}
+        _touch(payloads)
+    return _facts(payloads)
+
+
+def load_files(clock: Clock, cache: str, files: str, **places: str) -> Any:
+    ttnn, recipe = host_ttnn(), _recipe(open_cache(cache))
+    with clock:
+        payloads = {}
+        for each in recipe.tensors:
+            name = f"{each.name}_dtype_{each.dtype.upper()}_layout_{_LAYOUTS[each.layout]}.tensorbin"
+            payloads[each.name] = _payload(ttnn, ttnn.load_tensor(str(Path(files, name)))).copy()
+        _touch(payloads)
+    return _facts(payloads)
+
+
+def load_safetensors(clock: Clock, cache: str, files: str, **places: str) -> Any:
+    from safetensors.numpy import load_file
+
+    recipe = _recipe(open_cache(cache))
+    with clock:
+        loaded = load_file(Path(files, _SAFETENSORS))
+        payloads = {each.name: loaded[each.name].copy() for each in recipe.tensors}
+        _touch(payloads)
+    return _facts(payloads)
+
+
+def read_packs(clock: Clock, cache: str, **places: str) -> Any:
+    opened = open_cache(cache)
+    recipe, packs = _recipe(opened), _cached(opened).manifest.packs
+
+    def read(key: str) -> memoryview:
+        with opened.store.open(key) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            content = memoryview(np.empty(size, np.uint8))
+            position = 0
+            while position < size:
+                position += stream.readinto(content[position : position + (4 << 20)])  # type: ignore[attr-defined]
+        return content
+
+    with clock, ThreadPoolExecutor(os.cpu_count()) as threads:
+        contents = list(threads.map(read, [blob_key(pack.blob) for pack in packs]))
+    ends = {}
+    for pack, content in zip(packs, contents, strict=True):
+        ends |= {tensor.name: content[: offset + tensor.size] for tensor, offset in pack.places()}
+    return _facts({each.name: np.asarray(ends[each.name][-each.payload :]) for each in recipe.tensors})
+
+
+_LAYOUTS = {"tile": "TILE", "row_major": "ROW_MAJOR"}
+
+_Payloads = dict[str, "np.typing.NDArray[np.uint8]"]
+
+
+def _cached(cache: Cache) -> Cached:
+    (ref,) = cache.list_refs()
+    found = cache.resolve(ref)
+    assert found
+    return found
+
+
+def _recipe(cache: Cache) -> Recipe:
+    return bert_recipe(CachedModel(cache, _cached(cache)).shape, POLICIES["bfp8"])
+
+
+def _payload(ttnn: Any, tensor: Any) -> Any:
+    """The packed bytes of a host tensor, where they are."""
+    return np.from_dlpack(tensor.host_buffer().get_shard(ttnn.MeshCoordinate(0, 0))).view(np.uint8).reshape(-1)
+
+
+def _touch(payloads: _Payloads) -> int:
+    """Read a byte of every page, as whoever uploads it would all of them."""
+    return sum(int(each[::4096].sum()) for each in payloads.values())
+
+
+def _facts(payloads: _Payloads) -> Any:
+    hasher = blake3.blake3()
+    for name in sorted(payloads):
+        hasher.update(payloads[name].data)
+    return {"bytes": sum(each.nbytes for each in payloads.values()), "blake3": hasher.hexdigest()}
