@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import tiny
 from program import Done, environment, imported, make_hook, objects, ttbert
+
 from ttbert.convert.packing import has_extension
 
 NO_EXTENSION = "import sys; sys.modules['ttbert.convert._pack'] = None"
