@@ -62,7 +62,8 @@ def test_conversion_killed_at_any_step_leaves_no_visible_damage_and_is_finished_
         assert contents(visible).items() <= undisturbed.objects.items(), step
         models, _ = undisturbed.forks.run("cache", "ls", "--json", cache=cache)
         assert {each["state"] for each in models.succeeded().document} <= {"complete"}, step
-        undisturbed.forks.run("cache", "verify", cache=cache)[0].succeeded()
+        if cache.exists():
+            undisturbed.forks.run("cache", "verify", cache=cache)[0].succeeded()
 
         again = convert(undisturbed, cache).succeeded()
         assert again.document["manifest"] == undisturbed.manifest, step

@@ -43,7 +43,7 @@ def supply_model(wanted: Wanted, cache: Cache, on_miss: Callable[[], None]) -> C
 
 
 def _convert_elsewhere(wanted: Wanted, cache: Cache) -> None:
-    """Run `ttbert convert` in a process of its own: packing puts TT-NN into mock mode for good, and takes memory."""
+    """Run `ttbert convert` in a process of its own: where TT-NN has to pack, it is in mock mode for good."""
     options = ["--policy", wanted.policy, "--cache", cache.store.url, "--json"]
     if wanted.revision:
         options += ["--revision", wanted.revision]
