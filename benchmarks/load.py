@@ -31,7 +31,7 @@ from ttbert.runtime.loader import CachedModel
 from ttbert.tt import host_ttnn
 
 from .inputs import make_cache, make_checkpoint, shape_of, stored_name
-from .measure import Case, Clock, compare, evict, warm
+from .measure import Case, Clock, can_evict, compare, evict, warm
 from .report import Limit, Report, Table
 
 _SAFETENSORS = "payloads.safetensors"
@@ -52,12 +52,16 @@ def run(folder: Path, small: bool, rounds: int) -> Report:
     ]
     read = [path for place in (checkpoint, cache / "blobs", files) for path in place.rglob("*") if path.is_file()]
     size = sum(each.size for each in _cached(open_cache(str(cache))).manifest.packs)
-    tables = []
-    for state, before in (("warm", partial(warm, read)), ("cold", partial(evict, read))):
+    tables: list[Table] = []
+    states = {"warm": partial(warm, read), "cold": partial(evict, read)}
+    if not can_evict(folder):
+        del states["cold"]
+    for state, before in states.items():
         *rows, limit = compare(cases, rounds, before)
         title = f"loading {size / 1e6:,.0f} MB to host memory, page cache {state}"
         tables.append(Table(title, tuple(rows), Limit(limit.name, limit.seconds)))
-    return Report("load", tuple(tables))
+    notes = () if "cold" in states else (f"{folder} is not on a disk, so nothing of it is ever out of the page cache",)
+    return Report("load", tuple(tables), notes)
 
 
 def make_files(folder: Path, cache: Cache) -> Path:
@@ -144,7 +148,7 @@ def read_packs(clock: Clock, cache: str, **places: str) -> Any:
     def read(key: str) -> memoryview:
         with opened.store.open(key) as stream:
             size = os.fstat(stream.fileno()).st_size
-            content = memoryview(np.empty(size, np.uint8))
+            content = memoryview(np.empty(size, np.uint8).data)
             position = 0
             while position < size:
                 position += stream.readinto(content[position : position + (4 << 20)])  # type: ignore[attr-defined]
@@ -152,7 +156,7 @@ def read_packs(clock: Clock, cache: str, **places: str) -> Any:
 
     with clock, ThreadPoolExecutor(os.cpu_count()) as threads:
         contents = list(threads.map(read, [blob_key(pack.blob) for pack in packs]))
-    ends = {}
+    ends: dict[str, memoryview] = {}
     for pack, content in zip(packs, contents, strict=True):
         ends |= {tensor.name: content[: offset + tensor.size] for tensor, offset in pack.places()}
     return _facts({each.name: np.asarray(ends[each.name][-each.payload :]) for each in recipe.tensors})

@@ -15,6 +15,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,6 +109,18 @@ def evict(paths: Sequence[Path]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             if pages := _pages_in_memory(file.fileno()):
                 raise TtbertError(f"{pages} pages of {path} stay in the page cache", "is something else reading it?")
+
+
+def can_evict(folder: Path) -> bool:
+    """Whether files in a folder can leave the page cache: not those of a file system in memory."""
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        file.write(b"x")
+        file.flush()
+        try:
+            evict([Path(file.name)])
+        except TtbertError:
+            return False
+    return True
 
 
 def _pages_in_memory(descriptor: int) -> int:

@@ -83,7 +83,7 @@ class Table:
 
     def text(self) -> str:
         last = f"CPU ms a {self.grows_by}" if self.counts else "ttbert / this"
-        rows = [("", "ms", "fastest", "slowest", "CPU ms", "peak RSS", "grew by", last)]
+        rows: list[tuple[str, ...]] = [("", "ms", "fastest", "slowest", "CPU ms", "peak RSS", "grew by", last)]
         for row in self.document()["rows"]:
             times = (_ms(row[name]) for name in ("seconds", "fastest", "slowest", "cpu_seconds"))
             sizes = (size_text(row[name]) for name in ("peak_rss", "added_rss"))

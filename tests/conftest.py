@@ -15,21 +15,44 @@ import pytest
 
 # huggingface_hub reads these once, when it is imported, which collecting the tests may do.
 _HOME = tempfile.mkdtemp(prefix="ttbert-tests-")
+Path(_HOME).chmod(0o755)  # for tests that become other users
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 os.environ |= {"HF_HOME": _HOME, "HF_ENDPOINT": "http://127.0.0.1:9", "XDG_CACHE_HOME": f"{_HOME}/cache"}
 os.environ |= {"XDG_CONFIG_HOME": f"{_HOME}/config", "XDG_STATE_HOME": f"{_HOME}/state"}
 
+# Commands that a test runs in its own process leave a card alone.
+os.environ["TTBERT_BOARD"] = "cpu"
+
 # Started in the background of a shell, this process ignores SIGINT and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+from ceph_server import CephServer  # noqa: E402
 from forks import Forks  # noqa: E402
 from hub_server import HubServer  # noqa: E402
+from s3_server import MotoServer  # noqa: E402
 
 
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
     """A hub on this machine; see `HubServer.env` for how a process is made to use it."""
     with HubServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[MotoServer]:
+    """An S3 server; see `S3Server.env` for how a process is made to use it."""
+    with MotoServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ceph() -> Iterator[CephServer]:
+    """The S3 server of Ceph, where its programs are installed."""
+    why_not = CephServer.why_not()
+    if why_not:
+        pytest.skip(why_not)
+    with CephServer() as server:
         yield server
 
 

@@ -149,6 +149,7 @@ def order(_: Any) -> dict[str, Any]:
         passes.finish(first)
         passes.finish(second)
         calls = list(named(recorder.calls))
+        each = {name: sum(call[0] == name for call in recorder.calls) / 2 for name in QUEUES}
         passes._tt = bert._tt = ttnn
         recorder.calls.clear()
         before = allocated(device)
@@ -157,7 +158,7 @@ def order(_: Any) -> dict[str, Any]:
         leaked = [now - then for now, then in zip(allocated(device), before, strict=True)]
         moved = places != [each.buffer_address() for each in passes._inputs]
         passes.close()
-    return {"calls": calls, "refused": refused, "leaked": leaked, "moved": moved}
+    return {"calls": calls, "refused": refused, "leaked": leaked, "moved": moved, "a batch": each}
 
 
 def named(calls: list[Any]) -> Iterator[str]:

@@ -15,9 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from models import open_local, publish
+from models import DAY, TINY, open_local, publish
 
+from ttbert.cache.cache import Cache
+from ttbert.cache.census import take_census
+from ttbert.cache.gc import Limits, plan_gc
 from ttbert.cache.local import LocalStore
+from ttbert.cache.places import Places
+from ttbert.cache.sweep import run_gc
 
 KEY = "blobs/aa/one"
 CONTENT = bytes(range(256)) * 40
@@ -25,8 +30,23 @@ CONTENT = bytes(range(256)) * 40
 WORKS: dict[str, Callable[[Path], object]] = {
     "put": lambda root: LocalStore(root).put(KEY, CONTENT),
     "publish": lambda root: publish(open_local(root)),
+    "collect": lambda root: _collect(open_local(root)),
+    "fetch": lambda root: _fetch(root),
 }
 _CHANGES = ("os.mkdir", "os.link", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.utime")
+
+
+def _collect(cache: Cache) -> int:
+    return run_gc(cache, plan_gc(cache, take_census(cache), Limits(older_than=30 * DAY)))
+
+
+def _fetch(root: Path) -> None:
+    """Fill a local tier from a cache in the folder `far` beside it."""
+    cache = Places(str(root.with_name("far")), str(root)).open()
+    cached = cache.resolve(TINY)
+    assert cached
+    cache.fetch(cached, TINY)
+
 
 RunKilled = Callable[[str, Path, int], int]
 

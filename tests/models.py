@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -83,10 +82,10 @@ def blob_path(root: Path, content: bytes) -> Path:
 
 
 def age(root: Path, seconds: float = 2 * DAY) -> None:
-    """Make everything in a local cache look that old."""
-    then = time.time() - seconds
+    """Make everything in a local cache look that much older than it is."""
     for path in root.rglob("*"):
         if path.is_file():
+            then = path.stat().st_mtime - seconds
             os.utime(path, (then, then))
 
 

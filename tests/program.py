@@ -70,9 +70,10 @@ def command(*arguments: object) -> list[str]:
 
 
 def environment(env: Mapping[str, str] | None = None, hook: Path | None = None, **extra: str) -> dict[str, str]:
-    # A test that packs in this process leaves a mock device in its environment, which commands would run on.
+    # Of this process nothing about devices, since a test that packs leaves a mock in its environment; and a card is left alone.
     left_out = ("TTBERT_",) if env else ("TTBERT_", "TT_METAL_")
     made = {name: value for name, value in (env or os.environ).items() if not name.startswith(left_out)}
+    made["TTBERT_BOARD"] = "cpu"
     if hook:
         made["PYTHONPATH"] = os.pathsep.join(filter(None, [str(hook), made.get("PYTHONPATH")]))
     return made | extra

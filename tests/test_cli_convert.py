@@ -345,7 +345,7 @@ def test_moved_branch_moves_the_ref_and_the_old_model_stays_until_gc(hubbed: Hub
     assert open_cache(str(hubbed.cache)).manifest(before).digest == before
 
     gc = ttbert("cache", "gc", "--grace", "0", "--yes", "--json", "--cache", hubbed.cache).succeeded().document
-    assert f"manifests/{before.hex[:2]}/{before.hex}" in {each["key"] for each in gc["waste"]} and gc["freed"] > 0
+    assert f"manifests/{before.hex[:2]}/{before.hex}" in {each["key"] for each in gc["delete"]} and gc["freed"] > 0
     assert hubbed.convert("org/moving")[0].succeeded().document["hit"]
     ttbert("cache", "verify", "--cache", hubbed.cache).succeeded()
 

@@ -30,7 +30,7 @@ def on(place: Path) -> Callable[..., Done]:
     def run(board: str, command: str, *arguments: object, hook: Path | None = None, **extra: str) -> Done:
         env = mock_environment(board, place / "mock") | extra
         extra_options = [] if "--cache" in arguments else ["--cache", place / "cache"]
-        return ttbert(command, "--model", "bundled", *extra_options, *arguments, env=env, hook=hook)
+        return ttbert(command, "--model", "bundled", *extra_options, *arguments, env=env, hook=hook, TTBERT_BOARD="auto")
 
     return run
 
@@ -95,7 +95,7 @@ def test_missing_compiler_of_kernels_is_said_in_two_lines(place: Path) -> None:
     if "sfpi" in Path(env["TT_METAL_RUNTIME_ROOT"]).parts:
         pytest.skip("SFPI is installed, so its absence cannot be tested")
     del env["TT_METAL_RUNTIME_ROOT"]
-    done = ttbert("demo", "--model", "bundled", "--cache", place / "cache", env=env)
+    done = ttbert("demo", "--model", "bundled", "--cache", place / "cache", env=env, TTBERT_BOARD="auto")
     done.failed_at_once(12, "SFPI, the compiler of TT-NN's kernels, is not installed", "ttnn.download_sfpi")
 
 
@@ -109,7 +109,9 @@ def test_read_only_cache_serves_a_device(on: Callable[..., Done], place: Path, s
 def test_squad_on_a_mock_device_runs_whole_batches_and_claims_no_score(on: Callable[..., Done], tmp_path: Path) -> None:
     data = write(tmp_path / "data.json", built_in(20))
     arguments = ("--data", data, "--batch", 8, "--output", tmp_path / "out")
-    done = on("n300", "squad", *arguments, "--json").succeeded().document
+    ran = on("n300", "squad", *arguments, "--json", PYTHONPROFILEIMPORTTIME="1").succeeded()
+    assert not {name.partition(".")[0] for name in imported(ran)} & {"torch", "transformers", "huggingface_hub"}
+    done = ran.document
     assert done["score"] is None and done["provenance"]["board"] == "mock n300" and done["provenance"]["batch"] == 16
     assert not done["provenance"]["real_length"] and done["timings"]["batches"] == 2 and done["timings"]["rows"] == 32
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"journal", "journal.finished"}

@@ -68,7 +68,7 @@ def test_killed_publisher_leaves_a_cache_that_the_next_run_completes(tmp_path: P
     def check(root: Path) -> None:
         cache = open_local(root)
         census = take_census(cache)
-        assert verify(cache, census).sound, "damage is visible"
+        assert not census.blobs or verify(cache, census).sound, "damage is visible"
         assert not any(model.problem for model in census.models)
         for model in census.models:  # a name leads to a whole model, or is not there
             assert model.cached is not None and cache.missing(model.cached.manifest) == []

@@ -104,6 +104,20 @@ def test_each_chip_gets_its_rows_and_logits_come_back_in_order() -> None:
     }
 
 
+def test_document_has_the_commands_of_a_traced_batch(ordered: Any) -> None:
+    """All but the replay, which takes the place of the ops."""
+    calls = ordered["a batch"]
+    assert calls == {
+        "copy_host_to_device_tensor": 3,
+        "copy": 3,
+        "from_device": 1,
+        "record_event": 3,
+        "wait_for_event": 2,
+        "event_synchronize": 1,
+    }
+    assert "| 8: 3 writes, 3 copies on the chip, a replay, a read; and 3 events, 2 waits |" in DOCUMENT.read_text()
+
+
 def test_document_has_the_counts_of_a_batch() -> None:
     """BERT-large, batch 8 of 384 tokens."""
     whole, shorter = work("n150", "counts", 24), work("n150", "counts", 23)

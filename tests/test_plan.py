@@ -12,6 +12,7 @@ import pytest
 from checkpoints import make_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import flip_bit
 from program import ttbert
 from shapes import MANY_HEADS, SHAPES, shape
 
@@ -215,6 +216,15 @@ def test_check_command_finds_the_reference_s_values_and_answers_on_the_demo_s_in
     assert {each["op"] for each in done.document["ops"]} >= {"qkv", "softmax", "joined", "up", "norm", "answer"}
     # Another answer only where the reference itself hardly prefers its own.
     assert len(done.document["gaps"]) == 8 and all(gap is not None and gap <= TIE for gap in done.document["gaps"])
+
+
+def test_check_command_tells_of_a_damaged_tensor(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    ttbert("convert", "bundled", "--cache", cache).succeeded()
+    largest = max((path for path in cache.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    flip_bit(largest, 1000)
+    options = ["--batch", 1, "--tokens", 32, "--offline", "--cache", cache]
+    ttbert("check", "bundled", *options).failed(7, "embeddings.word", "convert")
 
 
 def test_check_command_compares_the_states_of_a_model_without_a_head(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import stat
 import subprocess
@@ -18,13 +19,14 @@ from models import COMMIT, TINY, files, flip_bit, load, open_local, publish
 from ttbert.cache.cache import Cache, manifest_key
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.document import canonical
+from ttbert.cache.foreign import FsspecStore
 from ttbert.cache.history import Memory
 from ttbert.cache.keys import PrivateKey, PublicKey, find_signer, list_trusted, make_key, read_public_key, trust
 from ttbert.cache.local import LocalStore
 from ttbert.cache.refs import LogEntry, Ref
 from ttbert.cache.store import Entry
 from ttbert.cache.trust import Trust, has_signature, publish_signature, signature_key, signers
-from ttbert.errors import InputError, IntegrityError, UntrustedError
+from ttbert.errors import InputError, IntegrityError, StoreUnavailable, UntrustedError
 
 OTHER = Ref("someone/other", "main", "bfp8")
 
@@ -267,6 +269,33 @@ def test_an_unsigned_name_is_signed_by_the_next_conversion(root: Path, alice: Pr
     load_all(reader(root, alice))
 
 
+class Dying(FsspecStore):
+    """A store whose writer is gone after so many objects."""
+
+    left = 0
+
+    def put(self, key: str, content: bytes | memoryview) -> bool:
+        if self.left == 0:
+            raise StoreUnavailable("killed")
+        self.left -= 1
+        return super().put(key, content)
+
+
+def test_a_publisher_killed_at_any_step_leaves_nothing_unsigned(alice: PrivateKey) -> None:
+    """A reader finds the model, signed, or does not find it yet."""
+    found = []
+    for left in range(100):
+        store = Dying(f"memory://killed-{left}")
+        store.left = left
+        with contextlib.suppress(StoreUnavailable):
+            publish(Cache(store, Trust(signer=alice)))
+        cache = Cache(store, Trust((alice.public,)))
+        found.append((cache.find(blake3_of(b"recipe")) is not None, cache.resolve(TINY) is not None))
+        if all(found[-1]):
+            break
+    assert len(found) > 8 and set(found) == {(False, False), (True, False), (True, True)}
+
+
 # Names that go back
 
 
@@ -412,6 +441,23 @@ def test_normal_use_is_told_nothing(
     use(root, alice)
     for _ in range(2):
         assert reader(root, *[alice] * trusting, memory=seen).resolve(TINY) is not None
+    assert caplog.records == []
+
+
+class Late(LocalStore):
+    """A folder on NFS as a client sees it for up to half a minute: its listings are old, what it opens is not."""
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        return (entry for entry in super().list(prefix) if not entry.key.startswith("refs/") or entry.key[-1] in "12")
+
+
+def test_a_listing_that_is_behind_is_not_taken_for_a_rollback(
+    root: Path, alice: PrivateKey, seen: Memory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The home of somebody on several machines: another one has seen more."""
+    whole = reader(root, alice, memory=seen).resolve(TINY)
+    for keys in ((alice.public,), ()):
+        assert Cache(Late(root), Trust(keys, memory=seen)).resolve(TINY) == whole
     assert caplog.records == []
 
 

@@ -11,9 +11,13 @@ import click
 from . import __version__
 from .cli_bench import bench_command
 from .cli_cache import cache_commands
+from .cli_doctor import doctor_command
+from .cli_export import export_command
 from .cli_plan import check_command, plan_command
 from .cli_run import convert_command, demo_command
+from .cli_space import gc_command
 from .cli_squad import squad_command
+from .cli_tiers import tier_commands
 from .cli_trust import trust_commands
 from .console import Remarks, show, tell, tell_error
 from .errors import InputError, ReportedError, TtbertError
@@ -39,9 +43,12 @@ cli.add_command(demo_command)
 cli.add_command(plan_command)
 cli.add_command(check_command)
 cli.add_command(squad_command)
+cache_commands.add_command(gc_command)
+cache_commands.add_command(export_command)
+cache_commands.add_command(doctor_command)
 cli.add_command(bench_command)
 cli.add_command(cache_commands)
-for command in trust_commands:
+for command in (*tier_commands, *trust_commands):
     cache_commands.add_command(command)
 
 

@@ -11,18 +11,20 @@ import click
 from .boards import AUTO, BOARDS
 from .cli_options import (
     batch_option,
-    cache_option,
     json_option,
     model_option,
     offline_option,
+    places_option,
     policy_option,
     revision_option,
     trace_option,
 )
+from .cli_tiers import supply
 from .console import say, show, size_text, table, tell
 from .errors import AccuracyError, DeviceError
 
 if TYPE_CHECKING:
+    from .cache.places import Places
     from .runtime.bench import Measured
     from .runtime.loader import CachedModel
     from .runtime.target import Target
@@ -43,7 +45,7 @@ _board_option = click.option(
 @click.option(
     "--seconds", type=click.FloatRange(0, 3600), default=5.0, show_default=True, help="How long to run batch after batch."
 )
-@cache_option
+@places_option
 @offline_option
 @json_option
 def bench_command(
@@ -54,7 +56,7 @@ def bench_command(
     batch: int,
     trace: bool | None,
     seconds: float,
-    cache_url: str,
+    places: Places,
     offline: bool,
     as_json: bool,
 ) -> None:
@@ -66,18 +68,15 @@ def bench_command(
     ttbert bench --board n150 --batch 8 --json
     ttbert bench --model bundled
     """
-    from .cache.cache import open_cache
     from .convert.wanted import Wanted
-    from .demo.supply import supply_model
     from .runtime.check import LEAST_PCC
     from .runtime.target import choose_target
 
     target = choose_target(board, batch, trace)
     if not target.is_device:
         raise DeviceError("no Tenstorrent device is here to be measured", "without one, try `ttbert plan --check`")
-    cache = open_cache(cache_url)
-    miss = f"{model} ({policy}) is not in the cache {cache.store.url}: converting it first"
-    cached = supply_model(Wanted(model, revision, policy, offline), cache, lambda: tell(miss))
+    cache = places.open(offline)
+    cached = supply(Wanted(model, revision, policy, offline), places, cache)
 
     from .runtime.bench import measure
     from .runtime.loader import CachedModel
@@ -118,17 +117,27 @@ def _document(measured: Measured, target: Target, tokens: int) -> dict[str, Any]
         "device": measured.device,
         "loading_seconds": asdict(measured.loading),
         "speeds": [asdict(each) for each in measured.speeds],
-        "pcc": None if measured.pcc is None else {"start": measured.start_pcc, "end": measured.end_pcc},
+        "pcc": measured.pcc,
     }
 
 
 def _print(measured: Measured, target: Target) -> None:
-    rows: list[tuple[str, ...]] = [("trace", "inputs/s", "ms a batch", "latency ms", "host ms", "batches")]
+    rows: list[tuple[str, ...]] = [
+        ("trace", "inputs/s", "ms a batch", "latency ms", "host ms", "batches", "PCC of starts", "of ends")
+    ]
     for each in measured.speeds:
-        figures = (each.inputs_per_second, each.batch_ms, each.latency_ms, each.host_ms)
-        told = ["" if figure is None else f"{figure:.2f}" for figure in figures]
-        rows.append(("yes" if each.traced else "no", *told, str(each.batches)))
-    say(table(rows, right=(1, 2, 3, 4, 5)))
+        told = (
+            (each.inputs_per_second, 2),
+            (each.batch_ms, 2),
+            (each.latency_ms, 2),
+            (each.host_ms, 2),
+            (each.batches, 0),
+            (each.start_pcc, 6),
+            (each.end_pcc, 6),
+        )
+        figures = ("" if figure is None else f"{figure:.{digits}f}" for figure, digits in told)
+        rows.append(("yes" if each.traced else "no", *figures))
+    say(table(rows, right=range(1, 8)))
     for each in measured.speeds:
         if each.untraced:
             say(f"TT-NN records no trace here: {each.untraced}")
@@ -138,7 +147,5 @@ def _print(measured: Measured, target: Target) -> None:
     say(f"reading weights     {loading.reading:.3f} s ({size_text(loading.bytes)}, digests checked)")
     say(f"sending weights     {loading.sending:.3f} s, to {target.chips} chip{'s' if target.chips > 1 else ''}")
     say(f"building programs   {loading.compiling:.3f} s")
-    if measured.pcc is None:
-        say("PCC with the CPU    none, and no throughput: a mock device computes nothing and takes no time")
-    else:
-        say(f"PCC with the CPU    start {measured.start_pcc:.6f}, end {measured.end_pcc:.6f}")
+    if target.is_mock:
+        say("no throughput and no PCC with the CPU: a mock device takes no time and computes nothing")

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import sys
-from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_options import cache_option, default_cache, json_option
+from .cli_options import cache_option, chosen_by, default_cache, json_option, places_option, progress_option, read_only
 from .cli_trust import signed_by
-from .console import Progress, say, show, size_text, table, tell
+from .console import Progress, agree, say, show, size_text, table, tell
 from .errors import InputError, IntegrityError
 
 if TYPE_CHECKING:
     from .cache.cache import Cache
     from .cache.census import Census, Model
-    from .cache.prune import PrunePlan
+    from .cache.places import Places
     from .cache.verify import Verdict
 
 
@@ -30,40 +28,71 @@ def cache_commands() -> None:
 
 
 @cache_commands.command("info")
-@cache_option
+@places_option
 @json_option
 @click.pass_context
-def info_command(context: click.Context, cache_url: str, as_json: bool) -> None:
-    """Where the cache is, what it promises and how much is in it.
+def info_command(context: click.Context, places: Places, as_json: bool) -> None:
+    """Where the cache is and who decided that, how it is reached, what it promises and how much is in it.
 
     \b
     ttbert cache info
     """
-    from .cache.cache import open_cache
     from .cache.census import take_census
 
-    cache = open_cache(cache_url)
-    census = take_census(cache)
-    source = _chosen_by(context)
+    cache = places.open()
+    local = cache.near.store.url if cache.near else None
+    source, local_source = chosen_by(context, "cache"), chosen_by(context, "local")
+    access = cache.store.access
+    trusted = [key.name for key in cache.trust.keys]
+    if not as_json:
+        # What is in force helps most where the next step, asking the store, fails.
+        say(f"cache        {cache.store.url}  (from {source})")
+        if access:
+            say(f"reached at   {access.endpoint or access.kind}{f', region {access.region}' if access.region else ''}")
+            say(f"credentials  from {access.credentials}")
+        say(f"local tier   {local or 'none'}  (from {local_source})")
+        say(f"may publish  {'no: --read-only' if places.read_only else 'yes, where its owner permits it'}")
+        say(f"signatures   {'required, of ' + ', '.join(trusted) if trusted else 'not required: no key is trusted'}")
+    census = take_census(cache.authority)
+    near = take_census(cache.near) if cache.near else None
     document: dict[str, Any] = {
         "cache": cache.store.url,
         "chosen_by": source,
         "default": default_cache(),
+        "kind": access.kind if access else "fsspec" if "://" in cache.store.url else "folder",
+        "endpoint": access.endpoint if access else None,
+        "region": access.region if access else None,
+        "credentials": access.credentials if access else None,
+        "local": local,
+        "local_chosen_by": local_source,
+        "read_only": places.read_only,
+        "trusted_keys": trusted,
         **asdict(cache.store.capabilities),
         "models": len(census.models),
         "blobs": len(census.blobs),
         "bytes": census.size,
+        "by_kind": _by_kind(census),
+        "local_bytes": near.size if near else None,
+        "local_by_kind": _by_kind(near) if near else None,
+        "local_bytes_free": cache.near.store.free() if cache.near else None,
         "quarantined": len(census.quarantine),
         "left_behind": len(census.debris),
-        "bytes_free": _free(cache.store.url),
+        "bytes_free": cache.store.free(),
+        "counters": cache.counters.document(),
     }
     if as_json:
         show(document)
         return
-    say(f"cache        {document['cache']}  (from {source})")
-    say(f"publishing   {'exactly once' if document['creates_atomically'] else 'not exactly once: two writers can collide'}")
+    exact = "exactly once" + (", if the server does as it says: tried out before the first write" if access else "")
+    say(f"publishing   {exact if document['creates_atomically'] else 'not exactly once: two writers can collide'}")
     say(f"models       {document['models']}")
     say(f"blobs        {document['blobs']}, {size_text(sum(entry.size for entry in census.blobs.values()))}")
+    for kind, of in document["by_kind"].items():
+        if kind != "blobs" and of["objects"]:
+            say(f"  {kind:<10} {of['objects']}, {size_text(of['bytes'])}")
+    if near:
+        copies = len(near.blobs)
+        say(f"copies here  {copies} blobs, {size_text(near.size)} in all")
     say(f"quarantine   {document['quarantined']} objects")
     say(f"left behind  {document['left_behind']} temporary files of killed writers")
     if document["bytes_free"] is not None:
@@ -71,7 +100,7 @@ def info_command(context: click.Context, cache_url: str, as_json: bool) -> None:
 
 
 @cache_commands.command("ls")
-@click.option("--sort", type=click.Choice(("name", "size", "age")), default="name", show_default=True)
+@click.option("--sort", type=click.Choice(("name", "size", "age", "used")), default="name", show_default=True)
 @cache_option
 @json_option
 def ls_command(sort: str, cache_url: str, as_json: bool) -> None:
@@ -85,7 +114,7 @@ def ls_command(sort: str, cache_url: str, as_json: bool) -> None:
 
     cache = open_cache(cache_url)
     census = take_census(cache)
-    keys = {"name": _name, "size": lambda model: -_size(model), "age": _created}
+    keys = {"name": _name, "size": lambda model: -_size(model), "age": _created, "used": census.last_used}
     models = sorted(census.models, key=keys[sort])
     if as_json:
         show([{**_model_row(model, census), "signed_by": _signed_by(cache, model)} for model in models])
@@ -166,29 +195,29 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
 @cache_commands.command("verify")
 @click.argument("ref", required=False)
 @click.option("--fast", is_flag=True, help="Compare sizes only, and read no blob.")
-@click.option("--repair", is_flag=True, help="Move what is damaged to quarantine, so that it can be converted again.")
-@cache_option
+@click.option("--repair", is_flag=True, help="Move what is damaged to quarantine, and restore it if there is a copy.")
+@progress_option
+@places_option
 @json_option
-def verify_command(ref: str | None, fast: bool, repair: bool, cache_url: str, as_json: bool) -> None:
+def verify_command(ref: str | None, fast: bool, repair: bool, places: Places, as_json: bool) -> None:
     """Read every byte in the cache, or of one model, and compare it with its digest.
 
-    Leaves with exit code 7 if something is damaged or missing, with 6 if there is no cache, and with 5, 9 or 11 if something
-    could not be looked at. Nothing is ever deleted: --repair moves what is damaged to the folder `quarantine`, and says
-    which models to convert again.
+    Leaves with exit code 7 if something was damaged or missing, with 6 if there is no cache, and with 5, 9 or 11 if
+    something could not be looked at. Nothing is ever deleted: --repair moves what is damaged to the folder `quarantine`. It
+    puts back what the local tier has a sound copy of, and says which models to convert again for the rest.
 
     \b
     ttbert cache verify
     ttbert cache verify --repair
     ttbert cache verify --fast
     """
-    from .cache.cache import open_cache
     from .cache.census import find_model, take_census
     from .cache.verify import entries_to_verify, survey, verify
 
     if fast and repair:
         raise InputError("--fast cannot tell what is damaged, so there is nothing to repair", "leave out --fast or --repair")
-    cache = open_cache(cache_url)
-    census = take_census(cache)
+    cache = places.open()
+    census = take_census(cache.authority)
     only = find_model(census, ref) if ref else None
     stored = entries_to_verify(cache, census, only)
     if fast:
@@ -196,8 +225,8 @@ def verify_command(ref: str | None, fast: bool, repair: bool, cache_url: str, as
     else:
         with Progress("verifying", len(stored), sum(entry.size for entry in stored.values())) as progress:
             verdict = verify(cache, census, only, repair, lambda entry: progress.advance(entry.size))
-    hurt = [model for model in census.models if any(str(model.ref) in finding.models for finding in verdict.findings)]
-    commands = [convert_command_for(model) for model in hurt]
+    hurt = {name for finding in verdict.findings if not finding.restored for name in finding.models}
+    commands = [convert_command_for(model) for model in census.models if str(model.ref) in hurt]
     if as_json:
         show({"cache": cache.store.url, "sound": verdict.sound, "fast": fast, **asdict(verdict), "convert": commands})
     else:
@@ -232,7 +261,7 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
     from .cache.cache import open_cache
     from .cache.census import find_model, take_census
 
-    cache = open_cache(cache_url)
+    cache = open_cache(cache_url, read_only=read_only())
     census = take_census(cache)
     model = find_model(census, ref)
     frees = census.own_size(model.cached) if model.cached and _names(census, model) == 1 else 0
@@ -240,7 +269,7 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
         would = "would be" if dry_run else "is"
         tell(f"{model.ref}: the name {would} forgotten; `ttbert cache gc` then frees {size_text(frees)}")
     if not dry_run:
-        _agree(yes, "Forget it?")
+        agree(yes, "Forget it?")
         cache.remove_ref(model.ref)
     if as_json:
         show({"ref": str(model.ref), "removed": not dry_run, "bytes_freed_by_gc": frees})
@@ -248,60 +277,10 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
         say(f"forgot {model.ref}")
 
 
-@cache_commands.command("gc")
-@click.option("--dry-run", is_flag=True, help="Print the plan and delete nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option(
-    "--grace",
-    type=click.FloatRange(min=0),
-    default=24.0,
-    show_default=True,
-    metavar="HOURS",
-    help="Spare what is younger.",
-)
-@click.option("--quarantined", is_flag=True, help="Delete what is in quarantine, too.")
-@cache_option
-@json_option
-def gc_command(dry_run: bool, yes: bool, grace: float, quarantined: bool, cache_url: str, as_json: bool) -> None:
-    """Delete what no name leads to any more, after printing what that is.
-
-    \b
-    ttbert cache gc --dry-run
-    """
-    from .cache.cache import open_cache
-    from .cache.census import take_census
-    from .cache.prune import plan_prune, run_prune
-
-    cache = open_cache(cache_url)
-    plan = plan_prune(cache, take_census(cache), grace * 3600, quarantined)
-    if not as_json:
-        _print_prune_plan(plan, grace, say)
-    elif plan.waste and not (dry_run or yes):
-        _print_prune_plan(plan, grace, tell)
-    freed = 0
-    if plan.waste and not dry_run:
-        _agree(yes, "Delete them?")
-        freed = run_prune(cache, plan, take_census(cache))
-    if as_json:
-        waste = [{"key": each.entry.key, "bytes": each.entry.size, "reason": each.reason} for each in plan.waste]
-        show({"cache": cache.store.url, "waste": waste, "spared": len(plan.spared), "freed": freed, "dry_run": dry_run})
-    elif plan.waste and not dry_run:
-        say(f"freed {size_text(freed)}")
-
-
-def _chosen_by(context: click.Context) -> str:
-    source = context.get_parameter_source("cache_url")
-    names = {click.core.ParameterSource.COMMANDLINE: "--cache", click.core.ParameterSource.ENVIRONMENT: "TTBERT_CACHE"}
-    return names.get(source, "default") if source else "default"
-
-
-def _free(url: str) -> int | None:
-    """Bytes free on the disk of a local cache, or None for another kind."""
-    from .cache.local import nearest_existing
-
-    if "://" in url:
-        return None
-    return shutil.disk_usage(nearest_existing(Path(url))).free
+def _by_kind(census: Census) -> dict[str, dict[str, int]]:
+    """Everything that is stored, by the folder it is in; the largest first."""
+    sizes = sorted(census.sizes.items(), key=lambda item: -item[1][1])
+    return {kind: {"objects": objects, "bytes": size} for kind, (objects, size) in sizes}
 
 
 def _model_row(model: Model, census: Census) -> dict[str, Any]:
@@ -313,6 +292,7 @@ def _model_row(model: Model, census: Census) -> dict[str, Any]:
         "bytes": _size(model),
         "own_bytes": census.own_size(model.cached) if model.cached else 0,
         "created": _created(model),
+        "last_used": f"{datetime.fromtimestamp(census.last_used(model) - 1, timezone.utc):%Y-%m-%d}",
         "state": model.problem or "complete",
     }
 
@@ -344,24 +324,6 @@ def _names(census: Census, model: Model) -> int:
     return sum(1 for other in census.models if other.cached and model.cached and other.cached.digest == model.cached.digest)
 
 
-def _agree(agreed: bool, question: str) -> None:
-    """Ask, unless it was agreed to before; leave the command unless the answer is yes."""
-    if agreed:
-        return
-    try:
-        answer = click.confirm(question, err=True) if sys.stdin else None
-    except click.Abort as error:
-        if not isinstance(error.__context__, EOFError):
-            raise
-        answer = None
-    if answer is None:
-        tell("")
-        raise InputError("nobody is there to answer, so nothing was changed", "add --yes, or --dry-run to see the plan alone")
-    if not answer:
-        tell("nothing was changed")
-        click.get_current_context().exit(1)
-
-
 def _print_verdict(verdict: Verdict, done: str, commands: list[str] | None) -> None:
     """`commands` are those that make anew what was moved away, None where nothing was."""
     for finding in verdict.findings:
@@ -369,6 +331,8 @@ def _print_verdict(verdict: Verdict, done: str, commands: list[str] | None) -> N
         say(f"{finding.key}: {finding.problem}{needed}")
         if finding.moved:
             say(f"  moved to {finding.moved}")
+        if finding.restored:
+            say("  restored from the local tier")
     result = "all sound" if verdict.sound else f"{len(verdict.findings)} wrong"
     say(f"{verdict.objects} objects, {size_text(verdict.size)} {done}: {result}")
     if verdict.sound:
@@ -379,14 +343,3 @@ def _print_verdict(verdict: Verdict, done: str, commands: list[str] | None) -> N
         tell("hint: convert again what is not whole any more:")
         for command in commands:
             tell(f"  {command}")
-
-
-def _print_prune_plan(plan: PrunePlan, grace: float, say: Callable[[str], None]) -> None:
-    groups: dict[str, list[int]] = {}
-    for each in plan.waste:
-        groups.setdefault(each.reason, []).append(each.entry.size)
-    for reason, sizes in sorted(groups.items(), key=lambda item: -sum(item[1])):
-        say(f"{len(sizes):>5} objects, {size_text(sum(sizes)):>9}: {reason}")
-    if plan.spared:
-        say(f"{len(plan.spared):>5} objects are unused too, but younger than {grace:g} hours, and are spared")
-    say(f"{len(plan.waste)} objects to delete, {size_text(plan.size)}" if plan.waste else "nothing to delete")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 import platformdirs
 
 from .boards import AUTO, BOARDS, CPU
+from .console import set_progress
 from .recipe.policy import POLICIES
+from .settings import setting, settings_path
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -21,15 +25,126 @@ def default_cache() -> str:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 
+NO_LOCAL = "none"
+"""What --local, TTBERT_LOCAL and the settings say for no local tier."""
+
+
+def _default(name: str, otherwise: Any) -> Callable[[], Any]:
+    """The value in the user's settings, or another."""
+
+    def value() -> Any:
+        found = setting(name)
+        return found if found is not None else otherwise() if callable(otherwise) else otherwise
+
+    return value
+
+
 cache_option = click.option(
     "--cache",
     "cache_url",
     envvar="TTBERT_CACHE",
-    default=default_cache,
+    default=_default("cache", default_cache),
     metavar="URL",
     show_default="~/.cache/ttbert",
-    help="The cache: a folder or an fsspec URL. Also TTBERT_CACHE.",
+    help="The cache: a folder, s3://BUCKET/PREFIX (gs://, az://), or an fsspec URL. Also TTBERT_CACHE.",
 )
+
+progress_option = click.option(
+    "--progress",
+    type=click.Choice(("bar", "lines", "json")),
+    envvar="TTBERT_PROGRESS",
+    expose_value=False,
+    callback=lambda context, parameter, value: set_progress(value),
+    help="How progress is shown on stderr.  [default: a bar on a terminal, else lines]",
+)
+
+space_option = click.option(
+    "--no-space-check",
+    is_flag=True,
+    envvar="TTBERT_NO_SPACE_CHECK",
+    help="Write even where the disk says that it has too little space: some mounts say so wrongly.",
+)
+_TIER_OPTIONS = (
+    cache_option,
+    click.option(
+        "--local",
+        "local_url",
+        envvar="TTBERT_LOCAL",
+        default=_default("local", None),
+        metavar="FOLDER",
+        help="Keep copies in this folder of what is read from the cache. Also TTBERT_LOCAL.  "
+        "[default: ~/.cache/ttbert where the cache is reached over a network]",
+    ),
+    click.option("--no-local", is_flag=True, help="Keep no copies here: read the cache itself, every time. As --local none."),
+    click.option(
+        "--read-only",
+        is_flag=True,
+        envvar="TTBERT_READ_ONLY",
+        default=_default("read_only", False),
+        help="Publish nothing, and change nothing in the cache.",
+    ),
+    click.option(
+        "--shared-group",
+        envvar="TTBERT_SHARED_GROUP",
+        default=_default("shared_group", None),
+        metavar="GROUP",
+        help="Share the folder of a new cache with this group.",
+    ),
+    click.option(
+        "--accept-weak-store",
+        is_flag=True,
+        envvar="TTBERT_ACCEPT_WEAK_STORE",
+        default=_default("accept_weak_store", False),
+        help="Publish also where two writers can overwrite each other's names.",
+    ),
+    space_option,
+)
+
+
+def places_option(command: F) -> F:
+    """--cache, and all that says how it is reached; the command gets them as one `places`."""
+
+    @functools.wraps(command)
+    def collected(
+        cache_url: str,
+        local_url: str | None,
+        no_local: bool,
+        read_only: bool,
+        shared_group: str | None,
+        accept_weak_store: bool,
+        no_space_check: bool,
+        **others: Any,
+    ) -> object:
+        from .cache.places import Places, is_remote
+
+        if local_url is None and is_remote(cache_url):
+            local_url = default_cache()
+        local = None if no_local or local_url == NO_LOCAL else local_url
+        places = Places(cache_url, local, read_only, accept_weak_store, shared_group, not no_space_check)
+        return command(places=places, **others)
+
+    for option in reversed(_TIER_OPTIONS):
+        collected = option(collected)
+    return cast(F, collected)
+
+
+def read_only() -> bool:
+    """Whether nothing may be changed from this machine, as TTBERT_READ_ONLY or the settings say."""
+    found = os.environ.get("TTBERT_READ_ONLY")
+    return bool(click.BOOL.convert(found, None, None) if found else setting("read_only"))
+
+
+def chosen_by(context: click.Context, name: str) -> str:
+    """What decided where the `cache` or the `local` tier is."""
+    if name == "local" and context.params["no_local"]:
+        return "--no-local"
+    source = context.get_parameter_source(f"{name}_url")
+    if source is click.core.ParameterSource.COMMANDLINE:
+        return f"--{name}"
+    if source is click.core.ParameterSource.ENVIRONMENT:
+        return f"TTBERT_{name.upper()}"
+    return str(settings_path()) if setting(name) is not None else "default"
+
 
 offline_option = click.option("--offline", is_flag=True, help="Open no network connection; use only what is on this machine.")
 
@@ -54,10 +169,11 @@ revision_option = click.option(
 
 board_option = click.option(
     "--board",
+    envvar="TTBERT_BOARD",
     type=click.Choice((AUTO, CPU, *BOARDS)),
     default=AUTO,
     show_default=True,
-    help="What to run on; auto is the device that is here, else cpu.",
+    help="What to run on; auto is the device that is here, else cpu. Also TTBERT_BOARD.",
 )
 
 batch_option = click.option(

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .boards import BOARDS, Board
-from .cli_options import cache_option, json_option, offline_option, policy_option, revision_option
+from .cli_options import json_option, offline_option, places_option, policy_option, revision_option
+from .cli_tiers import supply
 from .console import say, show, size_text, table, tell
 from .errors import AccuracyError, BoardError, DeviceError
 
 if TYPE_CHECKING:
+    from .cache.places import Places
     from .runtime.check import Comparison, Verdict
     from .runtime.l1 import Usage
     from .runtime.ops import Op
@@ -89,7 +91,7 @@ def plan_command(
 @_board_option
 @click.option("--batch", type=click.IntRange(1, 512), default=2, show_default=True, help="Inputs on each chip.")
 @_tokens_option
-@cache_option
+@places_option
 @offline_option
 @json_option
 def check_command(
@@ -99,7 +101,7 @@ def check_command(
     board: str,
     batch: int,
     tokens: int | None,
-    cache_url: str,
+    places: Places,
     offline: bool,
     as_json: bool,
 ) -> None:
@@ -111,9 +113,7 @@ def check_command(
     \b
     ttbert check bundled --board n150 --batch 2
     """
-    from .cache.cache import open_cache
     from .convert.wanted import Wanted
-    from .demo.supply import supply_model
     from .model import parse_config
     from .recipe.recipe import CONFIG
     from .runtime.check import LEAST_PCC
@@ -122,16 +122,15 @@ def check_command(
     from .runtime.tokens import TOKENS
 
     _require_runs(board)
-    cache = open_cache(cache_url)
-    miss = f"{model} ({policy}) is not in the cache {cache.store.url}: converting it first"
-    cached = supply_model(Wanted(model, revision, policy, offline), cache, lambda: tell(miss))
+    cache = places.open(offline)
+    cached = supply(Wanted(model, revision, policy, offline), places, cache)
     config = cached.manifest.file(CONFIG)
     assert config
     shape = parse_config(cache.load(config), f"{cached.digest}: {CONFIG}")
     tokens = tokens or min(TOKENS, shape.positions)
     plan_bert(shape, batch, tokens, BOARDS[board].chip, policy)
     tell(f"running {model} ({policy}) in the shadow of a mock {board}, batch {batch} of {tokens} tokens; no device is used")
-    request = Request(shape, batch, tokens, policy, cache.store.url, str(cached.digest))
+    request = Request(shape, batch, tokens, policy, places, offline, str(cached.digest))
     comparison = compare_on(board, request)
     if as_json:
         show(

@@ -12,20 +12,23 @@ import click
 from .cli_options import (
     batch_option,
     board_option,
-    cache_option,
     json_option,
     model_option,
     offline_option,
+    places_option,
     policy_option,
+    progress_option,
     revision_option,
     sign_option,
     trace_option,
 )
+from .cli_tiers import supply
 from .console import Progress, count_text, passage, plain, say, show, size_text, styled, table, tell
 from .errors import NotCached
 
 if TYPE_CHECKING:
     from .cache.cache import Cache, Cached
+    from .cache.places import Places
     from .convert.convert import Conversion, Plan
     from .demo.demo import Outcome, Timings
     from .demo.inputs import Question
@@ -40,8 +43,9 @@ _NOTHING = "   nothing: a mock device computes no answer"
 @revision_option
 @policy_option
 @click.option("--name", metavar="NAME", help="File the model under this name in the cache.")
-@cache_option
+@places_option
 @offline_option
+@progress_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and the action key, and convert nothing.")
 @sign_option
 @json_option
@@ -50,7 +54,7 @@ def convert_command(
     revision: str | None,
     policy: str,
     name: str | None,
-    cache_url: str,
+    places: Places,
     offline: bool,
     dry_run: bool,
     sign_with: str | None,
@@ -65,12 +69,12 @@ def convert_command(
     ttbert convert phiyodr/bert-large-finetuned-squad2
     ttbert convert ./my-finetuned-bert --policy bf16
     """
-    from .cache.cache import open_cache, require_lasting
+    from .cache.cache import require_lasting
     from .cache.keys import find_signer
     from .convert.convert import convert, find_by_name, plan_conversion
     from .convert.wanted import Wanted
 
-    cache = open_cache(cache_url, find_signer(sign_with))
+    cache = places.open(offline, find_signer(sign_with))
     if not dry_run:
         require_lasting(cache)
     wanted = Wanted(model, revision, policy, offline, name)
@@ -87,7 +91,6 @@ def convert_command(
     if dry_run:
         _report_plan(plan, cache, as_json)
         return
-    _warn_of_weak_store(cache)
     with Progress(f"converting {model}", len(plan.recipe.tensors), plan.size) as progress:
         conversion = convert(plan, cache, lambda entry: progress.advance(entry.size), tell)
     _report_conversion(conversion, cache, time.perf_counter() - started, as_json)
@@ -108,7 +111,7 @@ def convert_command(
     help='Questions: a JSON list of {"context", "question"}.  [default: built in]',
 )
 @click.option("--pad", is_flag=True, help="Take any number of inputs; the last batch may be partly empty.")
-@cache_option
+@places_option
 @offline_option
 @json_option
 def demo_command(
@@ -120,7 +123,7 @@ def demo_command(
     trace: bool | None,
     input_path: Path | None,
     pad: bool,
-    cache_url: str,
+    places: Places,
     offline: bool,
     as_json: bool,
 ) -> None:
@@ -132,34 +135,24 @@ def demo_command(
     ttbert demo --model bundled --batch 8
     ttbert demo --batch 7 --input my-questions.json
     """
-    from .cache.cache import open_cache
     from .convert.wanted import Wanted
     from .demo.inputs import choose_questions
-    from .demo.supply import supply_model
     from .runtime.target import choose_target
 
     target = choose_target(board, batch, trace)
     questions = choose_questions(input_path, batch, pad, target.chips)
-    cache = open_cache(cache_url)
+    cache = places.open(offline)
     wanted = Wanted(model, revision, policy, offline)
-    miss = f"{model} ({policy}) is not in the cache {cache.store.url}: converting it first"
-    cached = supply_model(wanted, cache, lambda: tell(miss))
+    cached = supply(wanted, places, cache)
 
     from .demo.demo import run_demo
 
     outcome = run_demo(target, cache, cached, questions, batch, lambda on: tell(f"running {model} ({policy}) on {on}"))
     if as_json:
-        show(_outcome_document(outcome, questions, model, policy, batch, target, cached))
+        document = _outcome_document(outcome, questions, model, policy, batch, target, cached)
+        show({**document, "counters": cache.counters.document()})
     else:
         _print_outcome(outcome, questions, batch, target)
-
-
-def _warn_of_weak_store(cache: Cache) -> None:
-    if not cache.store.capabilities.creates_atomically:
-        tell(
-            f"note: {cache.store.url} cannot create an object exactly once; two machines that name a model at the same "
-            "moment may both believe they did"
-        )
 
 
 def _report_plan(plan: Plan, cache: Cache, as_json: bool) -> None:
@@ -216,6 +209,7 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
                 "bytes": manifest.size,
                 "seconds": round(seconds, 3),
                 "cache": cache.store.url,
+                "counters": cache.counters.document(),
                 "signed_with": signer.name if signer and signed else None,
             }
         )
@@ -224,7 +218,8 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
     say(f"{conversion.ref}: {done}")
     say(f"  manifest  {cached.digest}")
     say(f"  tensors   {len(manifest.tensors)}, {size_text(manifest.size)} with the files beside them")
-    say(f"  cache     {cache.store.url}")
+    shared = ", the shared tier; copies are kept in " + cache.near.store.url if cache.near else ""
+    say(f"  cache     {cache.store.url}{shared}")
     if signer and signed:
         say(f"  signed    with the key {signer.name!r}")
     elif signer:

@@ -14,19 +14,21 @@ from .boards import CPU
 from .cli_options import (
     batch_option,
     board_option,
-    cache_option,
     json_option,
     model_option,
     offline_option,
+    places_option,
     policy_option,
     revision_option,
     trace_option,
 )
+from .cli_tiers import supply
 from .console import ScoreProgress, say, show, table, tell, tell_error
 from .errors import AccuracyError, InputError
 
 if TYPE_CHECKING:
     from .cache.cache import Cache
+    from .cache.places import Places
     from .convert.wanted import Wanted
     from .runtime.target import Target
     from .squad.compare import Comparison, LogitsByWindow
@@ -70,7 +72,7 @@ _CHANGES_SHOWN = 3
 )
 @click.option("--fail-below", type=float, metavar="F1", help="Exit code 13 if F1 is lower.")
 @click.option("--max-drop", type=float, metavar="F1", help="Exit code 13 if F1 is lower by more than the one of --compare.")
-@cache_option
+@places_option
 @offline_option
 @json_option
 @click.pass_context
@@ -133,7 +135,7 @@ class _Options:
     compare: str | None
     fail_below: float | None
     max_drop: float | None
-    cache_url: str
+    places: Places
     offline: bool
     as_json: bool
 
@@ -148,22 +150,22 @@ def _score(options: _Options) -> None:
         )
     dataset = _dataset(options)
 
-    from .cache.cache import open_cache
     from .convert.wanted import Wanted
     from .squad.compare import compare_documents
     from .squad.result import result_document
     from .squad.score import check_bounds, other_model
 
-    cache = open_cache(options.cache_url)
+    cache = options.places.open(options.offline)
     wanted = Wanted(options.model, options.revision, options.policy, options.offline)
     compared = options.compare is not None
-    with _opened(wanted, cache, target, options.batch) as subject:
+    places = options.places
+    with _opened(wanted, places, cache, target, options.batch) as subject:
         result, logits, folder = _run(options, dataset, subject, target, options.output, compared)
     comparison = None
     other = None
     if options.compare is not None:
         cpu = Target(CPU)
-        with _other(other_model(wanted, options.compare), options.compare, cache, cpu, options.batch) as subject:
+        with _other(other_model(wanted, options.compare), options.compare, places, cache, cpu, options.batch) as subject:
             where = folder / "compare" / _plain(options.compare)
             other, other_logits, _ = _run(options, dataset, subject, cpu, where, True)
         comparison = compare_documents(result_document(result), result_document(other), (logits, other_logits))
@@ -207,20 +209,20 @@ def _dataset(options: _Options) -> Dataset:
     return choose_part(dataset, Part(options.limit, options.sample, options.seed))
 
 
-def _opened(wanted: Wanted, cache: Cache, target: Target, batch: int) -> AbstractContextManager[Subject]:
-    from .demo.supply import supply_model
+def _opened(wanted: Wanted, places: Places, cache: Cache, target: Target, batch: int) -> AbstractContextManager[Subject]:
     from .runtime.loader import CachedModel
     from .squad.subject import open_cached
 
-    miss = f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first"
-    cached = supply_model(wanted, cache, lambda: tell(miss))
+    cached = supply(wanted, places, cache)
     return open_cached(wanted, CachedModel(cache, cached), target, batch)
 
 
-def _other(wanted: Wanted, compare: str, cache: Cache, target: Target, batch: int) -> AbstractContextManager[Subject]:
+def _other(
+    wanted: Wanted, compare: str, places: Places, cache: Cache, target: Target, batch: int
+) -> AbstractContextManager[Subject]:
     from .squad.subject import FLOAT32, load_float32
 
-    return nullcontext(load_float32(wanted)) if compare == FLOAT32 else _opened(wanted, cache, target, batch)
+    return nullcontext(load_float32(wanted)) if compare == FLOAT32 else _opened(wanted, places, cache, target, batch)
 
 
 def _run(

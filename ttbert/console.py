@@ -17,12 +17,14 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Literal
 
 import click
 
-from .errors import TtbertError
+from .errors import InputError, TtbertError
 
 _LINE_SECONDS = 5.0
+_STALLED = 20.0
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ue000\ue001]")
 """Control characters other than tab and newline, marks that turn the direction of writing, halves of characters."""
@@ -109,41 +111,106 @@ def passage(text: str, start: int, end: int, indent: str) -> str:
     return wrapped.replace(_OPEN, "[[").replace(_CLOSE, "]]")
 
 
+def agree(agreed: bool, question: str) -> None:
+    """Ask, unless it was agreed to before; leave the command unless the answer is yes."""
+    if agreed:
+        return
+    try:
+        answer = click.confirm(question, err=True) if sys.stdin else None
+    except click.Abort as error:
+        if not isinstance(error.__context__, EOFError):
+            raise
+        answer = None
+    if answer is None:
+        tell("")
+        raise InputError("nobody is there to answer, so nothing was changed", "add --yes, or --dry-run to see the plan alone")
+    if not answer:
+        tell("nothing was changed")
+        click.get_current_context().exit(1)
+
+
+ProgressMode = Literal["bar", "lines", "json"]
+_mode: ProgressMode | None = None
+
+
+def set_progress(mode: ProgressMode | None) -> None:
+    """How progress is shown from now on; None for a bar on a terminal and lines elsewhere."""
+    global _mode
+    _mode = mode
+
+
+def progress_mode() -> ProgressMode:
+    return _mode or ("bar" if sys.stderr.isatty() else "lines")
+
+
 class Progress:
-    """Objects and bytes done, of so many. `advance` may be called from several threads."""
+    """Objects and bytes done, of so many. `advance` may be called from several threads.
+
+    As lines or JSON it speaks every few seconds, also when nothing was done in the meantime.
+    """
 
     def __init__(self, what: str, objects: int, size: int) -> None:
         self._what, self._objects, self._size = what, objects, size
         self._done = self._bytes = 0
         self._lock = threading.Lock()
-        self._started = self._told = time.monotonic()
+        self._ended = threading.Event()
+        self._started = self._advanced = time.monotonic()
 
     def __enter__(self) -> Progress:
         from tqdm import tqdm
 
-        self._bar = tqdm(
-            total=self._size, unit="B", unit_scale=True, desc=self._what, disable=not sys.stderr.isatty(), leave=False
-        )
+        bar = progress_mode() == "bar"
+        self._bar = tqdm(total=self._size, unit="B", unit_scale=True, desc=self._what, disable=not bar, leave=False)
+        if not bar:
+            self._watch = threading.Thread(target=self._speak, daemon=True, name="progress")
+            self._watch.start()
+        if progress_mode() == "json":
+            self._tell("begin")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.close()
-        if kind is None and self._done and not sys.stderr.isatty():
-            self._tell()
+        self._ended.set()
+        if progress_mode() == "json":
+            self._tell("failed" if kind else "end")
+        elif progress_mode() == "lines" and kind is None and self._done:
+            self._tell("end")
 
     def advance(self, size: int) -> None:
         with self._lock:
             self._done += 1
             self._bytes += size
+            self._advanced = time.monotonic()
             self._bar.set_postfix_str(f"{self._done}/{self._objects}", refresh=False)
             self._bar.update(size)
-            if not sys.stderr.isatty() and time.monotonic() - self._told >= _LINE_SECONDS:
-                self._tell()
 
-    def _tell(self) -> None:
-        self._told = time.monotonic()
-        rate = self._bytes / max(self._told - self._started, 1e-3)
-        tell(f"{self._what}: {self._done}/{self._objects}, {size_text(self._bytes)}, {size_text(rate)}/s")
+    def _speak(self) -> None:
+        while not self._ended.wait(_LINE_SECONDS):
+            self._tell("progress")
+
+    def _tell(self, event: str) -> None:
+        now = time.monotonic()
+        seconds, still = max(now - self._started, 1e-3), now - self._advanced
+        rate = self._bytes / seconds
+        if progress_mode() == "json":
+            _tell_event(
+                event,
+                what=self._what,
+                objects=self._done,
+                objects_of=self._objects,
+                bytes=self._bytes,
+                bytes_of=self._size,
+                seconds=round(seconds, 3),
+                seconds_since_last=round(still, 3),
+            )
+            return
+        stalled = f"; nothing for {still:.0f} s" if still >= _STALLED and event == "progress" else ""
+        tell(f"{self._what}: {self._done}/{self._objects}, {size_text(self._bytes)}, {size_text(rate)}/s{stalled}")
+
+
+def _tell_event(event: str, **fields: object) -> None:
+    """One JSON object on a line of its own, on stderr."""
+    tell(json.dumps({"event": event, **fields}, ensure_ascii=False))
 
 
 class ScoreProgress:
@@ -159,13 +226,13 @@ class ScoreProgress:
         from tqdm import tqdm
 
         self._bar = tqdm(
-            total=self._questions, unit="q", desc=self._what, disable=not sys.stderr.isatty(), leave=False, smoothing=0.05
+            total=self._questions, unit="q", desc=self._what, disable=progress_mode() != "bar", leave=False, smoothing=0.05
         )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.close()
-        if self._done and not sys.stderr.isatty():
+        if self._done and progress_mode() != "bar":
             self._tell()
 
     def advance(self, score: tuple[float, float] | None, resumed: bool) -> None:
@@ -179,7 +246,7 @@ class ScoreProgress:
             self._bar.initial = self._resumed
         self._bar.set_postfix_str(self._score.removeprefix(", "), refresh=False)
         self._bar.update()
-        if not sys.stderr.isatty() and time.monotonic() - self._told >= _LINE_SECONDS:
+        if progress_mode() != "bar" and time.monotonic() - self._told >= _LINE_SECONDS:
             self._tell()
 
     def _tell(self) -> None:

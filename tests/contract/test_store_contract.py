@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import random
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
 import pytest
+from s3_server import S3Server
 
 from ttbert.cache.foreign import FsspecStore
 from ttbert.cache.local import LocalStore
+from ttbert.cache.objects import ObjectStore
+from ttbert.cache.ranges import RANGE
 from ttbert.cache.store import Store
+
+bucket_of = functools.cache(S3Server.bucket)
 
 ESCAPES = [
     "",
@@ -40,13 +48,18 @@ ESCAPES = [
 ]
 
 
-@pytest.fixture(params=["local", "file", "memory", "dir"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+@pytest.fixture(params=["local", "file", "memory", "dir", "moto", "ceph"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     root = tmp_path / "store"
     memory = f"memory://{uuid.uuid4().hex}"
     match request.param:
         case "local":
             yield LocalStore(root)
+        case "moto" | "ceph" as name:
+            server: S3Server = request.getfixturevalue(name)
+            for variable, value in server.env.items():
+                monkeypatch.setenv(variable, value)
+            yield ObjectStore(f"s3://{bucket_of(server)}/{uuid.uuid4().hex}/store")
         case "file":
             yield FsspecStore(root.as_uri())
         case "dir":
@@ -178,7 +191,7 @@ def test_a_listing_agrees_with_head(store: Store) -> None:
 
 def test_another_store_sees_a_write_at_once(store: Store) -> None:
     """A second machine that has looked before is not told what it knew then."""
-    other = LocalStore(store.root) if isinstance(store, LocalStore) else FsspecStore(store.url)
+    other = LocalStore(store.root) if isinstance(store, LocalStore) else type(store)(store.url)
     assert other.head("blobs/aa/one") is None and list(other.list("blobs")) == []
     store.put("blobs/aa/one", b"1")
     assert other.head("blobs/aa/one") is not None and [entry.key for entry in other.list("blobs")] == ["blobs/aa/one"]
@@ -231,5 +244,29 @@ def test_only_debris_is_removed_as_debris(store: Store, key: str) -> None:
 
 
 def test_capabilities_are_declared(store: Store) -> None:
-    assert store.capabilities.creates_atomically is isinstance(store, LocalStore)
-    assert store.capabilities.survives_crash is isinstance(store, LocalStore)
+    assert store.capabilities.creates_atomically is not isinstance(store, FsspecStore)
+    assert store.capabilities.survives_crash is not isinstance(store, FsspecStore)
+
+
+def test_whether_a_key_is_created_exactly_once_is_known(store: Store) -> None:
+    assert store.creates_exactly_once() is not isinstance(store, FsspecStore)
+    assert list(store.list()) == []
+
+
+def test_of_racing_writers_exactly_one_wins(store: Store) -> None:
+    if not store.capabilities.creates_atomically:
+        pytest.skip("this store does not promise it")
+    for key in ("blobs/aa/one", "blobs/aa/two"):
+        contents = [b"%d" % number * 1000 for number in range(16)]
+        with ThreadPoolExecutor(16) as writers:
+            won = list(writers.map(lambda content, key=key: store.put(key, content), contents))  # type: ignore[misc]
+        assert won.count(True) == 1
+        assert store.get(key) == contents[won.index(True)]
+
+
+def test_an_object_of_many_ranges_is_read_in_order(store: Store) -> None:
+    content = random.Random(1).randbytes(3 * RANGE + 12345)
+    store.put("blobs/aa/large", content)
+    assert read(store, "blobs/aa/large") == store.get("blobs/aa/large") == content
+    with store.open("blobs/aa/large") as stream:  # and a reader may leave early
+        assert stream.read(10) == content[:10]

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from s3_server import MotoServer
 
 from ttbert.cache.foreign import FsspecStore
 from ttbert.cache.local import LocalStore
+from ttbert.cache.objects import ObjectStore
 from ttbert.cache.store import Store
 
 KEYS = st.sampled_from(["blobs/aa/1", "blobs/aa/2", "blobs/ab/1", "blobs-old/1", "manifests/aa/1", "refs/a%2Fb:c/00000001"])
@@ -109,3 +111,18 @@ TestLocalStates = LocalMachine.TestCase
 TestLocalStates.settings = _SETTINGS
 TestMemoryStates = MemoryMachine.TestCase
 TestMemoryStates.settings = _SETTINGS
+
+
+class ObjectMachine(StoreMachine):
+    url: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = ObjectStore(f"{self.url}/{uuid.uuid4().hex}")
+
+
+def test_states_of_an_object_store(moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in moto.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ObjectMachine, "url", f"s3://{moto.bucket()}", raising=False)
+    run_state_machine_as_test(ObjectMachine, settings=settings(_SETTINGS, max_examples=20))

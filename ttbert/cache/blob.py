@@ -11,6 +11,7 @@ pages first nor maps them one by one.
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import weakref
 from types import TracebackType
@@ -46,6 +47,10 @@ class Blob:
         """All of it, or the first `length` bytes."""
         return os.pread(self._descriptor, self.size if length is None else length, 0)
 
+    def view(self) -> memoryview:
+        """The bytes without a copy, valid for as long as somebody holds on to them."""
+        return memoryview(mmap.mmap(self._descriptor, self.size, prot=mmap.PROT_READ) if self.size else b"")
+
     def close(self) -> None:
         self._close()
 
@@ -71,6 +76,12 @@ def read_blob(stream: BinaryIO, digest: Digest, size: int, where: str) -> Blob:
         os.close(descriptor)
         raise
     return Blob(descriptor, size)
+
+
+def skip(stream: BinaryIO, count: int) -> None:
+    """Read over the next bytes of a stream, or to its end."""
+    while count and (part := stream.read(min(count, _CHUNK))):
+        count -= len(part)
 
 
 def check_end(stream: BinaryIO, where: str) -> None:

@@ -7,25 +7,32 @@ the ref. A run only reads, and checks every byte against the manifest on its way
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, UntrustedError
 from . import refs
-from .blob import Blob, check_end, damaged, hash_stream, read_blob
+from .access import SCHEMES
+from .blob import Blob, check_end, damaged, hash_stream, read_blob, skip
+from .condemned import Objections
+from .counters import Counters
 from .digest import Digest, blake3_of
 from .document import LARGEST, Fields, canonical
 from .keys import PrivateKey
 from .local import open_folder
 from .manifest import FileEntry, Manifest, PackEntry, TensorEntry
+from .readonly import ReadOnlyStore
 from .refs import LogEntry, Ref, RefEntry
 from .store import Store
 from .trust import Trust, publish_signature, user_trust
+from .used import stamp
 
 ACTION_SCHEMA = "ttbert.action/1"
 _TRIES = 100
+_LOOKS = 8
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,34 @@ class Missing:
 
 
 class Cache:
-    """Blobs, manifests, actions and refs in one store."""
+    """Blobs, manifests, actions and refs in one store. `TieredCache` has a nearer one in front of it."""
 
-    def __init__(self, store: Store, trust: Trust | None = None) -> None:
+    check_space = True
+    """Whether room for all that is to be written is asked for before the first byte."""
+
+    def __init__(
+        self,
+        store: Store,
+        trust: Trust | None = None,
+        accept_weak: bool = False,
+        counters: Counters | None = None,
+    ) -> None:
+        """`accept_weak`: publish also where two writers of one key may both succeed."""
         self.store = store
         self.trust = trust or Trust()
+        self._objections = Objections(store)
+        self._accept_weak = accept_weak
+        self.counters = counters or Counters()
+
+    @property
+    def near(self) -> Cache | None:
+        """The copies on this machine, if there is a tier for them."""
+        return None
+
+    @property
+    def authority(self) -> Cache:
+        """The shared store alone: what is in it is there for everybody."""
+        return self
 
     # Reading
 
@@ -60,25 +90,25 @@ class Cache:
             check_end(stream, where)
             return blob.bytes()
 
-    def load_pack(self, pack: PackEntry) -> Iterator[tuple[TensorEntry, Blob]]:
-        """The tensors of a pack in their order, each checked against its own digest; the caller closes each blob.
+    def load_pack(self, pack: PackEntry, start: int = 0) -> Iterator[tuple[TensorEntry, Blob]]:
+        """The tensors of a pack from number `start`, each checked against its own digest; the caller closes each blob.
 
         IntegrityError where the pack is missing, or as soon as a tensor is damaged.
         """
         with self.open(pack) as stream:
-            for tensor in pack.tensors:
+            skip(stream, sum(tensor.size for tensor in pack.tensors[:start]))
+            for tensor in pack.tensors[start:]:
                 yield tensor, read_blob(stream, tensor.digest, tensor.size, self.where(pack, tensor))
             check_end(stream, self.where(pack, pack))
 
     def open(self, entry: PackEntry | FileEntry) -> BinaryIO:
         """A stream over the blob of a manifest's entry, not checked yet. IntegrityError where there is none."""
         try:
-            return self.store.open(blob_key(entry.blob))
+            stream = self.store.open(blob_key(entry.blob))
         except KeyError:
-            raise IntegrityError(
-                f"{self._where(blob_key(entry.blob))} is missing; {entry.name} needs it",
-                "convert the model again, which restores it",
-            ) from None
+            raise self._absent(entry) from None
+        self.counters.read("cache", entry.size)
+        return stream
 
     def where(self, entry: PackEntry | FileEntry, part: PackEntry | FileEntry | TensorEntry) -> str:
         """The name of a blob, and of the part of it that is of interest, for errors."""
@@ -107,9 +137,16 @@ class Cache:
             raise damaged(self._where(key), f"its digest is {blake3_of(content).short}..., not {digest.short}...")
         return Cached(digest, Manifest.parse(content, self._where(key)))
 
+    def note_use(self, digest: Digest) -> None:
+        """Note that a model is used today, here and in the shared store, as far as that can be written."""
+        for cache in filter(None, (self.near, self.authority)):
+            stamp(cache.store, digest)
+
     def missing(self, manifest: Manifest) -> list[Missing]:
         """Entries whose blob is absent or of another size. Digests are checked when blobs are loaded, and by `verify`."""
-        found = {digest: self.store.head(blob_key(digest)) for digest in manifest.blobs()}
+        blobs = manifest.blobs()
+        with ThreadPoolExecutor(_LOOKS) as looks:  # a store in a network takes its time for each
+            found = dict(zip(blobs, looks.map(lambda digest: self.store.head(blob_key(digest)), blobs), strict=True))
         sizes = {digest: entry.size if entry else None for digest, entry in found.items()}
         return [Missing(each, sizes[each.blob]) for each in manifest.entries() if sizes[each.blob] != each.size]
 
@@ -140,7 +177,7 @@ class Cache:
 
     def resolve(self, ref: Ref) -> Cached | None:
         """What a ref means, or None where it is not known. UntrustedError as of `manifest`, and for one rolled back."""
-        latest = refs.read_latest(self.store, ref)
+        latest = self.trust.latest(self.store, ref)
         if latest is None:
             return None
         self.trust.check_ref(self.store, ref, latest)
@@ -152,6 +189,13 @@ class Cache:
     def list_refs(self) -> Iterator[Ref]:
         return refs.list_refs(self.store)
 
+    def to_fetch(self, manifest: Manifest) -> dict[Digest, int]:
+        """The blobs that `fetch` would copy to this machine, with their sizes."""
+        return {}
+
+    def fetch(self, cached: Cached, ref: Ref | None, progress: Callable[[int], None] = lambda size: None) -> None:
+        """Copy a model to this machine, if there is a tier for that; `progress` is told each blob's size."""
+
     # Publishing: called by conversions alone
 
     def publish_blob(self, content: bytes | memoryview) -> Digest:
@@ -159,6 +203,12 @@ class Cache:
         digest = blake3_of(content)
         self._publish(blob_key(digest), content, digest)
         return digest
+
+    def claim(self, cached: Cached) -> bool:
+        """Keep a model that was found from being deleted until it has a name; False where it is no longer whole."""
+        if not self._objections.reprieve(keys_of(cached)):
+            return True
+        return self.store.head(manifest_key(cached.digest)) is not None and not self.authority.missing(cached.manifest)
 
     def publish_manifest(self, manifest: Manifest) -> Cached:
         """Store a manifest and the action that leads to it. Its blobs must have been published.
@@ -168,7 +218,7 @@ class Cache:
         """
         self.trust.check_may_publish()
         winner = self._winner(manifest.action)
-        if winner:
+        if winner and self.claim(winner):
             return winner
         self._check_whole(manifest)
         content = manifest.to_bytes()
@@ -186,18 +236,25 @@ class Cache:
     def move_ref(self, ref: Ref, cached: Cached, repo: str, commit: str | None) -> None:
         """Make `ref` mean a manifest. UntrustedError where that had to be signed, and there is no trusted key to do it.
 
-        A manifest that no ref led to may be old enough to be pruned, even at this moment. So its age and its blobs'
-        restart first, and afterwards they are looked for once more: CacheError if one is gone.
+        A manifest that no ref led to may be condemned, and in the middle of being deleted. So all that belongs to it is
+        reprieved first, and looked for once more before and after: CacheError if something is gone.
         """
-        found = cached.manifest
-        for key in (manifest_key(cached.digest), action_key(found.action), *map(blob_key, found.blobs())):
+        for key in keys_of(cached):
             self.store.touch(key)
+        if self._objections.reprieve([*keys_of(cached), ref.folder]):
+            self._publish(manifest_key(cached.digest), cached.manifest.to_bytes(), cached.digest)
+            self.trust.sign(self.store, "manifest", cached.digest)
+        self._check_whole(cached.manifest)
         self._append(ref, RefEntry(cached.digest, repo, commit, created=""))
-        self._check_whole(found)
+        self._check_whole(cached.manifest)
+        self.note_use(cached.digest)
 
-    def remove_ref(self, ref: Ref) -> None:
-        """Make `ref` mean nothing any more; its history stays. What it meant is left to pruning."""
-        self._append(ref, None)
+    def remove_ref(self, ref: Ref, after: int | None = None) -> None:
+        """Make `ref` mean nothing any more; its history stays. What it meant is left to the collection of garbage.
+
+        With `after`, only if that is the number of its last entry.
+        """
+        self._append(ref, None, after)
 
     def sign(self, ref: Ref, key: PrivateKey) -> Cached:
         """Vouch for what `ref` means with a key: for the manifest, and for the name's leading to it; the manifest."""
@@ -218,9 +275,16 @@ class Cache:
         except KeyError:
             return None
 
-    def _append(self, ref: Ref, means: RefEntry | None) -> None:
+    def _absent(self, entry: PackEntry | FileEntry) -> IntegrityError:
+        return IntegrityError(
+            f"{self._where(blob_key(entry.blob))} is missing; {entry.name} needs it",
+            "convert the model again, which restores it",
+        )
+
+    def _append(self, ref: Ref, means: RefEntry | None, after: int | None = None) -> None:
         def sign(digest: Digest) -> None:
             if means:
+                self._require_exact_writes()
                 self.trust.check_may_publish()
             self.trust.sign(self.store, "ref", digest)
 
@@ -230,7 +294,7 @@ class Cache:
             self.trust.check_history(self.store, ref, latest)
             return self.trust.believes(self.store, "ref", latest.digest)
 
-        entry = refs.move_ref(self.store, ref, means, sign, accept)
+        entry = refs.move_ref(self.store, ref, means, sign, accept, after)
         if entry:
             self.trust.memory.remember(self.store, ref, entry)
 
@@ -242,18 +306,28 @@ class Cache:
             return None
 
     def _publish(self, key: str, content: bytes | memoryview, digest: Digest) -> None:
+        self._require_exact_writes()
         for _ in range(_TRIES):
             if self.store.put(key, content):
                 return
             self.store.touch(key)
+            self._objections.reprieve([key])
             if self.hash(key) == (digest, len(content)):
                 return
             with contextlib.suppress(KeyError):  # another writer may have moved it first
                 self.store.quarantine(key)
         raise CacheError(f"{self._where(key)} could not be published: whatever is there is damaged", "look at the disk")
 
+    def _require_exact_writes(self) -> None:
+        if not self._accept_weak and not self.store.creates_exactly_once():
+            raise CacheError(
+                f"{self.store.url} does not refuse to overwrite: two machines that name a model at the same moment may both "
+                "believe they did, and one of the names is lost",
+                "--accept-weak-store publishes there all the same; wrong bytes are refused by their digests there, too",
+            )
+
     def _check_whole(self, manifest: Manifest) -> None:
-        absent = self.missing(manifest)
+        absent = self.authority.missing(manifest)
         if absent:
             raise CacheError(
                 f"{len(absent)} blobs vanished from {self.store.url} during the conversion, {absent[0].entry.name} first",
@@ -264,21 +338,34 @@ class Cache:
         return f"{self.store.url.rstrip('/')}/{key}"
 
 
-def open_cache(url: str, signer: PrivateKey | None = None) -> Cache:
-    """The cache at a folder (`/path`, `~/path`, `file:///path`) or at another fsspec URL. Nothing is made before a write.
+def open_cache(url: str, signer: PrivateKey | None = None, accept_weak: bool = False, read_only: bool = False) -> Cache:
+    """The cache at a URL, without a local tier; `places` opens one with it. Nothing is made before a write.
 
     It is used as this user trusts; what is published is signed by `signer`, if there is one.
     """
+    store = open_store(url)
+    return Cache(ReadOnlyStore(store) if read_only else store, user_trust(signer), accept_weak)
+
+
+def open_store(url: str, on_retry: Callable[[], None] = lambda: None, group: str | None = None) -> Store:
+    """The store in a folder (`/path`, `~/path`, `file:///path`), in a bucket (`s3://`, ...), or at another fsspec URL.
+
+    `on_retry` is told of each attempt in vain; `group` is who a new folder is shared with.
+    """
     scheme, separator, rest = url.partition("://")
+    if separator and scheme in SCHEMES:
+        from .objects import ObjectStore  # likewise, and most of it is botocore
+
+        return ObjectStore(url, on_retry=on_retry)
     if separator and scheme not in ("file", "local"):
         from .foreign import FsspecStore  # fsspec takes a tenth of a second, which a local folder need not wait for
 
-        return Cache(FsspecStore(url), user_trust(signer))
+        return FsspecStore(url)
     folder = rest if separator else url
     if not folder:
-        raise InputError(f"{url!r} cannot be a cache", "give a folder or an fsspec URL with --cache or TTBERT_CACHE")
+        raise InputError(f"{url!r} cannot be a cache", "give a folder or a URL with --cache or TTBERT_CACHE")
     try:
-        return Cache(open_folder(Path(folder).expanduser().absolute()), user_trust(signer))
+        return open_folder(Path(folder).expanduser().absolute(), group)
     except RuntimeError as error:  # of a ~user who does not exist
         raise InputError(f"{url!r} cannot be a cache: {error}", "give a folder with --cache or TTBERT_CACHE") from error
 
@@ -287,6 +374,12 @@ def require_lasting(cache: Cache) -> None:
     """InputError for a cache in the memory of this process, in which nobody would find what is converted."""
     if cache.store.url.startswith("memory:"):
         raise InputError(f"{cache.store.url} ends with this command, and all that is in it", "give a folder with --cache")
+
+
+def keys_of(cached: Cached) -> set[str]:
+    """A manifest, its action and its blobs."""
+    manifest = cached.manifest
+    return {manifest_key(cached.digest), action_key(manifest.action), *map(blob_key, manifest.blobs())}
 
 
 def blob_key(digest: Digest) -> str:

@@ -14,8 +14,9 @@ from ..errors import CacheError, InputError
 from . import refs
 from .cache import Cache, Cached, blob_key
 from .digest import Digest
-from .refs import Ref, RefEntry
+from .refs import Ref, RefEntry, entry_key, is_entry_name
 from .store import Entry
+from .used import last_used
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,42 @@ class Census:
     """Everything in a cache, at one moment."""
 
     models: tuple[Model, ...]
-    blobs: dict[str, Entry]
-    manifests: dict[str, Entry]
-    actions: dict[str, Entry]
-    quarantine: tuple[Entry, ...]
+    entries: dict[str, Entry]
+    """Every object by its key, in the order of the keys."""
     debris: tuple[Entry, ...]
+
+    @cached_property
+    def blobs(self) -> dict[str, Entry]:
+        return {entry.key: entry for entry in self.below("blobs")}
+
+    @cached_property
+    def manifests(self) -> dict[str, Entry]:
+        return {entry.key: entry for entry in self.below("manifests")}
+
+    @cached_property
+    def actions(self) -> dict[str, Entry]:
+        return {entry.key: entry for entry in self.below("actions")}
+
+    @property
+    def quarantine(self) -> tuple[Entry, ...]:
+        return self.below("quarantine")
+
+    def below(self, folder: str) -> tuple[Entry, ...]:
+        """The objects in a folder at the top, such as `blobs`."""
+        return self._by_folder.get(folder, ())
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """For each folder at the top the number of its objects and their bytes; temporary files count as `temporary`."""
+        found = {folder: (len(entries), sum(each.size for each in entries)) for folder, entries in self._by_folder.items()}
+        return found | {"temporary": (len(self.debris), sum(entry.size for entry in self.debris))}
+
+    @cached_property
+    def _by_folder(self) -> dict[str, tuple[Entry, ...]]:
+        folders: dict[str, list[Entry]] = {}
+        for entry in self.entries.values():
+            folders.setdefault(entry.key.partition("/")[0], []).append(entry)
+        return {folder: tuple(entries) for folder, entries in folders.items()}
 
     @cached_property
     def manifests_in_use(self) -> dict[Digest, Cached]:
@@ -55,25 +87,41 @@ class Census:
 
     @property
     def size(self) -> int:
-        """Bytes of everything stored."""
-        found = [*self.blobs.values(), *self.manifests.values(), *self.actions.values(), *self.quarantine, *self.debris]
-        return sum(entry.size for entry in found)
+        """Bytes of everything stored, temporary files included."""
+        return sum(size for _, size in self.sizes.values())
+
+    def newest(self, folder: str) -> int:
+        """The number of a ref's newest entry."""
+        return max(self._numbers[folder], default=0)
+
+    def last_used(self, model: Model) -> float:
+        """When a model was last loaded or converted, to the day, or named; in seconds since the epoch."""
+        folder = model.ref.folder
+        named = self.entries.get(entry_key(model.ref, self.newest(folder)))
+        loaded = self._stamps.get(model.entry.manifest, 0.0) if model.entry else 0.0
+        return max(loaded, named.modified if named else 0.0)
+
+    @cached_property
+    def _numbers(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {model.ref.folder: [] for model in self.models}
+        for entry in self.below("refs"):
+            folder, _, name = entry.key.rpartition("/")
+            if folder in found and is_entry_name(name):
+                found[folder].append(int(name))
+        return found
+
+    @cached_property
+    def _stamps(self) -> dict[Digest, float]:
+        return last_used(self.below("used"))
 
 
 def take_census(cache: Cache) -> Census:
     """Look over a cache; an absent one is an empty one."""
     store = cache.store
     # Names first, then blobs: so a model that is published meanwhile cannot seem to lack them.
-    read = filter(None, [_read(cache, ref) for ref in sorted(refs.list_refs(store), key=str)])
-    blobs = {entry.key: entry for entry in store.list("blobs")}
-    return Census(
-        models=tuple(_look_for_blobs(model, blobs) for model in read),
-        blobs=blobs,
-        manifests={entry.key: entry for entry in store.list("manifests")},
-        actions={entry.key: entry for entry in store.list("actions")},
-        quarantine=tuple(store.list("quarantine")),
-        debris=tuple(store.debris()),
-    )
+    read = [model for ref in sorted(refs.list_refs(store), key=str) if (model := _read(cache, ref))]
+    entries = {entry.key: entry for entry in store.list()}
+    return Census(tuple(_look_for_blobs(model, entries) for model in read), entries, tuple(store.debris()))
 
 
 def find_model(census: Census, text: str) -> Model:

@@ -119,8 +119,7 @@ def make_key(name: str) -> PublicKey:
     folder = key_folder()
     path = folder / _plain(name)
     key = Ed25519PrivateKey.generate()
-    comment = name if name != DEFAULT else re.sub(r"[^A-Za-z0-9._@-]+", "-", f"{getpass.getuser()}@{platform.node()}")[:64]
-    public = PublicKey(comment, key.public_key().public_bytes_raw())
+    public = PublicKey(name if name != DEFAULT else _whose(), key.public_key().public_bytes_raw())
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     _make_folder(folder)
     _create(path, secret, 0o600, f"there is a key {name!r} already")
@@ -220,6 +219,15 @@ def parse_public_line(text: str, where: str, name: str, hint: str) -> PublicKey:
     if kind.encode() != _KIND or "\n" in rest or not raw.startswith(_PREFIX) or len(raw) != len(_PREFIX) + 32:
         raise InputError(f"{where} is no public Ed25519 key", hint)
     return PublicKey(comment if _NAME.fullmatch(comment) else name, raw[len(_PREFIX) :])
+
+
+def _whose() -> str:
+    """What a default key calls itself, since others will have one of that name, too: `user@machine`."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in many containers
+        user = str(os.getuid())
+    return re.sub(r"[^A-Za-z0-9._@-]+", "-", f"{user}@{platform.node()}")[:64]
 
 
 def _plain(name: str) -> str:

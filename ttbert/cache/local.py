@@ -3,42 +3,55 @@
 To publish: a unique temporary file in the target's own folder, write, fsync, link to the final name, fsync the
 folder. The link has exactly one winner, on NFS too, and a writer killed at any point leaves a file that no reader
 looks at.
+
+Who may use what is decided by the folder of the store alone: what is made in it gets that folder's mode, whatever the
+umask of who makes it. So a folder with mode 2775 is shared by its group, and one with 0700 with nobody. What was made by
+others is never changed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import grp
+import itertools
 import os
 import pwd
-import re
 import shutil
 import stat
 import time
 import uuid
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import CacheError, NoSpaceError, StoreReadOnly, StoreUnavailable, TtbertError
-from .store import Capabilities, Entry, Store, check_key, is_key
+from ..errors import CacheError, InputError, NoSpaceError, StoreReadOnly, StoreUnavailable, TtbertError
+from .mounts import find_mount, nearest_existing
+from .store import Capabilities, Entry, Store, check_key, is_key, is_temporary
 
-_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _TRIES = 100
+_SHARED = 0o2775
+"""The mode of a folder shared with a group: what is made in it belongs to the group, too."""
 
 
 class LocalStore(Store):
     """Objects as files below `root`, which is made by the first write."""
 
-    capabilities = Capabilities(creates_atomically=True, survives_crash=True)
-
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, group: str | None = None) -> None:
+        """With a `group`, the folder is shared with it from the moment it is made; see `open_folder`."""
         self.root = root
         self.url = str(root)
+        self._group = group
+
+    @cached_property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        seen = find_mount(self.root).seen_within
+        return Capabilities(creates_atomically=True, survives_crash=True, seen_within=seen, done_within=2.0 + seen)
 
     def put(self, key: str, content: bytes | memoryview) -> bool:
         path = self._path(key)
@@ -99,8 +112,9 @@ class LocalStore(Store):
             return False
         except OSError as error:
             raise self._explain(error, path) from error
-        with contextlib.suppress(OSError):  # an empty folder is untidy, not wrong
-            path.parent.rmdir()
+        with contextlib.suppress(OSError):  # the first one that is not empty; an empty one would be untidy, not wrong
+            for folder in itertools.takewhile(lambda each: each != self.root, path.parents):
+                folder.rmdir()
         return True
 
     def quarantine(self, key: str) -> str:
@@ -123,12 +137,18 @@ class LocalStore(Store):
         with contextlib.suppress(OSError):
             os.utime(self._path(key))
 
+    def free(self) -> int | None:
+        try:
+            return shutil.disk_usage(nearest_existing(self.root)).free
+        except OSError:
+            return None
+
     def debris(self) -> Iterator[Entry]:
         # A folder that nobody may look into, such as the lost+found of a whole disk, is none of ours.
-        return (entry for entry in self._walk("", skip_forbidden=True) if _is_temporary(entry.key))
+        return (entry for entry in self._walk("", skip_forbidden=True) if is_temporary(entry.key))
 
     def remove_debris(self, key: str) -> bool:
-        if not _is_temporary(key):
+        if not is_temporary(key):
             raise ValueError(f"not a temporary file: {key!r:.100}")
         path = self.root / key
         try:
@@ -138,6 +158,15 @@ class LocalStore(Store):
         except OSError as error:
             raise self._explain(error, path) from error
         return True
+
+    def lock_file(self, name: str) -> Path:
+        """An empty file that may stand for a lock between those who use the store, made if that is possible; it stays."""
+        path = self.root / ".locks" / name
+        with contextlib.suppress(OSError):
+            self._make_folder(path.parent)
+            path.touch(exist_ok=False)
+            self._share(path, 0o666)
+        return path
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
@@ -149,6 +178,7 @@ class LocalStore(Store):
                 written = 0
                 while written < len(content):
                     written += file.write(content[written : written + (1 << 24)])
+                self._share(temporary, 0o666)
                 os.fsync(file.fileno())
                 if os.fstat(file.fileno()).st_size != len(content):
                     raise OSError(errno.EIO, "the file is not as long as what was written to it", str(temporary))
@@ -175,8 +205,30 @@ class LocalStore(Store):
             missing.append(folder)
             folder = folder.parent
         for each in reversed(missing):
-            each.mkdir(exist_ok=True)
+            try:
+                each.mkdir()
+            except FileExistsError:
+                if not each.is_dir():
+                    raise
+                continue  # made by somebody else, and theirs
+            if each == self.root:
+                self._found()
+            elif each.is_relative_to(self.root):
+                self._share(each, 0o3777)
             _sync_folder(each.parent)
+
+    def _found(self) -> None:
+        """Give the folder of the store, just made, to the group that it is to be shared with."""
+        if self._group:
+            os.chown(self.root, -1, grp.getgrnam(self._group).gr_gid)
+            self.root.chmod(_SHARED)
+
+    def _share(self, made: Path, bits: int) -> None:
+        """Let those use a new file or folder who may use the store."""
+        mode = self.root.stat().st_mode & bits
+        if stat.S_IMODE(made.stat().st_mode) != mode:
+            with contextlib.suppress(PermissionError):  # a file system that has no modes
+                made.chmod(mode)
 
     def _walk(self, prefix: str, skip_forbidden: bool = False) -> Iterator[Entry]:
         """Every file below a folder, in the order of their keys; one that vanishes meanwhile is left out."""
@@ -223,17 +275,40 @@ class LocalStore(Store):
         return StoreUnavailable(f"{self.url}: {error}", "look at the disk or the mount, then try again")
 
 
-def open_folder(folder: Path) -> LocalStore:
-    """The store in a folder, which need not be there yet; CacheError where it cannot be made, since a file is in its place."""
+def open_folder(folder: Path, group: str | None = None) -> LocalStore:
+    """The store in a folder, which need not be there yet; CacheError where it cannot be made, since a file is in its place.
+
+    With a `group`, a folder that is there must be shared with it already, and InputError says how that is done.
+    """
+    if group:
+        _check_group(folder, group)
     for place in (folder, *folder.parents):
         try:
             if place.is_dir():
                 break
         except OSError:  # below a folder that may not be looked into; reading or writing will say so
             continue
-        if place.exists() or place.is_symlink():
+        if (place.exists() or place.is_symlink()) and not place.is_dir():  # which somebody may just have made
             raise _not_a_folder(folder)
-    return LocalStore(folder)
+    return LocalStore(folder, group)
+
+
+def _check_group(folder: Path, group: str) -> None:
+    try:
+        wanted = grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise InputError(f"there is no group {group!r:.60} on this machine", "see `id` for yours") from None
+    if os.geteuid() != 0 and wanted not in (*os.getgroups(), os.getegid()):
+        raise InputError(f"you are not in the group {group}", "see `id` for yours, or ask who looks after this machine")
+    if not folder.is_dir():
+        return
+    status = folder.stat()
+    if status.st_gid != wanted or status.st_mode & _SHARED & ~0o005 != _SHARED & ~0o005:
+        raise InputError(
+            f"{folder} is there, and is not shared with the group {group}: its mode is {stat.S_IMODE(status.st_mode):04o}",
+            f"its owner, {_owner(folder)}, can run: chgrp -R {group} {folder} && chmod -R g+rwX {folder} && "
+            f"find {folder} -type d -exec chmod g+s {{}} +",
+        )
 
 
 def _not_a_folder(path: Path) -> CacheError:
@@ -252,21 +327,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _is_temporary(key: str) -> bool:
-    """Whether a file is one that `put` made on the way; its folder must be one that keys can lead to."""
-    folder, slash, name = key.rpartition("/")
-    return _TEMPORARY.fullmatch(name) is not None and (not slash or is_key(folder))
-
-
-def nearest_existing(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that is there and can be seen."""
-    for each in (path, *path.parents):
-        with contextlib.suppress(OSError):  # below a folder that may not be looked into
-            if each.exists():
-                return each
-    return path
 
 
 def _owner(path: Path) -> str:

@@ -176,12 +176,12 @@ def read_entry(store: Store, ref: Ref, number: int) -> LogEntry | None:
 
 def read_content(store: Store, ref: Ref, number: int) -> bytes:
     """The bytes of an entry, which may be damaged; KeyError where there is none."""
-    return store.get(_key(ref, number), 0, _LARGEST + 1)
+    return store.get(entry_key(ref, number), 0, _LARGEST + 1)
 
 
 def parse_entry(store: Store, ref: Ref, number: int, content: bytes) -> LogEntry:
     """The entry in these bytes; errors as of `read_entry`."""
-    where = f"{store.url}/{_key(ref, number)}"
+    where = f"{store.url}/{entry_key(ref, number)}"
     try:
         entry = LogEntry.parse(content, where)
         if (entry.ref, entry.number) != (ref.quoted, number):
@@ -199,14 +199,19 @@ def move_ref(
     means: RefEntry | None,
     sign: Callable[[Digest], None] = lambda digest: None,
     accept: Callable[[LogEntry], bool] = lambda latest: True,
+    after: int | None = None,
 ) -> LogEntry | None:
     """Make `ref` mean something, or nothing, from now on; the entry that counts then, None for a ref never known.
+
+    With `after`, nothing is done, and None given, unless that is the number of its last entry.
 
     Where the last entry says so already, and `accept` takes it, nothing is written. `sign` is called with the digest of a
     new entry before it is published: so nobody meets one of ours without its signature.
     """
     for _ in range(_TRIES):
         numbers = entry_numbers(store, ref)
+        if after is not None and numbers[-1:] != [after]:
+            return None
         latest, before, number = None, None, 1
         if numbers:
             number = numbers[-1] + 1
@@ -225,9 +230,18 @@ def move_ref(
         entry = LogEntry(ref.quoted, number, before, means and replace(means, created=created), created)
         sign(entry.digest)
         # Creating the next number is a compare-and-swap: it fails exactly when somebody else moved the ref meanwhile.
-        if store.put(_key(ref, number), entry.to_bytes()):
+        if store.put(entry_key(ref, number), entry.to_bytes()):
             return entry
     raise CacheError(f"{ref} could not be moved: others kept moving it, {_TRIES} times", "try again")
+
+
+def read_meanings(store: Store, ref: Ref) -> Iterator[RefEntry]:
+    """What `ref` meant, the present meaning first; entries that cannot be read are left out."""
+    for number in reversed(entry_numbers(store, ref)):
+        with contextlib.suppress(IntegrityError, IncompatibleError):
+            entry = read_entry(store, ref, number)
+            if entry and entry.means:
+                yield entry.means
 
 
 def list_refs(store: Store) -> Iterator[Ref]:
@@ -242,8 +256,14 @@ def list_refs(store: Store) -> Iterator[Ref]:
                 yield Ref(match["name"], match["revision"], match["policy"])
 
 
-def _key(ref: Ref, number: int) -> str:
+def entry_key(ref: Ref, number: int) -> str:
+    """Where an entry of a ref's history lies."""
     return f"{ref.folder}/{number:08d}"
+
+
+def is_entry_name(name: str) -> bool:
+    """Whether a file in a ref's folder is an entry."""
+    return _NUMBER.fullmatch(name) is not None
 
 
 def _meaning(fields: Fields, created: str) -> RefEntry:

@@ -6,6 +6,9 @@ A store knows nothing of models, manifests or digests; `Cache` builds those on i
     manifests/b0/b07c…    what one conversion made, named likewise
     actions/77/77e1…      action key -> manifest: "this recipe over these source files is done"
     refs/NAME/00000001    a name's history, one small entry a change; the highest number is what it means now
+    signatures/KIND/…     who vouches for a manifest or for an entry of a ref
+    used/MANIFEST/DAY     a model was loaded on that day
+    gc/RECORD/…           what is to be deleted, and who objects
     quarantine/…          damaged objects, kept for inspection
 
 Nothing is ever overwritten. `put` is put-if-absent, so the first writer wins, every later one finds the same bytes, and
@@ -18,9 +21,13 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from .access import Access
 
 _KEY = re.compile(r"(?:[A-Za-z0-9_%@:+=~,-][A-Za-z0-9._%@:+=~,-]*/)*[A-Za-z0-9_%@:+=~,-][A-Za-z0-9._%@:+=~,-]*")
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,10 @@ class Capabilities:
     """Of several writers of one key exactly one succeeds, and no reader sees a part of the object."""
     survives_crash: bool
     """What `put` returned for is still there after a power cut."""
+    seen_within: float = 0.0
+    """Seconds after which a listing on any machine shows what another one has published, or deleted."""
+    done_within: float = 60.0
+    """Seconds after which a deletion that was begun is done, or never will be."""
 
 
 class Store(ABC):
@@ -47,6 +58,12 @@ class Store(ABC):
 
     url: str
     capabilities: Capabilities
+    access: Access | None = None
+    """How it is reached, where that takes an endpoint and credentials."""
+
+    def creates_exactly_once(self) -> bool:
+        """Whether of several writers of one key exactly one succeeds: as declared, or tried out where that is possible."""
+        return self.capabilities.creates_atomically
 
     @abstractmethod
     def put(self, key: str, content: bytes | memoryview) -> bool:
@@ -84,6 +101,14 @@ class Store(ABC):
     def touch(self, key: str) -> None:
         """Restart the object's age, so that pruning leaves it alone; does nothing where that is not possible."""
 
+    def free(self) -> int | None:
+        """Bytes that this user can still store there, as the system says; None where nobody can say."""
+        return None
+
+    def endpoint(self) -> tuple[str, int] | None:
+        """The host and port at which it is reached; None where there is none, or nobody can say."""
+        return None
+
     @abstractmethod
     def debris(self) -> Iterator[Entry]:
         """What killed writers left behind: never visible as an object, only as used space."""
@@ -96,6 +121,12 @@ class Store(ABC):
 def is_key(text: str) -> bool:
     """Whether this can name an object: it leads nowhere else, and is no temporary file's name."""
     return len(text) <= 700 and _KEY.fullmatch(text) is not None and all(len(part) <= 255 for part in text.split("/"))
+
+
+def is_temporary(key: str) -> bool:
+    """Whether a file is one that a store makes on the way to publishing; its folder must be one that keys can lead to."""
+    folder, slash, name = key.rpartition("/")
+    return _TEMPORARY.fullmatch(name) is not None and (not slash or is_key(folder))
 
 
 def check_key(key: str) -> str:

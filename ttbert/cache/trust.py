@@ -29,7 +29,7 @@ from ..errors import CacheError, UntrustedError
 from .digest import Digest
 from .history import Memory, doubt
 from .keys import PrivateKey, PublicKey, required_keys
-from .refs import LogEntry, Ref
+from .refs import LogEntry, Ref, read_entry, read_latest
 from .store import Store
 
 Kind = Literal["manifest", "ref"]
@@ -83,6 +83,14 @@ class Trust:
                 f"the key {self.signer.name!r} would sign, and is not among those trusted here",
                 f"`ttbert cache trust {self.signer.name}`, here and wherever its models are to be loaded",
             )
+
+    def latest(self, store: Store, ref: Ref) -> LogEntry | None:
+        """The entry of a ref that counts, whether it may be used or not; None where there is none."""
+        latest, seen = read_latest(store, ref), self.memory.recall(store, ref)
+        if seen and (latest is None or latest.number < seen.number):
+            # What a client of NFS knows of a folder may be half a minute old, and another machine have written down more.
+            latest = read_entry(store, ref, seen.number) or latest
+        return latest
 
     def check_ref(self, store: Store, ref: Ref, latest: LogEntry) -> None:
         """UntrustedError unless a ref's last entry may be used: signed, and going on from what was seen of it before."""
@@ -141,6 +149,11 @@ def signers(store: Store, kind: Kind, digest: Digest) -> list[PublicKey]:
     names = (entry.key.rpartition("/")[2] for entry in store.list(f"signatures/{kind}/{digest.hex}"))
     keys = (PublicKey("", bytes.fromhex(name)) for name in islice(names, _MOST) if _ID.fullmatch(name))
     return [key for key in keys if has_signature(store, kind, digest, key)]
+
+
+def signatures(store: Store, kind: Kind, digest: Digest) -> list[str]:
+    """The keys of all signatures of this, right or wrong."""
+    return [entry.key for entry in islice(store.list(f"signatures/{kind}/{digest.hex}"), _MOST)]
 
 
 def signature_key(kind: Kind, digest: Digest, key: PublicKey) -> str:

@@ -5,34 +5,31 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from threading import Semaphore
 
 import numpy as np
 
 from .. import __version__
 from ..cache.cache import Cache, Cached
-from ..cache.digest import blake3_of
-from ..cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry, TensorEntry
+from ..cache.lease import leased
+from ..cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry
 from ..cache.refs import Ref
+from ..cache.space import require_space
 from ..errors import UntrustedError
 from ..model import parse_config
-from ..recipe.bert import bert_recipe, canonical_names, check_tensors
+from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
-from ..recipe.recipe import CONFIG, MEMORY, RECIPE, TOKENIZER, Action, PackRecipe, Recipe, TensorRecipe
-from ..recipe.steps import run_steps
-from .checkpoint import open_checkpoint, weight_files
-from .codec import choose_codec
+from ..recipe.recipe import CONFIG, RECIPE, TOKENIZER, Action, PackRecipe, Recipe
+from .checkpoint import weight_files
+from .maker import Made, Maker, Progress
 from .source import Source
-from .tensorbin import file_bytes
 from .tokenizer import build_tokenizer, tokenizer_files
 from .wanted import BUNDLED, Wanted
 
-_MAKERS, _PUBLISHERS = 2, 4
-"""Threads that read and pack, and threads that hash the weights or write. Writing is mostly waiting for the disk."""
-_HELD = 32
-"""Packs in memory at most, from their making until they are written. BERT-large's have 8 MB on average."""
+_WRITERS = 4
+"""Packs that are written at once. Writing is mostly waiting: for the disk to confirm, or for a server."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Plan:
 
     @cached_property
     def action(self) -> Action:
-        """The recipe over these very files. Reads a large local file that was not met before, to its end."""
+        """The recipe over these very files. Reads large local files that were not met before, to their end."""
         return Action(self.recipe, tuple((role, self.source.digest(name)) for name, role in self._roles.items()))
 
     @property
@@ -73,9 +70,6 @@ class Conversion:
     cached: Cached
     ref: Ref
     hit: bool
-
-
-Progress = Callable[[TensorEntry], None]
 
 
 def plan_conversion(wanted: Wanted) -> Plan:
@@ -120,76 +114,54 @@ def convert(
 ) -> Conversion:
     """Make sure that the planned model is in the cache under its ref, converting it on a miss.
 
-    `progress` is called with each tensor that was made, from a worker thread; `note` with what the user should know of the
-    way in which tensors are packed here. Raises CheckpointError where the
+    `progress` and `note` are told of as by `Maker`. Raises CheckpointError where the
     weights are not what the recipe expects, UntrustedError where only signed models are used and no trusted key is at hand
-    to sign this one, and errors of the store; what was published until then is harmless and
-    found again.
+    to sign this one, and errors of the store; what was published until then is harmless and found again.
+    NoSpaceError, unless the cache does not check that, comes before anything is written.
     """
-    found = find_converted(plan, cache) if plan.is_identified else None
-    conversion = found or _run(plan, cache, progress, note)
+    with ExitStack() as stack:
+
+        def make() -> Maker:
+            return stack.enter_context(Maker(plan.source, plan.recipe, progress, note))
+
+        # Weights that have to be hashed are packed meanwhile. Nothing is published before it is known that it is not there.
+        ahead = None if plan.is_identified else make()
+        conversion = find_converted(plan, cache.authority)
+        if conversion is None or not cache.authority.claim(conversion.cached):
+            cache.trust.check_may_publish()
+            if cache.check_space:
+                require_space(cache.store, plan.size, str(plan.ref))
+            # Of several that want it at once, one converts and the others wait.
+            with leased(cache.store, plan.action.key, lambda: find_converted(plan, cache.authority)) as found:
+                conversion = found or Conversion(_publish(plan, cache, lambda: ahead or make()), plan.ref, hit=False)
     cache.move_ref(plan.ref, conversion.cached, _repo(plan), plan.source.commit)
     return conversion
 
 
-def _run(plan: Plan, cache: Cache, progress: Progress, note: Callable[[str], None]) -> Conversion:
+def _publish(plan: Plan, cache: Cache, make: Callable[[], Maker]) -> Cached:
+    # Small and likely wrong things first, a store that cannot be written to among them: they need no download of weights.
     recipe, source = plan.recipe, plan.source
-    config = source.read(CONFIG)
-    tokenizer = build_tokenizer({name: source.read(name) for name in plan.tokenizer}, recipe.shape.vocabulary)
-    checkpoint = open_checkpoint(source)
-    names = canonical_names(checkpoint.shapes)
-    check_tensors(recipe, {name: checkpoint.shapes[stored] for name, stored in names.items()})
-    checkpoint.check_dtypes(names[name] for name in recipe.sources)
-    codec = choose_codec()
-    if codec.remark:
-        note(codec.remark)
+    contents = {
+        CONFIG: source.read(CONFIG),
+        TOKENIZER: build_tokenizer({name: source.read(name) for name in plan.tokenizer}, recipe.shape.vocabulary),
+        RECIPE: plan.action.to_bytes(),
+    }
+    files = tuple(FileEntry(name, cache.publish_blob(content), len(content)) for name, content in contents.items())
+    maker = make()
 
-    def look_up() -> tuple[FileEntry, ...] | Conversion:
-        """What is there already; else the small files, published first, since a store may turn out not to take any."""
-        found = find_converted(plan, cache)
-        if found:
-            return found
-        cache.trust.check_may_publish()
-        contents = {CONFIG: config, TOKENIZER: tokenizer, RECIPE: plan.action.to_bytes()}
-        return tuple(FileEntry(name, cache.publish_blob(content), len(content)) for name, content in contents.items())
+    def publish(pack: PackRecipe, made: Future[Made]) -> PackEntry:
+        content, tensors = made.result()
+        entry = PackEntry(pack.name, cache.publish_blob(content), tensors)
+        maker.give_back()
+        return entry
 
-    def make(pack: PackRecipe) -> tuple[memoryview, tuple[TensorEntry, ...]]:
-        sizes = [file_bytes(each.shape, each.dtype, each.layout) for each in pack.tensors]
-        content = np.empty(sum(sizes), np.uint8).data
-        entries = []
-        for tensor, size, end in zip(pack.tensors, sizes, np.cumsum(sizes), strict=True):
-            part = content[end - size : end]
-            arrays = [checkpoint.read(names[name]) for name in tensor.sources]
-            codec.pack_into(part, run_steps(tensor.steps, arrays), tensor.dtype, tensor.layout)
-            entries.append(_entry(tensor, part))
-            progress(entries[-1])
-        return content, tuple(entries)
-
-    def publish(pack: PackRecipe, made: Future[tuple[memoryview, tuple[TensorEntry, ...]]]) -> PackEntry | None:
+    with ThreadPoolExecutor(_WRITERS) as writers:
         try:
-            content, entries = made.result()
-            is_there = isinstance(looked_up.result(), Conversion)
-            return None if is_there else PackEntry(pack.name, cache.publish_blob(content), entries)
-        finally:
-            held.release()
-
-    # Packs are made while the weights are hashed, and published when it is known that they are not there already.
-    held = Semaphore(_HELD)
-    published = []
-    with ThreadPoolExecutor(_MAKERS) as makers, ThreadPoolExecutor(_PUBLISHERS) as publishers:
-        try:
-            looked_up = publishers.submit(look_up)
-            for pack in recipe.packs:
-                held.acquire()
-                published.append(publishers.submit(publish, pack, makers.submit(make, pack)))
-            packs = tuple(filter(None, [each.result() for each in published]))
+            published = [writers.submit(publish, pack, made) for pack, made in maker.packs()]
+            packs = tuple(each.result() for each in published)
         except BaseException:
-            makers.shutdown(wait=False, cancel_futures=True)
-            publishers.shutdown(wait=False, cancel_futures=True)
+            writers.shutdown(wait=False, cancel_futures=True)
             raise
-    files = looked_up.result()
-    if isinstance(files, Conversion):
-        return files
     source.check_unchanged()
     manifest = Manifest(
         action=plan.action.key,
@@ -197,22 +169,9 @@ def _run(plan: Plan, cache: Cache, progress: Progress, note: Callable[[str], Non
         policy=recipe.policy,
         packs=packs,
         files=files,
-        provenance=Provenance(repo=_repo(plan), commit=source.commit, sources=_sources(plan), versions=_versions(codec.name)),
+        provenance=Provenance(repo=_repo(plan), commit=source.commit, sources=_sources(plan), versions=_versions(maker.packer)),
     )
-    return Conversion(cache.publish_manifest(manifest), plan.ref, hit=False)
-
-
-def _entry(tensor: TensorRecipe, made: memoryview) -> TensorEntry:
-    return TensorEntry(
-        name=tensor.name,
-        shape=tensor.shape,
-        dtype=tensor.dtype,
-        layout=tensor.layout,
-        tile=tensor.tile,
-        memory=MEMORY,
-        digest=blake3_of(made),
-        size=len(made),
-    )
+    return cache.publish_manifest(manifest)
 
 
 def _repo(plan: Plan) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..cache.cache import Cache, Cached
+from ..errors import TtbertError
 from ..runtime.loader import CachedModel
 from ..runtime.on_device import Loading, OnDevice
 from ..runtime.qa import Answer, decode
@@ -82,15 +83,18 @@ def run_demo(
         logits = list(runtime.stream(batches))
         first = time.perf_counter()
         steady = _steady_runs(runtime, batches)
+        on_device = (runtime.loading, runtime.document()) if isinstance(runtime, OnDevice) else (None, None)
     timed = time.perf_counter()
     starts, ends = (np.concatenate([each[side][: b.rows] for each, b in zip(logits, batches, strict=True)]) for side in (0, 1))
-    answers = tuple(
-        decode([windows[row] for row in rows], starts[rows], ends[rows], question.context)[0]
-        for question, rows in zip(questions, _rows(windows, len(questions)), strict=True)
-    )
+    try:
+        answers = tuple(
+            decode([windows[row] for row in rows], starts[rows], ends[rows], question.context)[0]
+            for question, rows in zip(questions, _rows(windows, len(questions)), strict=True)
+        )
+    except ValueError as error:  # logits that are no numbers
+        raise TtbertError(str(error), "the model overflows; try another --policy, or look at its training") from error
     decoded = time.perf_counter()
-    on_device = runtime if isinstance(runtime, OnDevice) else None
-    device = on_device.loading if on_device else None
+    device, document = on_device
     timings = Timings(
         preparing_inputs=prepared - prepared_at,
         loading_weights=device.reading + device.sending if device else loaded - started,
@@ -101,7 +105,7 @@ def run_demo(
         inputs=len(questions),
         weight_bytes=sum(entry.size for entry in cached.manifest.tensors),
     )
-    return Outcome(answers, timings, encoder.tokens, len(windows), len(batches), on_device.document() if on_device else None)
+    return Outcome(answers, timings, encoder.tokens, len(windows), len(batches), document)
 
 
 def _steady_runs(runtime: Runtime, batches: Sequence[Batch]) -> tuple[float, ...]:

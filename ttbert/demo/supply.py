@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..cache.cache import Cache, Cached, require_lasting
 from ..child import python_command
@@ -12,8 +12,10 @@ from ..convert.wanted import Wanted
 from ..errors import NotCached, ReportedError, StoreUnavailable, TtbertError
 
 
-def supply_model(wanted: Wanted, cache: Cache, on_miss: Callable[[], None]) -> Cached:
+def supply_model(wanted: Wanted, cache: Cache, options: Sequence[str], on_miss: Callable[[], None]) -> Cached:
     """The wanted model from the cache, converted first on a miss, after a call of `on_miss`.
+
+    `options` are what names that cache to a command of ttbert.
 
     A hub model is found by its name alone and then needs no network. A folder is found by its content, which may have
     changed since it was converted.
@@ -25,6 +27,8 @@ def supply_model(wanted: Wanted, cache: Cache, on_miss: Callable[[], None]) -> C
     try:
         plan = plan_conversion(wanted)
     except (NotCached, StoreUnavailable) as error:
+        if wanted.offline:
+            _require_whole(wanted, cache)
         hint = error.hint if "bundled" in error.hint else f"{error.hint}; --model bundled needs no network"
         raise type(error)(error.message, hint) from error
     found = find_converted(plan, cache)
@@ -32,7 +36,7 @@ def supply_model(wanted: Wanted, cache: Cache, on_miss: Callable[[], None]) -> C
         return found.cached
     require_lasting(cache)
     on_miss()
-    _convert_elsewhere(wanted, cache)
+    _convert_elsewhere(wanted, options)
     found = find_converted(plan, cache)
     if found is None:
         raise NotCached(
@@ -42,9 +46,21 @@ def supply_model(wanted: Wanted, cache: Cache, on_miss: Callable[[], None]) -> C
     return found.cached
 
 
-def _convert_elsewhere(wanted: Wanted, cache: Cache) -> None:
+def _require_whole(wanted: Wanted, cache: Cache) -> None:
+    """NotCached, with a list of what is missing, where a part of the model is in the cache."""
+    cached = cache.resolve(wanted.ref)
+    lacking = cache.missing(cached.manifest) if cached else []
+    if lacking:
+        names = ", ".join(each.entry.name for each in lacking[:8]) + (", ..." if len(lacking) > 8 else "")
+        raise NotCached(
+            f"{len(lacking)} parts of {wanted.ref} are not in {cache.store.url} (offline): {names}",
+            f"run `ttbert cache pull {wanted.ref}`, or this without --offline, once with a network",
+        )
+
+
+def _convert_elsewhere(wanted: Wanted, places: Sequence[str]) -> None:
     """Run `ttbert convert` in a process of its own: where TT-NN has to pack, it is in mock mode for good."""
-    options = ["--policy", wanted.policy, "--cache", cache.store.url, "--json"]
+    options = ["--policy", wanted.policy, *places, "--json"]
     if wanted.revision:
         options += ["--revision", wanted.revision]
     if wanted.offline:

@@ -23,7 +23,7 @@ _LATENCIES = 10
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast batches go, with a trace or without."""
+    """How fast batches go, with a trace or without, and how exact they are."""
 
     traced: bool
     untraced: str | None
@@ -37,43 +37,48 @@ class Speed:
     inputs_per_second: float | None
     batches: int
     """How many that was measured with."""
+    start_pcc: float | None = None
+    """PCC of the start logits with the reference's, of what is no padding, in batches that were begun one before the other
+    was done."""
+    end_pcc: float | None = None
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured; PCC of the logits with the reference, of what is no padding."""
+    """What was measured, without a trace and, where the device has one, with it."""
 
     device: dict[str, object]
     loading: Loading
     speeds: tuple[Speed, ...]
-    start_pcc: float | None
-    end_pcc: float | None
 
     @property
     def pcc(self) -> float | None:
-        return None if self.start_pcc is None or self.end_pcc is None else min(self.start_pcc, self.end_pcc)
+        """The lowest of all."""
+        found = [each for speed in self.speeds for each in (speed.start_pcc, speed.end_pcc) if each is not None]
+        return min(found, default=None)
 
 
 def measure(target: Target, model: CachedModel, batches: Sequence[Batch], batch: int, tokens: int, seconds: float) -> Measured:
     """Run batches for that long without a trace, and with one if the target traces. Each has the rows of all chips.
 
-    The first batch is also run by the reference. Errors as of `open_runtime`.
+    The first two batches are also run by the reference. Errors as of `open_runtime`.
     """
-    speeds = []
+    compared = batches[:2]
+    speeds, logits = [], []
     for traces in (False, True) if target.traces else (False,):
         with open_runtime(replace(target, traces=traces), model, batch, tokens) as runtime:
             assert isinstance(runtime, OnDevice)
             speeds.append(_speed(runtime, batches, seconds, target.is_mock))
-            logits = runtime.run(batches[0])
+            logits.append(list(runtime.stream([*compared, *compared]))[-len(compared) :])
             device, loading = runtime.document(), runtime.loading
-    if target.is_mock:
-        return Measured(device, loading, tuple(speeds), None, None)
-    from .reference import Reference
+    if not target.is_mock:
+        from .reference import Reference
 
-    expected = Reference(model).run(batches[0])
-    real = batches[0].attention_mask == 1
-    start, end = (_pcc(mine[real], theirs[real]) for mine, theirs in zip(logits, expected, strict=True))
-    return Measured(device, loading, tuple(speeds), start, end)
+        expected = list(Reference(model).stream(compared))
+        for number, found in enumerate(logits):
+            start, end = correlate(compared, found, expected)
+            speeds[number] = replace(speeds[number], start_pcc=start, end_pcc=end)
+    return Measured(device, loading, tuple(speeds))
 
 
 def _speed(runtime: OnDevice, batches: Sequence[Batch], seconds: float, is_mock: bool) -> Speed:
@@ -104,6 +109,18 @@ def _until(deadline: float, batches: Sequence[Batch]) -> Iterator[Batch]:
         if number and time.perf_counter() >= deadline:
             return
         yield batch
+
+
+def correlate(
+    batches: Sequence[Batch], found: Sequence[tuple[Logits, Logits]], expected: Sequence[tuple[Logits, Logits]]
+) -> tuple[float, float]:
+    """PCC of start logits and of end logits, over all of the batches that is no padding."""
+    real = [batch.attention_mask == 1 for batch in batches]
+    starts, ends = (
+        [np.concatenate([each[side][mask] for each, mask in zip(of, real, strict=True)]) for of in (found, expected)]
+        for side in (0, 1)
+    )
+    return _pcc(*starts), _pcc(*ends)
 
 
 def _pcc(left: Logits, right: Logits) -> float:

@@ -1,14 +1,14 @@
 """Checks of a plan on a mock device: whether TT-NN accepts it, and whether its values are those of the reference.
 
-`judge` needs no weights; `compare` runs a cached model in the shadow of the device (see `shadow`) and sets it beside the
+`judge` needs no values; `compare` runs a cached model in the shadow of the device (see `shadow`) and sets it beside the
 reference on the processor, which shares no code with it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import log
 from typing import TYPE_CHECKING, Any
 
 from ..recipe.bert import bert_recipe
@@ -17,12 +17,12 @@ from ..tt import first_line
 from .bert import Bert
 from .inputs import empty_batch, free_batch, send_batch
 from .plan import Plan
-from .qa import Answer, decode
 
 if TYPE_CHECKING:
     import torch
 
     from .loader import CachedModel
+    from .qa import Answer
     from .tokens import Batch
 
 LEAST_PCC = 0.99
@@ -103,6 +103,7 @@ def compare(ttnn: Any, device: Any, plan: Plan, model: CachedModel, batch: Batch
 
     `contexts` are the texts that the batch's windows are of, in which answers are looked for.
     """
+    from .qa import decode
     from .shadow import Shadow, pcc
 
     expected = _record(model, batch)
@@ -135,7 +136,7 @@ def compare(ttnn: Any, device: Any, plan: Plan, model: CachedModel, batch: Batch
 def _gap(chosen: Answer, ranked: Sequence[Answer]) -> float | None:
     """How much the best of the answers is preferred to the one that was chosen, as in `Comparison.gaps`."""
     score = next((each.score for each in ranked if each.text.lower() == chosen.text.lower()), 0.0)
-    return log(ranked[0].score / score) if score else None
+    return math.log(ranked[0].score / score) if score else None
 
 
 def op_names(plan: Plan) -> list[tuple[int | None, str]]:

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from .. import errors
 from ..boards import Grid
+from ..cache.places import Places
 from ..child import python_command
-from ..errors import DeviceError
+from ..errors import DeviceError, TtbertError
 from ..model import BertShape
 from .check import Comparison, OpCorrelation, Verdict
 from .mock import temporary_mock_environment
@@ -30,7 +32,7 @@ _SECONDS = 3600
 class Request:
     """A plan to be judged or a model to be compared, on the mock device's own grid.
 
-    `cache` and `manifest`, a digest, name a model in a cache; without one a plan is judged with tensors that are allocated
+    `places` and `manifest`, a digest, name a model in a cache; without one a plan is judged with tensors that are allocated
     and never written. `grid`, columns and rows, is planned for in place of the device's: to hear what TT-NN says of more.
     """
 
@@ -38,7 +40,8 @@ class Request:
     batch: int
     tokens: int
     policy: str
-    cache: str = ""
+    places: Places | None = None
+    offline: bool = False
     manifest: str = ""
     grid: tuple[int, int] | None = None
 
@@ -53,7 +56,10 @@ def judge_on(board: str, requests: Iterable[Request]) -> Iterator[Verdict]:
 
 
 def compare_on(board: str, request: Request) -> Comparison:
-    """A cached model's shadow run on a mock device of the board beside the reference, on the built-in questions."""
+    """A cached model's shadow run on a mock device of the board beside the reference, on the built-in questions.
+
+    BoardError for a plan that does not fit, IntegrityError for a tensor that is damaged, DeviceError if the process fails.
+    """
     [answer] = _answers(board, "compare", [request])
     return Comparison(**{**answer, "ops": tuple(OpCorrelation(**each) for each in answer["ops"])})
 
@@ -70,6 +76,10 @@ def _answers(board: str, what: str, requests: list[Request]) -> Iterator[Any]:
             check=False,
         )
     answers = [json.loads(line.removeprefix("answer:")) for line in done.stdout.splitlines() if line.startswith("answer:")]
+    for line in done.stdout.splitlines():
+        if line.startswith("error:"):
+            error = json.loads(line.removeprefix("error:"))
+            raise getattr(errors, error["kind"])(error["message"], error["hint"])
     if done.returncode or len(answers) != len(requests):
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise DeviceError(f"the check on a mock {board} failed: {last}", "run it again with TTBERT_DEBUG=1, and report it")
@@ -119,12 +129,16 @@ def _compare(device: Any, ttnn: Any, request: Request) -> Any:
 
 
 def _open(request: Request) -> CachedModel:
-    from ..cache.cache import open_cache
     from ..cache.digest import Digest
     from .loader import CachedModel
 
-    cache = open_cache(request.cache)
+    assert request.places
+    cache = request.places.open(request.offline)
     return CachedModel(cache, cache.manifest(Digest.parse(request.manifest)))
+
+
+def _request(shape: dict[str, Any], places: dict[str, Any] | None, **others: Any) -> Request:
+    return Request(BertShape(**shape), places=Places(**places) if places else None, **others)
 
 
 def main() -> None:
@@ -133,8 +147,11 @@ def main() -> None:
     from .device import open_device
 
     work: dict[str, Callable[[Any, Any, Request], Any]] = {"judge": _judge, "compare": _compare}
-    requests = [Request(**{**each, "shape": BertShape(**each["shape"])}) for each in json.load(sys.stdin)]
+    requests = [_request(**each) for each in json.load(sys.stdin)]
     ttnn = device_ttnn()
-    with open_device() as device:
-        for request in requests:
-            print("answer:" + json.dumps(work[sys.argv[1]](device, ttnn, request)), flush=True)
+    try:
+        with open_device() as device:
+            for request in requests:
+                print("answer:" + json.dumps(work[sys.argv[1]](device, ttnn, request)), flush=True)
+    except TtbertError as error:
+        print("error:" + json.dumps(error.document()), flush=True)

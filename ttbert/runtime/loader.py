@@ -43,6 +43,7 @@ class CachedModel:
         self.shape: BertShape = parse_config(self._file(CONFIG), f"{cached.digest}: {CONFIG}")
         self.tokenizer: bytes = self._file(TOKENIZER)
         self._check_recipe()
+        cache.note_use(cached.digest)
 
     def require_answer_head(self) -> None:
         """CheckpointError for a model that cannot answer questions."""
@@ -77,17 +78,19 @@ class CachedModel:
 
     def _read_ahead(self) -> Iterator[tuple[PackEntry, list[tuple[TensorEntry, Blob]]]]:
         """The packs in their order with all their tensors, read and checked by threads that are some packs ahead."""
-        reading: deque[tuple[PackEntry, Future[list[tuple[TensorEntry, Blob]]]]] = deque()
+
+        def read(pack: PackEntry) -> tuple[PackEntry, list[tuple[TensorEntry, Blob]]]:
+            return pack, list(self.cache.load_pack(pack))
+
+        reading: deque[Future[tuple[PackEntry, list[tuple[TensorEntry, Blob]]]]] = deque()
         with ThreadPoolExecutor(_READERS) as readers:
             try:
                 for pack in self.manifest.packs:
-                    reading.append((pack, readers.submit(lambda pack: list(self.cache.load_pack(pack)), pack)))
+                    reading.append(readers.submit(read, pack))
                     if len(reading) > _AHEAD:
-                        pack, blobs = reading.popleft()
-                        yield pack, blobs.result()
+                        yield reading.popleft().result()
                 while reading:
-                    pack, blobs = reading.popleft()
-                    yield pack, blobs.result()
+                    yield reading.popleft().result()
             finally:
                 readers.shutdown(wait=False, cancel_futures=True)
 

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ..errors import DeviceError
-from ..tt import devices_are_mock
+from ..tt import devices_are_mock, first_line
 from .bert import Bert
 from .device import device_error
 from .inputs import empty_batch
@@ -71,7 +71,7 @@ class OnDevice:
             loaded = time.perf_counter()
             self._bert = Bert(tt, device, self.plan, tensors)
             self._passes = Passes(tt, device, self._bert, empty_batch(self.plan, self.chips), overlap=trace)
-            self.untraced: str | None = self._passes.capture() if trace else None
+            self.untraced: str | None = self._record_trace() if trace else None
             """Why there is no trace although one was asked for, in TT-NN's words."""
             compiling = time.perf_counter() - loaded
         size = sum(entry.size for entry in model.manifest.tensors)
@@ -127,6 +127,12 @@ class OnDevice:
         with _told():
             self._passes.close()
 
+    def _record_trace(self) -> str | None:
+        try:
+            return self._passes.capture()
+        except RuntimeError as error:
+            raise DeviceError(f"TT-NN began to record a trace, and failed: {first_line(error)}", "pass --no-trace") from error
+
 
 def _load(tt: Any, device: Any, model: CachedModel) -> tuple[dict[str, Any], float, float]:
     """The model's tensors in DRAM, on every chip; the seconds that reading and checking took, and those that sending did.
@@ -150,7 +156,5 @@ def _told() -> Iterator[None]:
     """What TT-NN says in its exceptions, as one line."""
     try:
         yield
-    except DeviceError:
-        raise
     except RuntimeError as error:
         raise device_error(error) from error

@@ -9,6 +9,7 @@ is still busy with the batch before; the first one then copies it to where the o
     queue 1   wait until staging is free | write batch i+1 | tell |
     queue 0   ops of batch i, read its logits              | wait for that | copy, tell that staging is free | ops of i+1
 
+The ops read their inputs until they are done, so without staging a batch could travel only when the one before is through.
 With a trace the ops are recorded once, and one command replays them all. Where the device records none, each op is
 dispatched from here: from the second pass on, its program is in TT-NN's program cache.
 """
@@ -94,7 +95,6 @@ class Passes:
         if self.is_traced:
             self._tt.release_trace(self._device, self._trace)
             self._tt.deallocate(self._traced_logits)
-            self._trace = None
         free_batch(self._tt, self._inputs)
         if self._staging:
             free_batch(self._tt, self._staging)

@@ -1,0 +1,235 @@
+"""Tiers as a user meets them: options, environment, settings; convert, demo, push, pull; offline and read-only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fault_proxy import FaultProxy, forgets_condition
+from models import COMMIT, FILES, TENSORS, TINY, blob_path, files, flip_bit, open_local, publish
+from program import NO_SOCKETS, Done, make_hook, ttbert
+from s3_server import MotoServer
+from test_shared_folder import GROUP
+
+from ttbert.cache.cache import open_cache
+from ttbert.cache.refs import Ref
+
+HUB = Ref("someone/tiny", "main", "bfp8")
+
+
+@pytest.fixture(scope="module")
+def proxy(moto: MotoServer) -> Iterator[FaultProxy]:
+    with FaultProxy(moto) as started:
+        yield started
+
+
+@pytest.fixture
+def url(proxy: FaultProxy, moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in proxy.env.items():
+        monkeypatch.setenv(name, value)
+    proxy.calm()
+    return f"s3://{moto.bucket()}/ttbert"
+
+
+def both(url: str, local: Path) -> tuple[object, ...]:
+    return ("--cache", url, "--local", local)
+
+
+# Which places
+
+
+def info(*arguments: object, **extra: str) -> Done:
+    return ttbert("cache", "info", *arguments, **extra)
+
+
+def write_settings(home: Path, text: str) -> str:
+    folder = home / "ttbert"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(text)
+    return str(home)
+
+
+def test_option_beats_environment_beats_settings_beats_default(tmp_path: Path) -> None:
+    home = write_settings(tmp_path / "config", f'cache = "{tmp_path}/file"\nlocal = "{tmp_path}/file-local"\n')
+    file = str(tmp_path / "config/ttbert/config.toml")
+    extra = {"XDG_CONFIG_HOME": home, "TTBERT_CACHE": f"{tmp_path}/env", "TTBERT_LOCAL": f"{tmp_path}/env-local"}
+    option = info("--cache", f"{tmp_path}/option", "--local", f"{tmp_path}/option-local", "--json", **extra)
+    environment = info("--json", **extra)
+    settings = info("--json", XDG_CONFIG_HOME=home)
+    default = info("--json", XDG_CONFIG_HOME=str(tmp_path / "none"), XDG_CACHE_HOME=str(tmp_path))
+    for done, name, source in (
+        (option, "option", "--{}"),
+        (environment, "env", "TTBERT_{}"),
+        (settings, "file", file),
+    ):
+        found = done.succeeded().document
+        assert (found["cache"], found["local"]) == (f"{tmp_path}/{name}", f"{tmp_path}/{name}-local")
+        assert found["chosen_by"] == source.format("cache" if "-" in source else "CACHE")
+        assert found["local_chosen_by"] == source.format("local" if "-" in source else "LOCAL")
+    found = default.succeeded().document
+    assert (found["cache"], found["local"], found["chosen_by"]) == (f"{tmp_path}/ttbert", None, "default")
+
+
+def test_a_cache_in_a_network_has_a_local_tier_unless_told_otherwise(url: str, tmp_path: Path) -> None:
+    home = {"XDG_CACHE_HOME": str(tmp_path)}
+    assert info("--cache", url, "--json", **home).succeeded().document["local"] == f"{tmp_path}/ttbert"
+    for arguments, extra in ((["--no-local"], {}), (["--local", "none"], {}), ([], {"TTBERT_LOCAL": "none"})):
+        found = info("--cache", url, *arguments, "--json", **home, **extra).succeeded().document
+        assert found["local"] is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text,says",
+    [
+        ("cache = 3", "cache is 3, not text in quotes"),
+        ('read_only = "yes"', "read_only is 'yes', not true or false"),
+        ('cash = "x"', "'cash' is no setting"),
+        ("cache =", "is not TOML"),
+        ("\udcff", "cannot be read"),
+    ],
+)
+def test_settings_that_cannot_be_understood_are_two_lines(tmp_path: Path, text: str, says: str) -> None:
+    home = tmp_path / "config"
+    (home / "ttbert").mkdir(parents=True)
+    (home / "ttbert/config.toml").write_bytes(text.encode(errors="surrogateescape"))
+    info(XDG_CONFIG_HOME=str(home)).failed_at_once(2, says, "config.toml")
+
+
+def test_info_tells_endpoint_region_and_where_credentials_are_from_and_no_secret(url: str, proxy: FaultProxy) -> None:
+    publish(open_cache(url))
+    human = info("--cache", url, AWS_SECRET_ACCESS_KEY="my-secret", AWS_SESSION_TOKEN="my-token").succeeded()
+    for each in (url, proxy.endpoint, "us-east-1", "AWS_ACCESS_KEY_ID", "exactly once", "--cache"):
+        assert each in human.out
+    document = info("--cache", url, "--json", AWS_SECRET_ACCESS_KEY="my-secret", AWS_SESSION_TOKEN="my-token").succeeded()
+    assert document.document["endpoint"] == proxy.endpoint and document.document["models"] == 1
+    for done in (human, document):
+        assert "my-secret" not in done.out + done.err and "my-token" not in done.out + done.err
+
+
+def test_info_tells_what_is_in_force_where_the_store_does_not_answer(tmp_path: Path) -> None:
+    done = info("--cache", "s3://lab", AWS_ENDPOINT_URL="http://127.0.0.1:9", AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
+    assert done.exit_code == 11 and "http://127.0.0.1:9" in done.out and "connection refused" in done.err
+
+
+@pytest.mark.parametrize("local", ["s3://lab/x", "memory://x", "sftp://host/x"])
+def test_a_local_tier_is_a_folder(tmp_path: Path, local: str) -> None:
+    ttbert("cache", "pull", "x", "--cache", tmp_path, "--local", local).failed_at_once(2, "cannot be a local tier")
+
+
+# A model from one machine to another
+
+
+def test_what_one_machine_converts_another_one_loads(url: str, tmp_path: Path) -> None:
+    """Two home folders, one bucket: the second machine converts nothing, and reads the bucket once."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    converted = ttbert("convert", "bundled", *both(url, first), "--json").succeeded().document
+    assert converted["hit"] is False and converted["cache"] == url
+    again = ttbert("convert", "bundled", *both(url, second)).succeeded()
+    assert "already in the cache" in again.out and f"{url}, the shared tier" in again.out
+    demo = ttbert("demo", "--model", "bundled", *both(url, second), "--json").succeeded()
+    assert demo.document["manifest"] == converted["manifest"]
+    counters = demo.document["counters"]
+    assert counters["misses"] > 10 and counters["hits"] == 0 and counters["bytes"]["cache"] == converted["bytes"]
+    assert "fetching bundled" in demo.err and "converting" not in demo.err
+    hook = make_hook(tmp_path / "hook", NO_SOCKETS)
+    offline = ttbert("demo", "--model", "bundled", *both(url, second), "--offline", "--json", hook=hook).succeeded()
+    assert offline.document["answers"] == demo.document["answers"]
+
+
+def test_pull_and_push_move_a_whole_model(url: str, tmp_path: Path) -> None:
+    near, far = tmp_path / "near", tmp_path / "far"
+    publish(open_local(near))
+    pushed = ttbert("cache", "push", "tiny", *both(url, near), "--json").succeeded().document
+    assert (pushed["ref"], pushed["bytes_pushed"]) == (str(TINY), pushed["bytes"])
+    assert "nothing to do" in ttbert("cache", "push", "tiny", *both(url, near)).succeeded().out
+    pulled = ttbert("cache", "pull", "tiny", *both(url, far)).succeeded()
+    assert "pulled 6.0 kB of 6.0 kB" in pulled.out and "fetching" in pulled.err
+    assert "nothing to do" in ttbert("cache", "pull", "tiny", *both(url, far)).succeeded().out
+    assert ttbert("cache", "verify", "--cache", far).succeeded()
+    with_blobs = {path: content for path, content in files(far).items() if path.startswith(("blobs/", "manifests/"))}
+    assert with_blobs.items() <= files(near).items() and len(with_blobs) == len(TENSORS) + len(FILES) + 1
+
+
+def test_push_and_pull_need_two_tiers_and_a_model(url: str, tmp_path: Path) -> None:
+    ttbert("cache", "push", "tiny", "--cache", tmp_path).failed_at_once(2, "has no local tier", "--local")
+    ttbert("cache", "pull", "tiny", "--cache", url, "--no-local").failed_at_once(2, "has no local tier")
+    ttbert("cache", "pull", "tiny", *both(url, tmp_path)).failed_at_once(2, "no model in the cache is called 'tiny'")
+    ttbert("cache", "push", "tiny", *both(url, tmp_path)).failed_at_once(2, "no model in the cache is called 'tiny'")
+
+
+def test_a_damaged_model_is_not_pushed(url: str, tmp_path: Path) -> None:
+    publish(open_local(tmp_path))
+    flip_bit(blob_path(tmp_path, TENSORS["layer"]))
+    ttbert("cache", "push", "tiny", *both(url, tmp_path)).failed(7, "is damaged")
+    assert list(open_cache(url).list_refs()) == []
+
+
+# Offline, read-only, weak
+
+
+def test_offline_opens_no_socket_and_lists_what_is_missing(url: str, tmp_path: Path) -> None:
+    hook = make_hook(tmp_path / "hook", NO_SOCKETS)
+    local = tmp_path / "local"
+    cached = publish(open_local(local), HUB, repo="someone/tiny")
+    blob_path(local, TENSORS["head"]).unlink()
+    done = ttbert("demo", "--model", "someone/tiny", *both(url, local), "--offline", hook=hook)
+    done.failed(6, "1 parts of someone/tiny@main:bfp8 are not in", "head", "ttbert cache pull")
+    ttbert("demo", "--model", "bundled", "--cache", url, "--no-local", "--offline", hook=hook).failed_at_once(
+        6, "reached over the network"
+    )
+    assert cached and COMMIT
+
+
+def test_a_read_only_machine_publishes_nothing(url: str, tmp_path: Path, proxy: FaultProxy) -> None:
+    local = tmp_path / "local"
+    done = ttbert("convert", "bundled", *both(url, local), "--read-only")
+    done.failed(9, "for reading only", "--read-only")
+    ttbert("convert", "bundled", *both(url, local)).succeeded()
+    proxy.calm()
+    hit = ttbert("convert", "bundled", *both(url, local), TTBERT_READ_ONLY="1").succeeded()
+    assert "already in the cache" in hit.out
+    ttbert("demo", "--model", "bundled", *both(url, tmp_path / "other"), "--read-only").succeeded()
+    home = write_settings(tmp_path / "config", "read_only = true\n")
+    for extra in ({"XDG_CONFIG_HOME": home}, {"TTBERT_READ_ONLY": "1"}):
+        ttbert("cache", "rm", "bundled", "--yes", "--cache", url, **extra).failed(9, "for reading only")
+        ttbert("cache", "verify", "--repair", "--cache", url, **extra).succeeded()
+        ttbert("cache", "gc", "--yes", "--grace", "0", "--cache", url, **extra).succeeded()
+    assert [each for each in proxy.seen if each[0] not in ("GET", "HEAD")] == []
+
+
+def test_a_weak_store_is_refused_and_accepted_on_demand(url: str, tmp_path: Path, proxy: FaultProxy) -> None:
+    proxy.meet(forgets_condition, "PUT", times=100_000)
+    done = ttbert("convert", "bundled", *both(url, tmp_path))
+    done.failed(5, "does not refuse to overwrite", "--accept-weak-store")
+    ttbert("convert", "bundled", *both(url, tmp_path), "--accept-weak-store").succeeded()
+
+
+def test_a_shared_group_is_kept_to_by_everybody(tmp_path: Path) -> None:
+    root = tmp_path / "share"
+    ttbert("convert", "bundled", "--cache", root, "--shared-group", GROUP).succeeded()
+    for path in (root, *root.rglob("*")):
+        assert path.group() == GROUP and path.stat().st_mode & 0o7777 == (0o2775 if path.is_dir() else 0o664), path
+    ttbert("convert", "bundled", "--cache", tmp_path / "other", "--shared-group", "nobody-has-this").failed_at_once(
+        2, "there is no group"
+    )
+    (tmp_path / "private").mkdir()
+    ttbert("convert", "bundled", "--cache", tmp_path / "private", "--shared-group", GROUP).failed_at_once(
+        2, f"not shared with the group {GROUP}", "chmod"
+    )
+
+
+def test_machines_that_want_one_model_at_once_convert_it_once(url: str, tmp_path: Path) -> None:
+    """Each with a process of its own. The lease is in the bucket, and gone afterwards."""
+
+    def machine(number: int) -> Done:
+        return ttbert("convert", "bundled", *both(url, tmp_path / str(number)), "--json")
+
+    with ThreadPoolExecutor(3) as machines:
+        done = [each.succeeded() for each in machines.map(machine, range(3))]
+    assert sorted(each.document["hit"] for each in done) == [False, True, True]
+    assert len({each.document["manifest"] for each in done}) == 1
+    assert sum("at work on this already" in each.err for each in done) == 2
+    assert list(open_cache(url).store.list("leases")) == []

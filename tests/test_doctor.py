@@ -1,0 +1,218 @@
+"""The doctor names what does not work, why, and what to do about it; and leaves nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from models import files, open_local, publish
+from program import Done, environment, ttbert
+from s3_server import MotoServer
+
+from ttbert.cache.doctor import Check, examine, exit_code
+from ttbert.cache.local import LocalStore
+from ttbert.cache.mounts import find_mount
+from ttbert.cache.store import Entry
+
+AS_NOBODY = """
+import os, sys
+import ttbert.cli, ttbert.cache.doctor, ttbert.cache.cache
+if os.geteuid() == 0:
+    os.setegid(65534)
+    os.seteuid(65534)
+ttbert.cli.main()
+"""
+STEPS = [
+    "resolve",
+    "storage",
+    "permissions",
+    "list",
+    "create",
+    "create once",
+    "read",
+    "read a range",
+    "clock",
+    "delete",
+    "space",
+]
+
+
+def run(*arguments: object) -> Done:
+    return ttbert("cache", "doctor", *arguments)
+
+
+def checks(done: Done) -> dict[str, dict[str, object]]:
+    return {check["name"]: check for check in done.document["checks"]}
+
+
+def failed(found: list[Check]) -> list[str]:
+    return [check.name for check in found if check.state == "failed"]
+
+
+def test_a_sound_folder_passes_every_step_and_is_left_as_it_was(tmp_path: Path) -> None:
+    publish(open_local(tmp_path))
+    before = files(tmp_path)
+    done = run(tmp_path).succeeded()
+    names = [line.split("  ")[1].strip().split("  ")[0] for line in done.out.splitlines()[1:] if not line.startswith(" " * 10)]
+    assert len(names) == len(STEPS) and done.out.count("ok ") >= len(STEPS) - 1
+    found = run("--json", "--cache", tmp_path).succeeded()
+    assert [check["name"] for check in found.document["checks"]] == STEPS and found.document["exit_code"] == 0
+    assert files(tmp_path) == before
+
+
+def test_without_writing_nothing_is_written_and_readers_steps_are_tried(tmp_path: Path) -> None:
+    found = checks(run(tmp_path / "new", "--no-write", "--json").succeeded())
+    assert found["list"]["state"] == "ok" and found["write"]["state"] == "skipped"
+    assert not (tmp_path / "new").exists()
+
+
+def test_temporary_storage_is_a_warning_and_no_failure(small_disk: Path) -> None:
+    found = checks(run(small_disk / "cache", "--json").succeeded())
+    assert found["storage"]["state"] == "warning" and "gone when the machine restarts" in str(found["storage"]["what"])
+    assert "--cache" in str(found["storage"]["fix"])
+    assert found["space"]["state"] == "warning" and "hardly a model" in str(found["space"]["what"])
+
+
+def test_a_full_disk_is_exit_code_10(small_disk: Path) -> None:
+    with (small_disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            try:
+                filler.write(b"x" * 4096)
+            except OSError:
+                break
+    done = run(small_disk / "cache", "--json")
+    found = checks(done)
+    assert done.exit_code == 10 and found["create"]["state"] == "failed" and "gc" in str(found["create"]["fix"])
+    assert found["space"]["state"] == "warning" and "TTBERT_NO_SPACE_CHECK" in str(found["space"]["fix"])
+
+
+def test_a_read_only_mount_is_exit_code_9(small_disk: Path) -> None:
+    publish(open_local(small_disk))
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    try:
+        done = run(small_disk, "--json")
+        assert done.exit_code == 9 and checks(done)["list"]["state"] == "ok"
+        assert checks(done)["create"]["state"] == "failed"
+        assert run(small_disk, "--no-write").exit_code == 0, "enough for a reader"
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+
+
+def test_a_folder_of_somebody_else_is_exit_code_9_and_says_whose(tmp_path: Path) -> None:
+    opened = [path for path in [tmp_path, *tmp_path.parents] if path.name.startswith("pytest-") or path == tmp_path]
+    modes = [(path, path.stat().st_mode) for path in opened]
+    for path in opened:
+        path.chmod(0o755)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", AS_NOBODY, "cache", "doctor", str(tmp_path)],
+            env=environment(XDG_CONFIG_HOME="/nowhere"),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        for path, mode in modes:
+            path.chmod(mode)
+    assert done.returncode == 9 and "Traceback" not in done.stderr, done.stderr
+    assert f"belongs to uid {os.geteuid()}" in done.stdout and "ask its owner" in done.stdout
+
+
+class OffByAnHour(LocalStore):
+    """A store whose clock is wrong."""
+
+    def head(self, key: str) -> Entry | None:
+        entry = super().head(key)
+        return dataclasses.replace(entry, modified=entry.modified + 3600) if entry else None
+
+
+class Overwrites(LocalStore):
+    """A store that forgets the condition of a create-only write."""
+
+    def put(self, key: str, content: bytes | memoryview) -> bool:
+        self.delete(key)
+        return super().put(key, content)
+
+
+class Elsewhere(LocalStore):
+    """A store that is reached over a network."""
+
+    def __init__(self, root: Path, host: str, port: int) -> None:
+        super().__init__(root)
+        self._endpoint = (host, port)
+
+    def endpoint(self) -> tuple[str, int]:
+        return self._endpoint
+
+
+def test_a_wrong_clock_is_told(tmp_path: Path) -> None:
+    found = {check.name: check for check in examine(OffByAnHour(tmp_path))}
+    assert found["clock"].state == "warning" and "3600 s ahead" in found["clock"].what and "NTP" in found["clock"].fix
+
+
+def test_a_store_that_overwrites_fails(tmp_path: Path) -> None:
+    found = list(examine(Overwrites(tmp_path)))
+    assert failed(found) == ["create once"] and exit_code(found) == 7
+    assert files(tmp_path) == {}
+
+
+def test_a_host_without_an_address_and_one_that_does_not_answer_are_told_apart(tmp_path: Path) -> None:
+    found = list(examine(Elsewhere(tmp_path, "no-such-host.invalid", 443)))
+    assert failed(found) == ["resolve"] and exit_code(found) == 11 and "no-such-host.invalid has no address" in found[-1].what
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        found = list(examine(Elsewhere(tmp_path, "127.0.0.1", closed.getsockname()[1])))
+    assert failed(found) == ["connect"] and "refused" in next(check.what for check in found if check.name == "connect")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        found = list(examine(Elsewhere(tmp_path, "127.0.0.1", server.getsockname()[1])))
+    assert failed(found) == [] and [check.name for check in found if check.state == "ok"].count("connect") == 1
+
+
+def test_mounts_are_found_by_the_longest_point_and_the_last_of_two(tmp_path: Path) -> None:
+    table = tmp_path / "mounts"
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    point = str(folder).replace(" ", "\\040")
+    table.write_text(f"disk / ext4 rw 0 0\nhost:/x {point} nfs4 rw,vers=4.2 0 0\nnone {point} tmpfs ro 0 0\n")
+    mount = find_mount(folder / "cache", table)
+    assert (mount.point, mount.type, mount.is_temporary, mount.is_read_only) == (folder, "tmpfs", True, True)
+    table.write_text(f"disk / ext4 rw 0 0\nhost:/x {point} nfs4 rw,vers=4.2 0 0\n")
+    assert find_mount(folder / "cache", table).seen_within == 60 and find_mount(tmp_path, table).seen_within == 0
+    assert find_mount(folder, tmp_path / "none").type == "unknown"
+
+
+@pytest.mark.parametrize("url", ["", "foo://x"])
+def test_what_is_no_address_is_exit_code_2(url: str, tmp_path: Path) -> None:
+    ttbert("cache", "doctor", "--cache", url).failed_at_once(2)
+
+
+# Of buckets
+
+
+def test_a_bucket_passes_and_the_tier_in_front_of_it_is_tried_too(moto: MotoServer, tmp_path: Path) -> None:
+    url = f"s3://{moto.bucket()}/lab"
+    done = ttbert("cache", "doctor", "--cache", url, "--local", tmp_path / "near", "--json", **moto.env).succeeded()
+    found = {(check["tier"], check["name"]): check for check in done.document["checks"]}
+    assert {check["state"] for check in found.values()} <= {"ok", "warning"}
+    for name in ("credentials", "resolve", "connect", "authenticate", "create once", "read a range", "clock", "delete"):
+        assert found["cache", name]["state"] == "ok"
+    assert "AWS_ACCESS_KEY_ID" in found["cache", "credentials"]["what"] and moto.secret not in done.out
+    assert found["local tier", "permissions"]["state"] == "ok"
+    readable = ttbert("cache", "doctor", url, "--read-only", **moto.env).succeeded()
+    assert "not tried, since nothing is to be written" in readable.out and "local tier" not in readable.out
+    assert not moto.client().list_objects_v2(Bucket=url.split("/")[2]).get("Contents")
+
+
+def test_a_bucket_that_is_not_there_and_a_server_that_is_not_there_are_told_apart(moto: MotoServer) -> None:
+    done = ttbert("cache", "doctor", "s3://no-such-bucket-of-ours/x", "--json", **moto.env)
+    found = checks(done)
+    assert done.exit_code == 11 and found["connect"]["state"] == "ok" and found["authenticate"]["state"] == "failed"
+    assert "there is no bucket" in str(found["authenticate"]["what"])
+    wrong = {**moto.env, "AWS_ENDPOINT_URL_S3": "http://no-such-host.invalid:9000"}
+    done = ttbert("cache", "doctor", "s3://bucket/x", "--json", **wrong)
+    assert done.exit_code == 11 and checks(done)["resolve"]["state"] == "failed" and "authenticate" not in checks(done)

@@ -1,0 +1,667 @@
+"""Collecting garbage: only waste goes, only after it was condemned for long enough, and never under a reader or a writer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from killed import RunKilled, killed_processes
+from models import COMMIT, DAY, FILES, HOUR, TENSORS, TINY, age, blob_path, build, files, flip_bit, open_local, publish
+from s3_server import MotoServer
+
+from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key, open_cache
+from ttbert.cache.census import take_census
+from ttbert.cache.condemned import Objections, Sweeper, condemn
+from ttbert.cache.digest import blake3_of
+from ttbert.cache.gc import GRACE, Limits, Plan, plan_gc
+from ttbert.cache.lease import leased
+from ttbert.cache.local import LocalStore
+from ttbert.cache.refs import Ref
+from ttbert.cache.sweep import run_gc
+from ttbert.cache.used import stamp
+from ttbert.cache.verify import verify
+from ttbert.errors import CacheError, IntegrityError, StoreUnavailable
+
+OTHER = Ref("someone/other", "main", "bfp8")
+OTHER_TENSORS = {"embeddings": TENSORS["embeddings"], "other": b"o" * 4000}
+"""A model that shares one tensor, and its files, with the usual one."""
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return open_local(tmp_path / "cache")
+
+
+@pytest.fixture
+def root(cache: Cache) -> Path:
+    assert isinstance(cache.store, LocalStore)
+    return cache.store.root
+
+
+def publish_other(cache: Cache) -> Cached:
+    return publish(cache, OTHER, OTHER_TENSORS, b"other recipe", "someone/other")
+
+
+def plan(cache: Cache, limits: Limits | None = None, grace: float = GRACE, quarantined: bool = False) -> Plan:
+    return plan_gc(cache, take_census(cache), limits, grace, quarantined)
+
+
+def collect(cache: Cache, limits: Limits | None = None, grace: float = GRACE, quarantined: bool = False) -> int:
+    return run_gc(cache, plan(cache, limits, grace, quarantined))
+
+
+def collect_twice(cache: Cache, root: Path, limits: Limits | None = None) -> int:
+    """Condemn, let the grace period pass, and delete; the bytes that were freed."""
+    assert collect(cache, limits) == 0
+    age(root, GRACE + HOUR)
+    return collect(cache, limits)
+
+
+def sound(cache: Cache) -> bool:
+    return verify(cache, take_census(cache)).sound
+
+
+def left(root: Path) -> list[str]:
+    """The keys of everything but the histories of names, which stay."""
+    return [key for key in files(root) if not key.startswith("refs/")]
+
+
+def names(cache: Cache) -> list[Ref]:
+    """The refs that mean something."""
+    return [model.ref for model in take_census(cache).models]
+
+
+def kinds(root: Path) -> set[str]:
+    return {key.split("/")[0] for key in files(root)}
+
+
+# What is waste
+
+
+def test_nothing_that_a_name_leads_to_is_collected_however_old(cache: Cache, root: Path) -> None:
+    publish(cache)
+    publish_other(cache)
+    age(root, 1000 * DAY)
+    before = files(root)
+    found = plan(cache, grace=0)
+    assert not found.deletes and not found.condemns and collect(cache, grace=0) == 0
+    assert files(root) == before
+
+
+def test_what_was_forgotten_goes_in_the_second_collection_after_the_grace_period(cache: Cache, root: Path) -> None:
+    cached = publish(cache)
+    cache.remove_ref(TINY)
+    first = plan(cache)
+    assert first.condemns and not first.deletes and len(first.condemn) == 7
+    before = files(root)
+    assert run_gc(cache, first) == 0 and before.items() <= files(root).items()
+    assert cache.find(cached.manifest.action) == cached
+    early = plan(cache)
+    assert not early.deletes and not early.condemns and len(early.waiting) == 7
+    age(root, GRACE + HOUR)
+    size = sum(len(content) for key, content in before.items() if not key.startswith("refs/"))
+    assert collect(cache) == size and left(root) == []
+
+
+def test_without_grace_it_goes_at_once(cache: Cache, root: Path) -> None:
+    publish(cache)
+    cache.remove_ref(TINY)
+    age(root, HOUR)
+    found = plan(cache, grace=0)
+    assert found.deletes and run_gc(cache, found) > 6000 and left(root) == []
+
+
+def test_blobs_that_another_model_shares_are_kept(cache: Cache, root: Path) -> None:
+    publish(cache)
+    other = publish_other(cache)
+    own = take_census(cache).own_size(cache.resolve(TINY))  # type: ignore[arg-type]
+    cache.remove_ref(TINY)
+    found = plan(cache)
+    assert sum(each.entry.size for each in found.condemn if each.entry.key.startswith("blobs/")) == own == 3000
+    assert collect_twice(cache, root) > own
+    assert cache.find(other.manifest.action) == other and sound(cache)
+    assert sorted(key.split("/")[0] for key in files(root)) == ["actions", *["blobs"] * 4, "manifests", *["refs"] * 3, "used"]
+
+
+def test_a_model_under_two_names_goes_with_the_last(cache: Cache, root: Path) -> None:
+    publish(cache)
+    publish(cache, OTHER)
+    cache.remove_ref(TINY)
+    assert not plan(cache).condemns
+    cache.remove_ref(OTHER)
+    assert len(plan(cache).condemn) == 7
+
+
+def test_what_a_name_meant_before_is_waste_unless_it_is_to_be_kept(cache: Cache, root: Path) -> None:
+    before = publish(cache)
+    now = publish(cache, TINY, OTHER_TENSORS, b"newer recipe")
+    two = Limits(keep_last=2)
+    assert not plan(cache, two).condemns and plan(cache).condemns
+    assert collect_twice(cache, root, two) == 0 and cache.find(before.manifest.action) == before
+    collect(cache)
+    age(root, GRACE + HOUR)
+    assert not plan(cache, two).deletes, "what an earlier collection condemned is kept by a later limit"
+    collect(cache)
+    assert cache.resolve(TINY) == now and sound(cache)
+    assert not blob_path(root, TENSORS["layer"]).exists() and blob_path(root, TENSORS["embeddings"]).exists()
+
+
+def test_the_plan_says_what_everything_was(cache: Cache, root: Path) -> None:
+    publish(cache)
+    cache.publish_blob(b"of a conversion that never ended")
+    (root / "blobs/aa").mkdir(exist_ok=True)
+    (root / "blobs/aa" / (".tmp-" + "0" * 32)).write_bytes(b"half")
+    broken = b"no manifest"
+    cache.store.put(manifest_key(blake3_of(broken)), broken)
+    cache.remove_ref(TINY)
+    age(root)
+    found = plan(cache)
+    reasons = {each.entry.key: each.reason for each in (*found.condemn, *found.leftovers)}
+    name = f"someone/tiny@{COMMIT[:12]}:bfp8"
+    assert reasons[blob_key(blake3_of(TENSORS["layer"]))] == f"of {name}, to which no name leads"
+    assert f"manifest of {name}, to which no name leads" in reasons.values()
+    assert reasons[manifest_key(blake3_of(broken))] == "a manifest that cannot be read and that no name leads to"
+    assert reasons[blob_key(blake3_of(b"of a conversion that never ended"))] == "no model uses it"
+    assert reasons["blobs/aa/.tmp-" + "0" * 32] == "left behind by a writer that was killed"
+    assert len(reasons) == 10
+
+
+def test_debris_goes_when_it_is_old_and_a_writer_at_work_is_left_alone(cache: Cache, root: Path) -> None:
+    publish(cache)
+    left = root / "blobs" / (".tmp-" + "0" * 32)
+    left.write_bytes(b"half")
+    assert len(plan(cache).young) == 1 and collect(cache) == 0 and left.exists()
+    age(root)
+    found = plan(cache)
+    left.write_bytes(b"its writer is alive")
+    assert run_gc(cache, found) == 0 and left.exists()
+    age(root)
+    assert collect(cache) == len(b"its writer is alive") and not left.exists()
+    assert sound(cache)
+
+
+def test_quarantine_is_kept_unless_it_is_asked_for(cache: Cache, root: Path) -> None:
+    publish(cache)
+    damaged = flip_bit(blob_path(root, TENSORS["layer"]))
+    verify(cache, take_census(cache), repair=True)
+    publish(cache)
+    age(root)
+    assert collect(cache) == 0
+    (kept,) = cache.store.list("quarantine")
+    assert cache.store.get(kept.key) == damaged
+    assert collect(cache, quarantined=True) == len(damaged)
+    assert list(cache.store.list("quarantine")) == []
+
+
+def test_remains_of_killed_collections_and_checks_go_after_an_hour(cache: Cache, root: Path) -> None:
+    cached = publish(cache)
+    cache.store.put("gc/" + "0" * 32 + "/sweeping/" + "1" * 32, b"{}")
+    cache.store.put("gc/" + "2" * 32 + "/condemned", b"damaged")
+    cache.store.put("probes/" + "3" * 32, b"probe")
+    cache.store.put(f"used/{cached.digest.hex}/2020-01-01", b"")
+    os.utime(root / f"used/{cached.digest.hex}/2020-01-01", (1.6e9, 1.6e9))
+    assert len(plan(cache).leftovers) == 1, "the stamp that another one supersedes"
+    age(root, 2 * HOUR)
+    assert len(plan(cache).leftovers) == 4
+    collect(cache)
+    assert kinds(root) == {"blobs", "manifests", "actions", "refs", "used"} and not plan(cache).leftovers
+
+
+def test_every_byte_is_in_the_account(cache: Cache, root: Path) -> None:
+    publish(cache)
+    publish_other(cache)
+    cache.remove_ref(TINY)
+    collect(cache)
+    flip_bit(blob_path(root, OTHER_TENSORS["other"]))
+    verify(cache, take_census(cache), repair=True)
+    (root / "refs" / (".tmp-" + "0" * 32)).write_bytes(b"half")
+    cache.store.put("something/else", b"of a newer version")
+    census = take_census(cache)
+    assert census.size == sum(map(len, files(root).values()))
+    expected = {"actions", "blobs", "gc", "manifests", "quarantine", "refs", "something", "temporary", "used"}
+    assert set(census.sizes) == expected and census.sizes["something"] == (1, 18)
+
+
+# Limits
+
+
+def used_days_ago(cache: Cache, root: Path, days: dict[Ref, float]) -> None:
+    """Make models look as if they had been converted a year ago and last used so many days ago."""
+    age(root, 365 * DAY)
+    for ref, ago in days.items():
+        cached = cache.resolve(ref)
+        assert cached is not None
+        stamp(cache.store, cached.digest)
+        newest = max((root / f"used/{cached.digest.hex}").iterdir(), key=lambda path: path.stat().st_mtime)
+        then = time.time() - ago * DAY
+        os.utime(newest, (then, then))
+        newest.rename(newest.with_name(time.strftime("%Y-%m-%d", time.gmtime(then))))
+
+
+def test_models_unused_for_long_are_given_up_and_others_stay(cache: Cache, root: Path) -> None:
+    publish(cache)
+    other = publish_other(cache)
+    used_days_ago(cache, root, {TINY: 40, OTHER: 20})
+    month = Limits(older_than=30 * DAY)
+    found = plan(cache, month)
+    assert [each.folder for each in found.condemn_refs] == [TINY.folder] and "last used on" in found.condemn_refs[0].reason
+    assert cache.resolve(TINY) is not None
+    collect(cache, month)
+    assert cache.resolve(TINY) is not None, "condemned models can be used until they are deleted"
+    age(root, GRACE + HOUR)
+    found = plan(cache)
+    assert [each.folder for each in found.forget] == [TINY.folder] and len(found.delete) == 4
+    run_gc(cache, found)
+    assert cache.resolve(TINY) is None and cache.resolve(OTHER) == other and sound(cache)
+    assert not blob_path(root, TENSORS["layer"]).exists() and kinds(root) == {"blobs", "manifests", "actions", "refs", "used"}
+
+
+@pytest.mark.parametrize("saved_by", ["a load", "a conversion", "a move"])
+def test_a_condemned_model_that_is_used_after_all_stays(cache: Cache, root: Path, saved_by: str) -> None:
+    cached = publish(cache)
+    used_days_ago(cache, root, {TINY: 40})
+    collect(cache, Limits(older_than=30 * DAY))
+    if saved_by == "a load":
+        stamp(cache.store, cached.digest)
+    elif saved_by == "a conversion":
+        publish(cache)
+    else:
+        publish_other(cache)
+        cache.move_ref(TINY, cached, "renamed/tiny", None)
+    age(root, GRACE + HOUR)
+    assert not plan(cache).forget
+    collect(cache)
+    assert cache.resolve(TINY) == cached and not cache.missing(cached.manifest) and sound(cache)
+    assert not list(cache.store.list("gc")), "the record is done with"
+
+
+def test_the_largest_size_gives_up_what_was_used_longest_ago(cache: Cache, root: Path) -> None:
+    refs = [Ref(f"local/{name}", None, "bfp8") for name in "abcd"]
+    for i, ref in enumerate(refs):
+        publish(cache, ref, {"own": bytes([i]) * 10_000}, f"recipe {i}".encode())
+    used_days_ago(cache, root, dict(zip(refs, [9, 7, 8, 6], strict=True)))
+    size = take_census(cache).size
+    found = plan(cache, Limits(max_size=size - 12_000))
+    assert [each.folder for each in found.condemn_refs] == [refs[0].folder, refs[2].folder] and found.over == 0
+    collect_twice(cache, root, Limits(max_size=size - 12_000))
+    assert names(cache) == [refs[1], refs[3]]
+    assert take_census(cache).size <= size - 12_000 and sound(cache)
+
+
+def test_models_used_today_are_not_given_up_to_make_room_and_the_plan_says_so(cache: Cache, root: Path) -> None:
+    publish(cache)
+    publish_other(cache)
+    used_days_ago(cache, root, {TINY: 0, OTHER: 3})
+    found = plan(cache, Limits(max_size=0))
+    assert [each.folder for each in found.condemn_refs] == [OTHER.folder]
+    assert found.over > 5000
+    assert [each.folder for each in plan(cache, Limits(older_than=0)).condemn_refs] == [OTHER.folder]
+
+
+def test_only_the_named_models_are_touched(cache: Cache, root: Path) -> None:
+    publish(cache)
+    publish(cache, TINY, {**TENSORS, "layer": b"n" * 2000}, b"newer recipe")
+    publish_other(cache)
+    cache.publish_blob(b"of a conversion that never ended")
+    used_days_ago(cache, root, {TINY: 40, OTHER: 40})
+    only = Limits(older_than=30 * DAY, only=(OTHER,))
+    assert [each.folder for each in plan(cache, only).condemn_refs] == [OTHER.folder]
+    assert len(plan(cache, Limits(only=(TINY,))).condemn) == 3, "what it was before, and not the unfinished conversion"
+    collect(cache)
+    age(root, GRACE + HOUR)
+    collect(cache, only)
+    assert blob_path(root, b"of a conversion that never ended").exists() and blob_path(root, TENSORS["layer"]).exists()
+    collect(cache, Limits(only=(TINY,)))
+    assert blob_path(root, b"of a conversion that never ended").exists() and not blob_path(root, TENSORS["layer"]).exists()
+    collect(cache)
+    assert not blob_path(root, b"of a conversion that never ended").exists() and sound(cache)
+
+
+# Names that cannot be followed
+
+
+@pytest.mark.parametrize("kind", ["manifest damaged", "manifest gone", "name damaged"])
+def test_a_name_that_cannot_be_followed_keeps_everything_but_leftovers(cache: Cache, root: Path, kind: str) -> None:
+    cached = publish(cache)
+    publish_other(cache)
+    cache.remove_ref(OTHER)
+    collect(cache)
+    age(root, GRACE + HOUR)
+    ripe = plan(cache)
+    left = root / "blobs" / (".tmp-" + "0" * 32)
+    left.write_bytes(b"half")
+    age(root)
+    if kind == "manifest damaged":
+        flip_bit(root / manifest_key(cached.digest))
+    elif kind == "manifest gone":
+        (root / manifest_key(cached.digest)).unlink()
+    else:
+        flip_bit(root / next(cache.store.list(TINY.folder)).key)
+    found = plan(cache)
+    assert [model.ref for model in found.broken] == [TINY] and not found.delete and not found.condemns
+    before = {key for key in files(root) if key.startswith(("blobs", "manifests", "actions", "refs"))}
+    assert run_gc(cache, ripe) == 0, "the second look stops what was planned before the damage"
+    assert run_gc(cache, found) == len(b"half")
+    assert {key for key in files(root) if key.startswith(("blobs", "manifests", "actions", "refs"))} == before - {
+        f"blobs/.tmp-{'0' * 32}"
+    }
+    cache.remove_ref(TINY)
+    assert plan(cache).deletes and collect(cache) > 0
+
+
+def test_a_record_that_names_anything_else_than_what_may_be_collected_is_no_record(cache: Cache, root: Path) -> None:
+    """Whoever can write it can delete, too; but a mistake of ours must not become a deleted key, or quarantine."""
+    publish(cache)
+    for key in ("refs/x/00000001", "quarantine/x", "../outside", "used/x"):
+        with pytest.raises(IntegrityError):
+            condemn(cache.store, [], {key: "x"})
+    age(root, GRACE + HOUR)
+    assert not plan(cache).delete
+    collect(cache)
+    assert not list(cache.store.list("gc")) and sound(cache)
+
+
+# Beside writers
+
+
+def test_a_writer_that_finds_a_condemned_blob_keeps_it(cache: Cache, root: Path) -> None:
+    """A conversion at work found a blob that is condemned; nothing leads to it yet, and its age cannot be restarted."""
+    publish(cache)
+    cache.remove_ref(TINY)
+    collect(cache)
+    age(root, GRACE + HOUR)
+    ripe = plan(cache)
+    cache.publish_blob(TENSORS["layer"])
+    age(root, HOUR)
+    then = time.time() - 3 * DAY
+    os.utime(blob_path(root, TENSORS["layer"]), (then, then))
+    run_gc(cache, ripe)
+    assert left(root) == [blob_key(blake3_of(TENSORS["layer"]))]
+
+
+def test_a_model_that_is_named_again_is_kept_even_after_the_plan(cache: Cache, root: Path) -> None:
+    cached = publish(cache)
+    cache.remove_ref(TINY)
+    collect(cache)
+    age(root, GRACE + HOUR)
+    ripe = plan(cache)
+    cache.move_ref(TINY, cached, "someone/tiny", COMMIT)
+    age(root, 3 * DAY)
+    assert run_gc(cache, ripe) == 0
+    assert cache.resolve(TINY) == cached and sound(cache)
+
+
+def test_what_was_written_anew_since_it_was_condemned_is_kept(cache: Cache, root: Path) -> None:
+    publish(cache)
+    cache.remove_ref(TINY)
+    collect(cache)
+    age(root, GRACE + HOUR)
+    blob_path(root, TENSORS["layer"]).unlink()
+    cache.publish_blob(TENSORS["layer"])
+    collect(cache)
+    assert left(root) == [blob_key(blake3_of(TENSORS["layer"]))]
+
+
+def test_a_writer_waits_for_a_sweep_that_may_not_have_seen_it(cache: Cache, root: Path) -> None:
+    """And for no longer than the sweep said that it acts on what it saw; a sweep that was killed keeps nobody waiting."""
+    key = blob_key(cache.publish_blob(b"content"))
+    record = condemn(cache.store, [], {key: "waste"})
+    sweeper = Sweeper(cache.store, record, seconds=0.0)
+    sweeper.announce()
+    started = time.monotonic()
+    Objections(cache.store).reprieve([key])
+    waited = time.monotonic() - started
+    assert 1 < waited < 4, "the look is over, but a deletion that was begun may be on its way for two seconds"
+    assert sweeper.reprieved() == {key} and not sweeper.fresh
+    started = time.monotonic()
+    Objections(cache.store).reprieve([key, "blobs/aa/another"])
+    assert time.monotonic() - started < 0.5, "the announcement is out of date"
+    busy = Sweeper(cache.store, record)
+    busy.announce()
+    threading.Timer(0.3, busy.stop).start()
+    Objections(cache.store).reprieve([key])
+    assert 0.3 < time.monotonic() - started < 1.5, "the sweep has ended before its time"
+    Objections(cache.store).reprieve(["blobs/aa/another"])
+    assert len(list(cache.store.list(f"{record.folder}/reprieved"))) == 3, "only what is condemned needs a word"
+
+
+def test_a_writer_waits_for_a_sweep_whose_record_another_collector_removed(cache: Cache, root: Path) -> None:
+    key = blob_key(cache.publish_blob(b"content"))
+    record = condemn(cache.store, [], {key: "waste"})
+    slow, quick = Sweeper(cache.store, record), Sweeper(cache.store, record)
+    slow.announce()
+    quick.announce()
+    quick.finish()
+    assert slow.reprieved() is None and slow.fresh, "it finds out when it looks, and may act by an earlier look until then"
+    threading.Timer(0.3, slow.stop).start()
+    started = time.monotonic()
+    Objections(cache.store).reprieve([key])
+    assert 0.3 <= time.monotonic() - started < 1.5
+
+
+def test_a_collector_stops_when_another_one_has_finished_with_the_record(cache: Cache, root: Path) -> None:
+    """Its reprieves went with it, so that what they kept might be taken for waste."""
+    publish(cache)
+    cache.remove_ref(TINY)
+    collect(cache)
+    age(root, GRACE + HOUR)
+    slow = plan(cache)
+    cache.publish_blob(TENSORS["layer"])
+    then = time.time() - 9 * DAY
+    os.utime(blob_path(root, TENSORS["layer"]), (then, then))
+    collect(cache)
+    assert run_gc(cache, slow) == 0
+    assert left(root) == [blob_key(blake3_of(TENSORS["layer"]))]
+
+
+def test_a_look_that_takes_too_long_is_not_acted_on(cache: Cache, root: Path) -> None:
+    publish(cache)
+    cache.remove_ref(TINY)
+    collect(cache)
+    age(root, GRACE + HOUR)
+    before = {key for key in files(root) if not key.startswith("gc/")}
+    with pytest.raises(StoreUnavailable, match="too slow"):
+        run_gc(cache, plan(cache), look=0.0)
+    assert {key for key in files(root) if not key.startswith("gc/")} == before
+
+
+class NotTouched(LocalStore):
+    """As an object store, or files of somebody else's: an age cannot be restarted."""
+
+    def touch(self, key: str) -> None:
+        pass
+
+
+def convert_beside_a_sweep(folder: Path, delay: float) -> str:
+    """Name a model again that a sweep is deleting, so much later than it begins; how that ended."""
+    cache = Cache(NotTouched(folder))
+    publish(cache)
+    cache.remove_ref(TINY)
+    collect(cache)
+    age(folder, GRACE + HOUR)
+    ripe = plan(cache)
+    sweep = threading.Thread(target=run_gc, args=[Cache(NotTouched(folder)), ripe])
+    sweep.start()
+    time.sleep(delay)
+    cached = publish(cache)
+    sweep.join()
+    whole = cache.resolve(TINY) == cached and not cache.missing(cached.manifest) and sound(cache)
+    return "whole" if whole else "a model that lacks something"
+
+
+def test_whenever_a_conversion_meets_a_sweep_its_model_is_whole_in_the_end(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(40) as threads:
+        results = threads.map(lambda i: convert_beside_a_sweep(tmp_path / f"{i}", i * 0.003), range(40))
+    assert set(results) == {"whole"}
+
+
+def test_with_too_short_a_grace_period_a_conversion_fails_and_never_half_succeeds(cache: Cache, root: Path) -> None:
+    """Two collectors delete what is a moment old: what has a name is whole, or the conversion has said that it is not."""
+    stop = threading.Event()
+    collected = [0, 0]
+
+    def collect_all(number: int) -> None:
+        mine = open_local(root)
+        while not stop.is_set():
+            collected[number] += run_gc(mine, plan(mine, grace=0.02))
+
+    with ThreadPoolExecutor(2) as threads:
+        collectors = [threads.submit(collect_all, number) for number in range(2)]
+        done = failed = 0
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            try:
+                cached = publish(cache)
+            except CacheError as error:
+                assert "convert again" in error.hint or "has no manifest" in error.message
+                failed += 1
+                continue
+            finally:
+                cache.remove_ref(TINY)
+            assert not cache.missing(cached.manifest) or cache.resolve(TINY) is None
+            done += 1
+        stop.set()
+        for collector in collectors:
+            collector.result()
+    assert done + failed > 1 and sum(collected) > 0 and sound(cache)
+
+
+def test_what_nothing_leads_to_is_not_deleted_at_once_while_somebody_converts(cache: Cache, root: Path) -> None:
+    """A lease is alive: blobs of its holder have no name yet, and without a grace period they would be waste."""
+    build(cache)
+    age(root, HOUR)
+    with leased(cache.store, blake3_of(b"recipe"), lambda: None):
+        assert collect(cache, grace=0) == 0 and len(left(root)) > len(TENSORS)
+    assert plan(cache).waiting, "it is condemned all the same"
+    assert collect(cache, grace=0) > 6000 and left(root) == []
+
+
+# On an object store
+
+
+@pytest.fixture
+def bucket(moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in moto.env.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{moto.bucket()}/cache"
+
+
+def test_a_bucket_is_collected_in_two_phases_too(bucket: str) -> None:
+    """Where nothing can be touched, and times are in whole seconds."""
+    cache = open_cache(bucket)
+    other = publish_other(cache)
+    cached = publish(cache)
+    assert {entry.key.split("/")[1] for entry in cache.store.list("used")} == {cached.digest.hex, other.digest.hex}
+    cache.remove_ref(TINY)
+    time.sleep(1.1)
+    assert collect(cache, grace=1) == 0 and cache.find(cached.manifest.action) == cached
+    time.sleep(1.1)
+    ripe = plan(cache, grace=1)
+    assert len(ripe.delete) == 4
+    again = open_cache(bucket)
+    again.publish_blob(TENSORS["layer"])
+    assert 0 < run_gc(cache, ripe) < ripe.delete[0].entry.size + 6000
+    assert cache.store.head(blob_key(blake3_of(TENSORS["layer"]))) is not None, "a writer relies on it"
+    assert cache.store.head(blob_key(blake3_of(TENSORS["head"]))) is None
+    assert cache.resolve(OTHER) == other and sound(cache) and not list(cache.store.list("gc"))
+    assert publish(cache) == cached and sound(cache)
+
+
+def test_in_a_bucket_too_a_conversion_that_meets_a_sweep_is_whole_in_the_end(bucket: str) -> None:
+    cache = open_cache(bucket)
+    publish(cache)
+    cache.remove_ref(TINY)
+    time.sleep(1.1)
+    collect(cache, grace=1)
+    time.sleep(1.1)
+    ripe = plan(cache, grace=1)
+    sweep = threading.Thread(target=run_gc, args=[open_cache(bucket), ripe])
+    sweep.start()
+    time.sleep(0.05)
+    cached = publish(cache)
+    sweep.join()
+    assert cache.resolve(TINY) == cached and not cache.missing(cached.manifest) and sound(cache)
+
+
+# Killed
+
+
+@pytest.fixture(scope="module")
+def run_killed() -> Iterator[RunKilled]:
+    with killed_processes() as run:
+        yield run
+
+
+@pytest.mark.parametrize("phase", ["condemning", "deleting"])
+def test_a_collection_killed_at_any_step_leaves_a_sound_cache_and_the_next_one_finishes(
+    tmp_path: Path, run_killed: RunKilled, phase: str
+) -> None:
+    """Of three models one has no name any more, one is given up for its age, and one stays."""
+    start = tmp_path / "start"
+    cache = open_local(start)
+    other = publish_other(cache)
+    publish(cache, Ref("local/old", None, "bfp8"), {**TENSORS, "layer": b"old"}, b"old recipe")
+    publish(cache)
+    (start / "blobs" / (".tmp-" + "0" * 32)).write_bytes(b"half")
+    used_days_ago(cache, start, {OTHER: 0, Ref("local/old", None, "bfp8"): 40})
+    cache.remove_ref(TINY)
+    if phase == "deleting":
+        (start / "blobs" / (".tmp-" + "0" * 32)).unlink()
+        collect(cache, Limits(older_than=30 * DAY))
+        age(start, 2 * DAY)
+    steps = 0
+    for step in range(1, 500):
+        root = tmp_path / str(step)
+        shutil.copytree(start, root)
+        exit_code = run_killed("collect", root, step)
+        cache = open_local(root)
+        assert sound(cache) and cache.resolve(OTHER) == other and not cache.missing(other.manifest), step
+        for ref in names(cache):
+            cached = cache.resolve(ref)
+            assert cached and not cache.missing(cached.manifest), (step, ref)
+        for _ in range(3):
+            age(root, 2 * DAY)
+            collect(cache, Limits(older_than=30 * DAY))
+        assert names(cache) == [OTHER] and sound(cache) and cache.find(other.manifest.action) == other, step
+        assert kinds(root) == {"blobs", "manifests", "actions", "refs", "used"}, step
+        assert len(list(cache.store.list("blobs"))) == 4 and not list(cache.store.debris()), step
+        if exit_code == 0:
+            break
+        assert exit_code == -9, step
+        steps = step
+    assert steps >= (8 if phase == "condemning" else 25)
+
+
+# Other
+
+
+def test_many_pieces_of_waste_are_planned_quickly(cache: Cache, root: Path) -> None:
+    folder = root / "blobs/aa"
+    folder.mkdir(parents=True)
+    for number in range(3000):
+        (folder / f"{number:064x}").touch()
+    start = time.monotonic()
+    assert len(plan(cache).condemn) == 3000
+    assert time.monotonic() - start < 3
+
+
+def test_another_kind_of_store_is_collected_just_so() -> None:
+    cache = open_cache(f"memory://{uuid.uuid4().hex}", accept_weak=True)
+    publish(cache)
+    cache.remove_ref(TINY)
+    assert plan(cache).condemns
+    time.sleep(0.01)
+    assert collect(cache, grace=0) > 6000 and {entry.key.split("/")[0] for entry in cache.store.list()} == {"refs"}
+
+
+def test_a_build_without_a_name_is_collected_as_nobodys(cache: Cache, root: Path) -> None:
+    build(cache)
+    assert {each.reason for each in plan(cache).condemn} == {"no model uses it"}
+    assert len(plan(cache).condemn) == len(TENSORS) + len(FILES)

@@ -1,0 +1,137 @@
+"""What a lease promises: of several that want the same work one does it, and a dead holder stops nobody for long."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from s3_server import MotoServer
+
+from ttbert.cache.cache import open_store
+from ttbert.cache.digest import blake3_of
+from ttbert.cache.document import canonical
+from ttbert.cache.lease import leased
+from ttbert.cache.store import Store
+
+WORK = blake3_of(b"a conversion")
+SHORT = 2.0
+"""Seconds; a bucket's clock shows whole ones."""
+
+
+@pytest.fixture(params=["local", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    if request.param == "local":
+        yield str(tmp_path / "cache")
+        return
+    moto: MotoServer = request.getfixturevalue("moto")
+    for name, value in moto.env.items():
+        monkeypatch.setenv(name, value)
+    yield f"s3://{moto.bucket()}/cache"
+
+
+def entries(store: Store) -> list[str]:
+    return [entry.key for entry in store.list("leases")]
+
+
+def hold_elsewhere(store: Store, host: str = "far-away") -> None:
+    """A lease of a machine that is not this one."""
+    store.put(f"leases/{WORK.hex}/00000001", canonical({"host": host, "pid": 1, "boot": "another", "pids": "pid:[1]"}))
+
+
+def test_eight_machines_do_the_work_once(url: str) -> None:
+    done: list[int] = []
+    result = f"result-{uuid.uuid4().hex}"
+
+    def machine(number: int) -> str:
+        with leased(open_store(url), WORK, lambda: result if done else None) as found:
+            if found:
+                return found
+            time.sleep(0.3)
+            done.append(number)
+            return result
+
+    with ThreadPoolExecutor(8) as machines:
+        assert list(machines.map(machine, range(8))) == [result] * 8
+    assert len(done) == 1 and entries(open_store(url)) == []
+
+
+def test_a_lease_is_given_back_where_the_work_fails(url: str) -> None:
+    store = open_store(url)
+    with pytest.raises(RuntimeError, match="failed"), leased(store, WORK, lambda: None):
+        assert len(entries(store)) == 1
+        raise RuntimeError("failed")
+    assert entries(store) == []
+
+
+def test_a_holder_that_is_silent_is_replaced_and_not_before(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = open_store(url)
+    hold_elsewhere(store)
+    started = time.monotonic()
+    with leased(store, WORK, lambda: None, lasts=SHORT) as found:
+        assert found is None
+    assert SHORT - 1.1 < time.monotonic() - started < SHORT + 5
+    assert caplog.messages == ["far-away is at work on this already; waiting for it"] and entries(store) == []
+
+
+def test_a_dead_process_of_this_machine_is_replaced_at_once(tmp_path: Path) -> None:
+    """It left its lease behind, as a killed conversion does."""
+    from ttbert.cache import lease
+
+    store = open_store(str(tmp_path))
+    here = lease._identity(1)
+    store.put(f"leases/{WORK.hex}/00000007", canonical({"host": "here", **here, "started": 12345678901}))
+    started = time.monotonic()
+    with leased(store, WORK, lambda: None):
+        assert entries(store) == [f"leases/{WORK.hex}/00000008"]
+    assert time.monotonic() - started < 2
+
+
+def test_a_holder_at_work_keeps_its_lease(url: str) -> None:
+    """Longer than a lease lasts, since it renews it."""
+    store, others = open_store(url), open_store(url)
+    taken = threading.Event()
+
+    def wait() -> None:
+        with leased(others, WORK, lambda: None, lasts=SHORT):
+            taken.set()
+
+    with leased(store, WORK, lambda: None, lasts=SHORT):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert not taken.wait(SHORT * 1.5)
+    waiting.join(10)
+    assert taken.is_set() and entries(store) == []
+
+
+def test_whoever_waits_gets_the_result_as_soon_as_it_is_there(url: str) -> None:
+    store = open_store(url)
+    hold_elsewhere(store)
+    asked = iter([None, None, "done"])
+    with leased(store, WORK, lambda: next(asked)) as found:
+        assert found == "done"
+    assert len(entries(store)) == 1, "the lease of the other one is not ours to end"
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"not json", b'{"pid": "x"}', b"[" * 9000, b"\xff"])
+def test_a_lease_that_cannot_be_read_ends_as_others_do(tmp_path: Path, content: bytes) -> None:
+    store = open_store(str(tmp_path))
+    store.put(f"leases/{WORK.hex}/00000001", content)
+    with leased(store, WORK, lambda: None, lasts=0.5) as found:
+        assert found is None
+    assert entries(store) == []
+
+
+def test_two_that_hold_it_at_once_both_go_on(tmp_path: Path) -> None:
+    """As on a store whose lease was deleted: nothing depends on it."""
+    store = open_store(str(tmp_path))
+    with leased(store, WORK, lambda: None) as first:
+        for key in entries(store):
+            store.delete(key)
+        with leased(store, WORK, lambda: None) as second:
+            assert first is None and second is None
+    assert entries(store) == []

@@ -1,0 +1,306 @@
+"""What a store in a bucket promises of its own: when answers are lost, when the server fails, when it promises too much."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fault_proxy import (
+    Fault,
+    FaultProxy,
+    conflict,
+    forgets_condition,
+    reset_after,
+    reset_before,
+    silent,
+    stalled,
+    truncated,
+    unavailable,
+    wrong_bytes,
+)
+from models import TENSORS, TINY, load, publish
+from s3_server import MotoServer, S3Server, free_port
+
+from ttbert.cache.access import Patience
+from ttbert.cache.cache import Cache, open_cache
+from ttbert.cache.objects import TRIES, ObjectStore
+from ttbert.cache.ranges import AHEAD, RANGE
+from ttbert.errors import CacheError, InputError, IntegrityError, StoreReadOnly, StoreUnavailable
+
+KEY = "blobs/aa/one"
+CONTENT = bytes(range(256)) * 40
+IMPATIENT = Patience(connect=1, silence=1, total=3, pause=0.05)
+
+
+@pytest.fixture(scope="module")
+def proxy(moto: MotoServer) -> Iterator[FaultProxy]:
+    with FaultProxy(moto) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def bucket(moto: MotoServer) -> str:
+    return moto.bucket()
+
+
+@pytest.fixture
+def url(proxy: FaultProxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place of its own in a bucket, reached through the proxy."""
+    use(proxy, monkeypatch)
+    proxy.calm()
+    return f"s3://{bucket}/{uuid.uuid4().hex}"
+
+
+def use(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in server.env.items():
+        monkeypatch.setenv(name, value)
+
+
+# Faults on the way
+
+
+@pytest.mark.parametrize("fault", [unavailable, reset_before, reset_after, conflict, silent])
+def test_a_write_that_meets_a_fault_is_published_once(url: str, proxy: FaultProxy, fault: Fault) -> None:
+    """Whether it was carried out before the fault or not: this call published it, and says so."""
+    retries = []
+    store = ObjectStore(url, IMPATIENT, on_retry=lambda: retries.append(1))
+    proxy.meet(fault, "PUT")
+    assert store.put(KEY, CONTENT) is True
+    assert store.get(KEY) == CONTENT and len(retries) == 1 and proxy.count("PUT") == 2
+    assert store.put(KEY, b"another") is False and store.get(KEY) == CONTENT
+
+
+def test_a_write_whose_every_answer_is_lost_is_read_back(url: str, proxy: FaultProxy) -> None:
+    proxy.meet(reset_after, "PUT", times=TRIES)
+    assert ObjectStore(url, IMPATIENT).put(KEY, CONTENT) is True
+    assert proxy.count("PUT") == TRIES and ObjectStore(url).get(KEY) == CONTENT
+
+
+def test_a_lost_answer_does_not_hide_that_another_won(url: str, proxy: FaultProxy) -> None:
+    store = ObjectStore(url)
+    store.put(KEY, b"theirs")
+    for fault in (reset_after, reset_before, unavailable):
+        proxy.meet(fault, "PUT")
+        assert store.put(KEY, CONTENT) is False and store.get(KEY) == b"theirs"
+
+
+@pytest.mark.parametrize("fault", [unavailable, reset_before, reset_after, silent, truncated, stalled])
+def test_a_read_that_meets_a_fault_gives_the_right_bytes(url: str, proxy: FaultProxy, fault: Fault) -> None:
+    store = ObjectStore(url, IMPATIENT)
+    store.put(KEY, CONTENT)
+    proxy.meet(fault, "GET")
+    assert store.get(KEY) == CONTENT
+    proxy.meet(fault, "GET")
+    with store.open(KEY) as stream:
+        assert stream.read() == CONTENT
+
+
+def test_one_lost_range_is_fetched_again_and_not_the_whole(url: str, proxy: FaultProxy) -> None:
+    store = ObjectStore(url)
+    content = os.urandom(6 * RANGE + 1)
+    store.put(KEY, content)
+    proxy.calm()
+    with store.open(KEY) as stream:
+        proxy.meet(truncated, "GET", times=2)
+        assert stream.read() == content
+    assert proxy.count("GET") == 7 + 2
+
+
+def test_a_stream_holds_few_ranges_at_a_time(url: str, proxy: FaultProxy) -> None:
+    store = ObjectStore(url)
+    store.put(KEY, bytes(9 * RANGE))
+    proxy.calm()
+    with store.open(KEY) as stream:
+        stream.read(1)
+        store.head("blobs/aa/other")
+    assert proxy.count("GET") <= AHEAD
+
+
+def test_a_server_that_keeps_failing_is_reported_after_a_bounded_number_of_attempts(
+    url: str, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ObjectStore(url, IMPATIENT)
+    proxy.meet(unavailable, times=1000)
+    calls = [
+        lambda: store.get(KEY),
+        lambda: store.open(KEY),
+        lambda: store.head(KEY),
+        lambda: list(store.list("blobs")),
+        lambda: store.delete(KEY),
+        lambda: store.quarantine(KEY),
+    ]
+    for call in calls:
+        proxy.seen.clear()
+        with pytest.raises(StoreUnavailable, match="the server says 503"):
+            call()
+        assert len(proxy.seen) == TRIES
+    with pytest.raises(StoreUnavailable, match="503"):
+        store.put(KEY, CONTENT)
+    assert "trying again (2 of 5)" in caplog.messages[0] and not any("6 of" in each for each in caplog.messages)
+
+
+def test_silence_is_told_of_and_ends(url: str, proxy: FaultProxy, caplog: pytest.LogCaptureFixture) -> None:
+    store = ObjectStore(url, Patience(connect=0.3, silence=0.3, total=1, pause=0.05))
+    proxy.meet(silent, "GET", times=TRIES)
+    with pytest.raises(StoreUnavailable, match="no answer in time"):
+        store.get(KEY)
+    assert "no answer in time; trying again" in caplog.messages[0]
+
+
+def test_nobody_listening_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = S3Server(f"http://127.0.0.1:{free_port()}", "key", "secret")
+    use(nowhere, monkeypatch)
+    with pytest.raises(StoreUnavailable, match=f"{nowhere.endpoint}.*connection refused"):
+        ObjectStore("s3://lab", IMPATIENT).get(KEY)
+
+
+def test_wrong_bytes_are_never_used(url: str, proxy: FaultProxy) -> None:
+    cached = publish(open_cache(url))
+    proxy.meet(wrong_bytes, "GET", path="/blobs/")
+    cache = open_cache(url)
+    with pytest.raises(IntegrityError, match="is damaged"):
+        load(cache, cached.manifest.packs[0])
+
+
+def test_a_model_is_published_through_many_faults(url: str, proxy: FaultProxy) -> None:
+    for fault in (reset_after, unavailable, reset_before):
+        proxy.meet(fault, "PUT", times=3)
+        proxy.meet(fault, "GET", times=2)
+        proxy.meet(fault, "HEAD", times=1)
+    publish(open_cache(url))
+    proxy.calm()
+    cache = open_cache(url)
+    cached = cache.resolve(TINY)
+    assert cached is not None
+    assert {pack.name: load(cache, pack) for pack in cached.manifest.packs} == TENSORS
+
+
+# Stores that promise too much
+
+
+def test_a_store_that_overwrites_is_found_out(url: str, proxy: FaultProxy) -> None:
+    assert ObjectStore(url).creates_exactly_once() is True
+    proxy.meet(forgets_condition, "PUT", times=1000)
+    store = ObjectStore(url)
+    assert store.creates_exactly_once() is False
+    seen = len(proxy.seen)
+    assert store.creates_exactly_once() is False and len(proxy.seen) == seen
+
+
+def test_a_store_that_overwrites_is_published_to_only_on_demand(url: str, proxy: FaultProxy) -> None:
+    publish(open_cache(url))
+    proxy.meet(forgets_condition, "PUT", times=1000)
+    cache = open_cache(url)
+    with pytest.raises(CacheError, match="overwrite") as caught:
+        publish(cache, tensors={"new": b"new"}, recipe=b"new")
+    assert "--accept-weak-store" in caught.value.hint
+    assert cache.resolve(TINY) is not None
+    publish(Cache(ObjectStore(url), accept_weak=True), tensors={"new": b"new"}, recipe=b"new")
+
+
+# Where it is, and with which credentials
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///x", "s3://lab/../x", "s3://lab//x", "gs://", "az:///x"])
+def test_a_url_without_a_bucket_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match="names no place in a bucket"):
+        open_cache(url)
+
+
+def test_a_bucket_that_is_not_there_is_not_an_empty_cache(url: str, proxy: FaultProxy) -> None:
+    store = ObjectStore("s3://nobody-has-made-this/x")
+    for call in (lambda: store.get(KEY), lambda: list(store.list("refs")), lambda: store.put(KEY, b"1")):
+        with pytest.raises(StoreUnavailable, match="there is no bucket nobody-has-made-this"):
+            call()
+
+
+def test_two_prefixes_are_two_stores(url: str) -> None:
+    ObjectStore(f"{url}/a").put(KEY, b"a")
+    assert ObjectStore(f"{url}/ab").head(KEY) is None and list(ObjectStore(f"{url}/ab").list()) == []
+    assert [entry.key for entry in ObjectStore(url).list()] == [f"a/{KEY}"]
+    assert ObjectStore(f"{url}/a/").get(KEY) == b"a"
+
+
+def test_no_credentials_are_an_error_that_says_where_they_belong(monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy) -> None:
+    use(proxy, monkeypatch)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(StoreUnavailable, match="no credentials") as caught:
+        ObjectStore("s3://lab")
+    assert "AWS_PROFILE" in caught.value.hint
+
+
+def test_a_profile_gives_endpoint_region_and_credentials(
+    moto: MotoServer, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the AWS tools read them, so that one setting serves all."""
+    for name in moto.env:
+        monkeypatch.delenv(name, raising=False)
+    config, credentials = tmp_path / "config", tmp_path / "credentials"
+    config.write_text(
+        "[profile lab]\nregion = eu-west-1\nservices = ours\n"
+        f"[services ours]\ns3 =\n  endpoint_url = {moto.endpoint}\n[default]\nregion = us-west-2\n"
+    )
+    credentials.write_text("[lab]\naws_access_key_id = AKLAB\naws_secret_access_key = hidden\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    store = ObjectStore(f"s3://{bucket}/{uuid.uuid4().hex}")
+    assert store.put(KEY, CONTENT) is True and store.get(KEY) == CONTENT
+    assert (store.access.endpoint, store.access.region) == (moto.endpoint, "eu-west-1")
+    assert store.access.credentials == "~/.aws/credentials, profile lab"
+    assert "hidden" not in repr(store.access)
+
+
+def test_the_environment_beats_the_profile(moto: MotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "config"
+    config.write_text("[default]\nregion = eu-west-1\nendpoint_url = http://127.0.0.1:9\n")
+    use(moto, monkeypatch)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    access = ObjectStore("s3://lab").access
+    assert (access.endpoint, access.region, access.credentials) == (moto.endpoint, "us-east-1", "AWS_ACCESS_KEY_ID")
+
+
+def test_a_wrong_secret_is_refused_and_not_printed(ceph: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(ceph, monkeypatch)
+    url = f"s3://{ceph.bucket()}"
+    ObjectStore(url).put(KEY, CONTENT)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed-secret")
+    store = ObjectStore(url)
+    for call in (lambda: store.get(KEY), lambda: store.put("blobs/aa/two", b"2"), lambda: list(store.list())):
+        with pytest.raises(
+            StoreUnavailable, match=r"refuses the credentials from AWS_ACCESS_KEY_ID.*SignatureDoesNotMatch"
+        ) as caught:
+            call()
+        assert "guessed-secret" not in caught.value.message + caught.value.hint
+
+
+def test_who_may_only_read_is_told_so_when_writing(ceph: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(ceph, monkeypatch)
+    bucket = ceph.bucket()
+    ObjectStore(f"s3://{bucket}").put(KEY, CONTENT)
+    statement = (
+        '{"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Principal": "*", '
+        f'"Action": ["s3:PutObject", "s3:DeleteObject"], "Resource": "arn:aws:s3:::{bucket}/*"}}]}}'
+    )
+    ceph.client().put_bucket_policy(Bucket=bucket, Policy=statement)
+    store = ObjectStore(f"s3://{bucket}")
+    assert store.get(KEY) == CONTENT and [entry.key for entry in store.list()] == [KEY]
+    for call in (lambda: store.put("blobs/aa/two", b"2"), lambda: store.delete(KEY), lambda: store.quarantine(KEY)):
+        with pytest.raises(StoreReadOnly, match=f"s3://{bucket} may not be written to"):
+            call()
+    assert store.get(KEY) == CONTENT
+
+
+def test_many_machines_create_one_key_once(ceph: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(ceph, monkeypatch)
+    url = f"s3://{ceph.bucket()}"
+    stores = [ObjectStore(url) for _ in range(8)]
+    for number in range(10):
+        with ThreadPoolExecutor(len(stores)) as machines:
+            won = list(machines.map(lambda each, key=f"refs/x/{number}": each[1].put(key, b"%d" % each[0]), enumerate(stores)))  # type: ignore[misc]
+        assert won.count(True) == 1
+        assert stores[0].get(f"refs/x/{number}") == b"%d" % won.index(True)

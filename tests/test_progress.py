@@ -1,0 +1,69 @@
+"""Progress where there is no terminal: lines, or one JSON object a line, also while nothing moves."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from forks import Forks
+from models import open_local, publish
+from program import ttbert
+
+from ttbert import console
+from ttbert.console import Progress, set_progress
+
+NUMBERS = {"objects", "objects_of", "bytes", "bytes_of", "seconds", "seconds_since_last"}
+
+
+def test_events_are_one_json_object_a_line_on_stderr(tmp_path: Path, forks: Forks) -> None:
+    folder = tiny.write(tmp_path / "tiny", tiny.checkpoint())
+    done = forks.ttbert("convert", folder, "--json", "--progress", "json", cache=tmp_path / "cache").succeeded()
+    events = [json.loads(line) for line in done.err.splitlines()]
+    assert [event["event"] for event in events] == ["begin", "end"] and done.document["tensors"] == events[-1]["objects"]
+    assert all({"event", "what", *NUMBERS} == event.keys() for event in events)
+    assert events[0]["objects"] == 0 and events[-1]["objects"] == events[-1]["objects_of"] and events[-1]["bytes"] > 0
+
+
+def test_the_environment_chooses_too_and_nonsense_is_refused(tmp_path: Path) -> None:
+    publish(open_local(tmp_path))
+    done = ttbert("cache", "verify", "--cache", tmp_path, TTBERT_PROGRESS="json").succeeded()
+    assert json.loads(done.err.splitlines()[-1])["event"] == "end"
+    lines = ttbert("cache", "verify", "--cache", tmp_path, "--progress", "lines", TTBERT_PROGRESS="json").succeeded()
+    assert lines.err.startswith("verifying: 6/6, ")
+    assert ttbert("cache", "verify", "--cache", tmp_path, TTBERT_PROGRESS="nonsense").exit_code == 2
+
+
+@pytest.mark.parametrize("mode", ["lines", "json"])
+def test_it_speaks_while_nothing_moves_and_says_so(
+    mode: console.ProgressMode, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "_LINE_SECONDS", 0.05)
+    monkeypatch.setattr(console, "_STALLED", 0.2)
+    set_progress(mode)
+    try:
+        with Progress("fetching", 2, 300) as progress:
+            progress.advance(100)
+            time.sleep(0.5)
+    finally:
+        set_progress(None)
+    lines = capsys.readouterr().err.splitlines()
+    if mode == "lines":
+        assert any("fetching: 1/2, 100 B" in line and "nothing for" in line for line in lines) and "nothing" not in lines[-1]
+    else:
+        events = [json.loads(line) for line in lines]
+        assert {event["event"] for event in events} == {"begin", "progress", "end"}
+        assert max(event["seconds_since_last"] for event in events) >= 0.2
+
+
+def test_what_fails_does_not_end_as_if_it_had_succeeded(capsys: pytest.CaptureFixture[str]) -> None:
+    set_progress("json")
+    try:
+        with pytest.raises(ValueError), Progress("fetching", 2, 300) as progress:
+            progress.advance(100)
+            raise ValueError
+    finally:
+        set_progress(None)
+    assert json.loads(capsys.readouterr().err.splitlines()[-1])["event"] == "failed"

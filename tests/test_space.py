@@ -1,0 +1,48 @@
+"""Room is asked for as a whole, before the first byte; and a mount that tells lies about it can be overruled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+from forks import Forks
+from models import files
+
+from ttbert.cache.cache import open_cache
+from ttbert.cache.local import LocalStore
+from ttbert.cache.space import require_space
+from ttbert.errors import NoSpaceError
+
+
+def test_a_conversion_that_does_not_fit_writes_nothing_at_all(small_disk: Path, tmp_path: Path, forks: Forks) -> None:
+    folder = tiny.write(tmp_path / "tiny", tiny.checkpoint())
+    done = forks.ttbert("convert", folder, cache=small_disk / "cache")
+    done.failed(10, "bytes needed", "free; nothing was written", str(small_disk), "--no-space-check", "TTBERT_NO_SPACE_CHECK")
+    assert not (small_disk / "cache").exists()
+
+
+def test_the_check_can_be_overruled_and_then_the_disk_decides(small_disk: Path, tmp_path: Path, forks: Forks) -> None:
+    folder = tiny.write(tmp_path / "tiny", tiny.checkpoint())
+    done = forks.ttbert("convert", folder, "--no-space-check", cache=small_disk / "cache")
+    done.failed(10, "no space left in")
+    left = files(small_disk / "cache")
+    assert left and not [key for key in left if key.startswith(("manifests", "refs"))]
+
+
+def test_a_model_that_is_there_needs_no_room(small_disk: Path, tmp_path: Path, forks: Forks) -> None:
+    folder = tiny.write(tmp_path / "tiny", tiny.checkpoint())
+    cache = tmp_path / "cache"
+    forks.ttbert("convert", folder, cache=cache).succeeded()
+    (small_disk / "cache").symlink_to(cache)
+    forks.ttbert("convert", folder, cache=small_disk / "cache").succeeded()
+
+
+def test_what_says_nothing_of_its_space_is_not_asked(tmp_path: Path) -> None:
+    require_space(open_cache("memory://x").store, 1 << 60, "a model")
+    store = LocalStore(tmp_path)
+    free = store.free()
+    assert free is not None
+    require_space(store, free // 2, "a model")
+    with pytest.raises(NoSpaceError, match=f"{free * 2:,} bytes needed"):
+        require_space(store, free * 2, "a model")

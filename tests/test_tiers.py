@@ -1,0 +1,408 @@
+"""What the local tier promises: read once, used only as it should be, never in the way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fault_proxy import FaultProxy, reset_before, truncated, unavailable, wrong_bytes
+from killed import killed_processes
+from models import COMMIT, FILES, TENSORS, TINY, blob_path, files, flip_bit, load, open_local, publish
+from s3_server import MotoServer
+from test_local_store import kill_at_every_step, read_only
+
+from ttbert.cache.cache import Cache, Cached, manifest_key, open_cache
+from ttbert.cache.census import find_model, take_census
+from ttbert.cache.keys import PrivateKey, find_signer, make_key, trust
+from ttbert.cache.places import Places
+from ttbert.cache.transfer import push
+from ttbert.cache.verify import verify
+from ttbert.errors import IntegrityError, NoSpaceError, NotCached, StoreReadOnly, StoreUnavailable, UntrustedError
+
+BLOBS = len(TENSORS) + len(FILES)
+
+
+@pytest.fixture(scope="module")
+def proxy(moto: MotoServer) -> Iterator[FaultProxy]:
+    with FaultProxy(moto) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def bucket(moto: MotoServer) -> str:
+    return moto.bucket()
+
+
+@pytest.fixture
+def places(proxy: FaultProxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    """A model in a bucket, and an empty folder in front of it."""
+    for name, value in proxy.env.items():
+        monkeypatch.setenv(name, value)
+    proxy.calm()
+    places = Places(f"s3://{bucket}/{uuid.uuid4().hex}", str(tmp_path / "local"))
+    publish(open_cache(places.cache))
+    proxy.calm()
+    return places
+
+
+def fetched(cache: Cache) -> Cached:
+    cached = cache.resolve(TINY)
+    assert cached is not None
+    cache.fetch(cached, TINY)
+    return cached
+
+
+def read(cache: Cache, cached: Cached) -> dict[str, bytes]:
+    """Every pack and file, through the checks."""
+    return {entry.name: load(cache, entry) for entry in cached.manifest.entries()}
+
+
+def counts(cache: Cache) -> tuple[object, ...]:
+    document = cache.counters.document()
+    return document["hits"], document["misses"], document["damaged"]
+
+
+def blob_gets(proxy: FaultProxy) -> int:
+    return proxy.count("GET", "/blobs/")
+
+
+def test_a_model_is_read_once_over_the_network(places: Places, proxy: FaultProxy) -> None:
+    cache = places.open()
+    assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
+    assert blob_gets(proxy) == cache.counters.document()["misses"]
+    proxy.calm()
+    again = places.open()
+    assert read(again, fetched(again)) == {**TENSORS, **FILES}
+    assert blob_gets(proxy) == proxy.count("GET", "/manifests/") == 0 and again.counters.document()["misses"] == 0
+
+
+def test_the_local_tier_alone_is_a_cache_that_holds_the_model(places: Places) -> None:
+    cached = fetched(places.open())
+    assert places.local
+    local = open_local(Path(places.local))
+    assert local.resolve(TINY) == cached and local.find(cached.manifest.action) == cached
+    assert verify(local, take_census(local)).sound
+
+
+def test_blobs_are_fetched_on_the_way_where_nobody_fetched_before(places: Places) -> None:
+    cache = places.open()
+    cached = cache.resolve(TINY)
+    assert cached and read(cache, cached) == {**TENSORS, **FILES} and not cache.near.missing(cached.manifest)  # type: ignore[union-attr]
+
+
+def test_a_name_is_asked_of_the_shared_store(places: Places) -> None:
+    """So a model converted anew on another machine is seen at once, whatever lies here."""
+    fetched(places.open())
+    newer = publish(open_cache(places.cache), tensors={"new": b"new" * 100}, recipe=b"newer")
+    cache = places.open()
+    assert cache.resolve(TINY) == newer
+    fetched(cache)
+    assert open_local(Path(places.local or "")).resolve(TINY) == newer
+
+
+def test_a_damaged_manifest_here_is_passed_over_and_replaced(places: Places) -> None:
+    cached = fetched(places.open())
+    path = Path(places.local or "", manifest_key(cached.digest))
+    flip_bit(path)
+    cache = places.open()
+    assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
+    assert places.open(offline=True).resolve(TINY) == cached
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "longer", "empty"])
+def test_a_damaged_copy_is_never_used_and_fetched_again(
+    places: Places, proxy: FaultProxy, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cached = fetched(places.open())
+    path = Path(places.local or "", "blobs", cached.manifest.packs[0].blob.hex[:2], cached.manifest.packs[0].blob.hex)
+    content = path.read_bytes()
+    if how == "flipped":
+        damaged = flip_bit(path, len(content) - 1)
+    else:
+        damaged = {"truncated": content[:-1], "longer": content + b"x", "empty": b""}[how]
+        path.write_bytes(damaged)
+    proxy.calm()
+    cache = places.open()
+    assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
+    assert (
+        len(caplog.messages) == 1
+        and str(path) in caplog.messages[0]
+        and "damaged" in caplog.messages[0]
+        and "fetching it again" in caplog.messages[0]
+    )
+    assert path.read_bytes() == content and blob_gets(proxy) == 1
+    assert damaged in [each.read_bytes() for each in Path(places.local or "", "quarantine").iterdir()]
+
+
+def test_a_damaged_copy_that_cannot_be_moved_away_is_passed_over(
+    places: Places, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cached = fetched(places.open())
+    root = Path(places.local or "")
+    flip_bit(root / "blobs" / cached.manifest.packs[0].blob.hex[:2] / cached.manifest.packs[0].blob.hex)
+    with read_only(root):
+        cache = places.open()
+        assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
+    assert len(caplog.messages) == 1 and "cannot be moved away" in caplog.messages[0]
+
+
+def test_a_local_tier_on_a_read_only_disk_is_used_as_far_as_it_goes(
+    places: Places, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    cached = fetched(places.open())
+    root = Path(places.local or "")
+    (root / "blobs" / cached.manifest.packs[0].blob.hex[:2] / cached.manifest.packs[0].blob.hex).unlink()
+    proxy.calm()
+    with read_only(root):
+        cache = places.open()
+        assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
+    assert len(caplog.messages) == 1 and "read-only file system" in caplog.messages[0]
+    hits, misses, _ = counts(cache)
+    assert misses == 1 and hits == len(cached.manifest.blobs()) - 1
+
+
+def test_a_full_local_disk_is_said_with_a_way_out(places: Places, small_disk: Path) -> None:
+    publish(open_cache(places.cache), tensors={"large": os.urandom(200_000)}, recipe=b"large")
+    cache = replace(places, local=str(small_disk / "local")).open()
+    with pytest.raises(NoSpaceError, match=str(small_disk)) as caught:
+        fetched(cache)
+    assert "--no-local" in caught.value.hint
+    streamed = replace(places, local=None).open()
+    cached = streamed.resolve(TINY)
+    assert cached and len(read(streamed, cached)["large"]) == 200_000
+
+
+def test_without_a_local_tier_nothing_is_written_here(places: Places, proxy: FaultProxy, tmp_path: Path) -> None:
+    cache = replace(places, local=None).open()
+    assert read(cache, fetched(cache)) == {**TENSORS, **FILES} and list(tmp_path.iterdir()) == []
+    assert proxy.count("PUT") == 0
+
+
+def test_a_fetch_through_faults_gives_the_right_bytes(places: Places, proxy: FaultProxy) -> None:
+    for fault in (unavailable, reset_before, truncated):
+        proxy.meet(fault, "GET", "/blobs/", times=2)
+    cache = places.open()
+    assert read(cache, fetched(cache)) == {**TENSORS, **FILES} and cache.counters.document()["retries"] == 6
+
+
+def test_bytes_damaged_on_the_way_are_fetched_again_and_never_kept(
+    places: Places, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy.meet(wrong_bytes, "GET", "/blobs/")
+    cache = places.open()
+    assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
+    assert len(caplog.messages) == 1 and places.cache in caplog.messages[0] and "damaged" in caplog.messages[0]
+
+
+def test_a_blob_that_is_damaged_in_the_shared_store_is_not_kept(places: Places) -> None:
+    store = open_cache(places.cache).store
+    cached = open_cache(places.cache).resolve(TINY)
+    assert cached
+    key = f"blobs/{cached.manifest.packs[0].blob.hex[:2]}/{cached.manifest.packs[0].blob.hex}"
+    size = len(store.get(key))
+    store.delete(key)
+    store.put(key, bytes(size))
+    cache = places.open()
+    with pytest.raises(IntegrityError, match=f"{places.cache}/{key} is damaged"):
+        fetched(cache)
+    assert not Path(places.local or "", key).exists() and open_local(Path(places.local or "")).resolve(TINY) is None
+
+
+def test_a_blob_that_is_nowhere_is_named(places: Places) -> None:
+    cached = open_cache(places.cache).resolve(TINY)
+    assert cached
+    pack = cached.manifest.packs[0]
+    open_cache(places.cache).store.delete(f"blobs/{pack.blob.hex[:2]}/{pack.blob.hex}")
+    with pytest.raises(IntegrityError, match=f"{pack.blob.hex} is missing; {pack.name} needs it"):
+        fetched(places.open())
+
+
+def test_an_interrupted_fetch_goes_on_where_it_was(places: Places, proxy: FaultProxy) -> None:
+    cached = open_cache(places.cache).resolve(TINY)
+    assert cached
+    last = list(cached.manifest.blobs())[-1]
+    proxy.meet(unavailable, "GET", last.hex, times=100)
+    with pytest.raises(StoreUnavailable):
+        fetched(places.open())
+    assert open_local(Path(places.local or "")).resolve(TINY) is None
+    proxy.calm()
+    fetched(places.open())
+    assert blob_gets(proxy) == 1
+
+
+def _child(places: Places, barrier: object) -> None:
+    barrier.wait()  # type: ignore[attr-defined]
+    cache = places.open()
+    assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
+
+
+def test_processes_that_miss_at_once_fetch_each_blob_once(places: Places, proxy: FaultProxy) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    barrier = spawn.Barrier(4)
+    children = [spawn.Process(target=_child, args=(places, barrier)) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0] * 4
+    cached = open_cache(places.cache).resolve(TINY)
+    assert cached and blob_gets(proxy) == len(cached.manifest.blobs())
+
+
+def test_a_stopped_process_that_holds_a_lock_does_not_stop_others(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    from ttbert.cache import tier
+
+    monkeypatch.setattr(tier, "_PATIENCE", 0.2)
+    cached = open_cache(places.cache).resolve(TINY)
+    assert cached
+    locks = Path(places.local or "", ".locks")
+    locks.mkdir(parents=True)
+    held = [(locks / digest.hex[:2]).open("w") for digest in cached.manifest.blobs()]
+    for file in held:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    cache = places.open()
+    assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
+    for file in held:
+        file.close()
+
+
+def test_threads_share_one_tier(places: Places, proxy: FaultProxy) -> None:
+    cache = places.open()
+    with ThreadPoolExecutor(8) as threads:
+        for found in threads.map(lambda _: read(cache, fetched(cache)), range(8)):
+            assert found == {**TENSORS, **FILES}
+    assert blob_gets(proxy) == BLOBS and cache.counters.document()["misses"] == BLOBS
+
+
+def test_a_fetch_killed_at_any_step_is_finished_by_the_next(tmp_path: Path) -> None:
+    """And until then nothing here is wrong, nor leads to what is not here."""
+    published = publish(open_local(tmp_path / "far"))
+    with killed_processes() as run:
+
+        def check(root: Path) -> None:
+            near = open_local(root)
+            census = take_census(near)
+            assert [model.problem for model in census.models if model.problem] == []
+            assert not census.blobs or verify(near, census).sound
+            cache = Places(str(tmp_path / "far"), str(root)).open()
+            assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
+            assert near.resolve(TINY) == published
+
+        kill_at_every_step(run, "fetch", tmp_path, check, least=60)
+
+
+# Read-only, offline, push
+
+
+def test_a_read_only_cache_is_never_written_to(places: Places, proxy: FaultProxy) -> None:
+    cache = replace(places, read_only=True).open()
+    cached = fetched(cache)
+    assert read(cache, cached) == {**TENSORS, **FILES}
+    cache.move_ref(TINY, cached, "someone/tiny", COMMIT)
+    for write in (
+        lambda: publish(cache, tensors={"new": b"new"}, recipe=b"new"),
+        lambda: cache.remove_ref(TINY),
+        lambda: cache.store.quarantine("blobs/aa/x"),
+        lambda: cache.store.delete("blobs/aa/x"),
+        lambda: cache.store.remove_debris("x"),
+    ):
+        with pytest.raises(StoreReadOnly, match="for reading only"):
+            write()
+    assert proxy.count("PUT") == proxy.count("DELETE") == proxy.count("POST") == 0
+
+
+def test_offline_the_local_tier_stands_for_the_cache(places: Places, proxy: FaultProxy) -> None:
+    fetched(places.open())
+    proxy.calm()
+    cache = places.open(offline=True)
+    cached = cache.resolve(TINY)
+    assert cached and read(cache, cached) == {**TENSORS, **FILES} and proxy.seen == []
+    with pytest.raises(NotCached, match="no local tier"):
+        replace(places, local=None).open(offline=True)
+
+
+def test_a_model_is_pushed_whole_and_checked(places: Places) -> None:
+    assert places.local
+    near = open_local(Path(places.local))
+    published = publish(near, tensors={"mine": b"mine" * 1000}, recipe=b"mine")
+    model = find_model(take_census(near), str(TINY))
+    far = replace(places, cache=places.cache + "-other").open().authority
+    assert model.entry
+    push(near, far, model.ref, model.entry, published)
+    assert far.resolve(TINY) == published and verify(far, take_census(far)).sound
+
+
+def test_a_damaged_model_is_not_pushed(places: Places) -> None:
+    assert places.local
+    near = open_local(Path(places.local))
+    published = publish(near)
+    flip_bit(blob_path(Path(places.local), FILES["config.json"]))
+    model = find_model(take_census(near), str(TINY))
+    far = replace(places, cache=places.cache + "-other").open().authority
+    assert model.entry
+    with pytest.raises(IntegrityError, match="is damaged"):
+        push(near, far, model.ref, model.entry, published)
+    assert far.resolve(TINY) is None and list(far.store.list("manifests")) == []
+
+
+def test_a_folder_in_front_of_a_folder_is_a_tier_too(tmp_path: Path) -> None:
+    """As a local disk in front of NFS."""
+    publish(open_local(tmp_path / "share"))
+    cache = Places(str(tmp_path / "share"), str(tmp_path / "local")).open()
+    assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
+    shared = {key for key in files(tmp_path / "share") if not key.startswith("used/")}
+    assert files(tmp_path / "local").keys() >= shared
+
+
+def test_a_folder_is_not_its_own_local_tier(tmp_path: Path) -> None:
+    assert Places(str(tmp_path), str(tmp_path)).open().near is None
+
+
+# Signatures
+
+
+@pytest.fixture
+def signer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PrivateKey:
+    """A key of this user, which is the only one trusted here."""
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    trust(make_key("alice"))
+    key = find_signer("alice")
+    assert key
+    return key
+
+
+def test_an_unsigned_model_is_refused_before_any_blob_is_fetched(places: Places, proxy: FaultProxy, signer: PrivateKey) -> None:
+    with pytest.raises(UntrustedError):
+        places.open().resolve(TINY)
+    assert blob_gets(proxy) == 0
+
+
+def test_signatures_come_along_and_hold_offline(places: Places, signer: PrivateKey) -> None:
+    shared = places.open(signer=signer)
+    for number in range(3):
+        newer = publish(shared, tensors={"new": b"%d" % number * 100}, recipe=b"%d" % number)
+    fetched(places.open())
+    offline = places.open(offline=True)
+    assert offline.resolve(TINY) == newer and load(offline, newer.manifest.packs[0]) == b"2" * 100
+    last = publish(shared, tensors={"new": b"last" * 100}, recipe=b"last")
+    fetched(places.open())
+    assert places.open(offline=True).resolve(TINY) == last
+    assert files(Path(places.local or "")).keys() >= {f"{TINY.folder}/{number:08d}" for number in range(1, 6)}
+
+
+def test_the_history_of_a_folder_that_is_a_cache_of_its_own_goes_on(places: Places) -> None:
+    near = open_local(Path(places.local or ""))
+    mine = publish(near, tensors={"mine": b"mine" * 100}, recipe=b"mine")
+    theirs = fetched(places.open())
+    assert near.resolve(TINY) == theirs != mine
+    assert files(Path(places.local or "")).keys() >= {f"{TINY.folder}/00000001", f"{TINY.folder}/00000002"}
+    assert verify(near, take_census(near)).sound

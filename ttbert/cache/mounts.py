@@ -1,0 +1,66 @@
+"""What kind of file system a folder is on, as Linux tells it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_NETWORK = re.compile(r"nfs4?|cifs|smb3|9p|ceph|glusterfs|lustre|beegfs|gpfs|afs|fuse\..*")
+_TEMPORARY = {"tmpfs", "ramfs"}
+_CACHED_BY_CLIENTS = 60.0
+"""Seconds for which an NFS client may show an old listing: its acdirmax, unless it was mounted with another."""
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A mounted file system: where, of which type, with which options."""
+
+    point: Path
+    type: str
+    options: tuple[str, ...]
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether all of it is gone when the machine restarts."""
+        return self.type in _TEMPORARY
+
+    @property
+    def is_container_layer(self) -> bool:
+        """Whether all of it is gone with the container, if this is one."""
+        return self.type == "overlay"
+
+    @property
+    def is_read_only(self) -> bool:
+        return "ro" in self.options
+
+    @property
+    def seen_within(self) -> float:
+        """Seconds after which a listing shows what another machine has done."""
+        return _CACHED_BY_CLIENTS if _NETWORK.fullmatch(self.type) else 0.0
+
+
+def find_mount(path: Path, table: Path = Path("/proc/self/mounts")) -> Mount:
+    """The file system that a path is on, or would be on."""
+    place = nearest_existing(path).resolve()
+    found = Mount(Path("/"), "unknown", ())
+    with contextlib.suppress(OSError):
+        for line in table.read_text(errors="surrogateescape").splitlines():
+            _, point, kind, options, *_ = line.split(" ")
+            mount = Mount(Path(_OCTAL.sub(lambda match: chr(int(match[1], 8)), point)), kind, tuple(options.split(",")))
+            # Of two on the same point the later one hides the earlier one.
+            if place.is_relative_to(mount.point) and len(mount.point.parts) >= len(found.point.parts):
+                found = mount
+    return found
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there and can be seen."""
+    for each in (path, *path.parents):
+        with contextlib.suppress(OSError):  # below a folder that may not be looked into
+            if each.exists():
+                return each
+    return path

@@ -1,0 +1,79 @@
+"""Where a cache is: the shared store, a local tier in front of it, and what may be done there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import InputError, NotCached
+from .cache import Cache, open_store
+from .counters import Counters
+from .keys import PrivateKey
+from .local import LocalStore
+from .readonly import ReadOnlyStore
+from .store import Store
+from .tiers import TieredCache
+from .trust import user_trust
+
+
+@dataclass(frozen=True)
+class Places:
+    """What the user chose. `cache` and `local` are as `open_store` takes them, `local` a folder or None."""
+
+    cache: str
+    local: str | None = None
+    read_only: bool = False
+    accept_weak: bool = False
+    shared_group: str | None = None
+    check_space: bool = True
+
+    def open(self, offline: bool = False, signer: PrivateKey | None = None) -> Cache:
+        """The cache, with its local tier. Nothing is sent or made yet.
+
+        Offline, the local tier stands for a store that is reached over a network: NotCached where there is none.
+        It is used as this user trusts; what is published is signed by `signer`, if there is one.
+        """
+        cache = self._open(offline, signer)
+        cache.check_space = self.check_space
+        return cache
+
+    def _open(self, offline: bool, signer: PrivateKey | None) -> Cache:
+        near = _folder(self.local) if self.local else None
+        if offline and is_remote(self.cache):
+            if near is None:
+                raise NotCached(
+                    f"{self.cache} is reached over the network, and there is no local tier (offline)",
+                    "name one with --local, or leave --offline away",
+                )
+            return Cache(near, user_trust(signer))
+        counters = Counters()
+        far: Store = open_store(self.cache, lambda: counters.count("retry"), self.shared_group)
+        if isinstance(far, LocalStore) and near and far.root == near.root:
+            near = None
+        if self.read_only:
+            far = ReadOnlyStore(far)
+        if near:
+            return TieredCache(far, near, user_trust(signer), self.accept_weak, counters)
+        return Cache(far, user_trust(signer), self.accept_weak, counters)
+
+    def options(self) -> list[str]:
+        """The command line's options that mean the same."""
+        options = ["--cache", self.cache]
+        options += ["--local", self.local] if self.local else ["--no-local"]
+        options += ["--shared-group", self.shared_group] if self.shared_group else []
+        options += ["--read-only"] if self.read_only else []
+        options += [] if self.check_space else ["--no-space-check"]
+        return options + (["--accept-weak-store"] if self.accept_weak else [])
+
+
+def is_remote(url: str) -> bool:
+    """Whether a network may be between this machine and the store."""
+    scheme, separator, _ = url.partition("://")
+    return bool(separator) and scheme not in ("file", "local", "memory")
+
+
+def _folder(url: str) -> LocalStore:
+    if is_remote(url) or "://" in url.removeprefix("file://").removeprefix("local://"):
+        raise InputError(f"{url!r} cannot be a local tier", "give a folder with --local or TTBERT_LOCAL")
+    store = open_store(url)
+    assert isinstance(store, LocalStore)
+    return store

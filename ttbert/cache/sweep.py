@@ -1,0 +1,133 @@
+"""Garbage collection, carried out: leftovers first, then a record of what is newly condemned, then what was condemned before.
+
+Killed at any step it leaves a sound cache: a record that is still there is swept from the start by the next collection, and
+what is gone by then is passed over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import StoreUnavailable
+from .cache import Cache
+from .census import Census, take_census
+from .condemned import LOOK, Condemned, Sweeper, condemn, read_record
+from .gc import GRACE, Limits, Plan
+from .lease import LASTS
+from .reach import OWN, Scope, find_unused, keys_in_use, union
+from .store import Entry, is_temporary
+
+
+def run_gc(cache: Cache, plan: Plan, look: float = LOOK) -> int:
+    """Do what the plan says, as far as it is still right when the turn of each thing comes; the number of bytes freed.
+
+    A look at the cache is acted on for `look` seconds. StoreUnavailable where looking takes longer than that.
+    """
+    freed = sum(_remove_leftover(cache, waste.entry) for waste in plan.leftovers)
+    names = list(plan.ripe)
+    if plan.condemns:
+        record = condemn(cache.store, plan.condemn_refs, {each.entry.key: each.reason for each in plan.condemn})
+        if plan.grace == 0:
+            names.append(record.name)
+    for name in names:
+        found = read_record(cache.store, name)
+        if found:
+            freed += _Sweep(cache, found, plan.limits, look).run()
+    return freed
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The cache at a moment, and the keys that are spared: in use, or reprieved."""
+
+    census: Census
+    spared: set[str]
+
+
+class _Stop(Exception):
+    """Nothing may be deleted by this record now.
+
+    Another collector has finished with it; or a ref cannot be read, so that it keeps everything; or somebody converts, and the
+    record is younger than any conversion.
+    """
+
+
+class _Sweep:
+    """One record being swept."""
+
+    def __init__(self, cache: Cache, record: Condemned, limits: Limits, look: float) -> None:
+        self._cache, self._record, self._limits = cache, record, limits
+        self._sweeper = Sweeper(cache.store, record, look)
+        self._scope = Scope(cache, limits.only)
+        self._seen: _Seen | None = None
+
+    def run(self) -> int:
+        """Delete what is in nobody's way; the number of bytes freed."""
+        store, record, freed = self._cache.store, self._record, 0
+        try:
+            for ref in filter(lambda ref: self._scope.has(ref.folder), record.refs):
+                seen = self._look()
+                found = find_unused(ref, record, seen.census)
+                if found and ref.folder not in seen.spared:
+                    self._cache.remove_ref(found, after=ref.number)
+            self._seen = None  # what was forgotten is in it
+            for key in filter(self._scope.has, sorted(record.objects, key=_rank)):
+                seen = self._look()
+                entry = store.head(key)
+                if entry and entry.modified < record.since and key not in seen.spared:
+                    freed += self._remove_company(key)
+                    freed += entry.size if self._sweeper.fresh and store.delete(key) else 0
+        except _Stop:
+            self._sweeper.stop()
+            return freed
+        # After any other error a deletion may still be on its way; what was announced then says for how long.
+        if all(map(self._scope.has, record.keys)):
+            self._sweeper.finish()
+        else:
+            self._sweeper.stop()
+        return freed
+
+    def _remove_company(self, key: str) -> int:
+        """Remove what only says something of a manifest: stamps and signatures; the bytes that were freed."""
+        kind, _, name = key.rpartition("/")
+        folders = [f"used/{name}", f"signatures/manifest/{name}"] if kind.startswith("manifests/") else []
+        entries = [entry for folder in folders for entry in self._cache.store.list(folder)]
+        return sum(entry.size for entry in entries if self._cache.store.delete(entry.key))
+
+    def _look(self) -> _Seen:
+        """What counts at this moment: seen so recently that it may be acted on."""
+        if self._seen is None or not self._sweeper.fresh:
+            now = self._sweeper.announce()
+            reprieved = self._sweeper.reprieved()
+            census = take_census(self._cache)
+            if reprieved is None or any(model.cached is None for model in census.models):
+                raise _Stop
+            if now - self._record.since < GRACE and _somebody_converts(census, now):
+                raise _Stop
+            self._seen = _Seen(census, reprieved | union(keys_in_use(self._cache, census, self._limits.keep_last)))
+            if not self._sweeper.fresh:
+                raise StoreUnavailable(
+                    f"{self._cache.store.url} is too slow: when everything had been looked at, that was out of date",
+                    "collect on a machine that is nearer to the cache",
+                )
+        return self._seen
+
+
+def _remove_leftover(cache: Cache, entry: Entry) -> int:
+    """The bytes that were freed: none if it is gone, or younger than it was."""
+    store = cache.store
+    if is_temporary(entry.key):
+        now = next((each for each in store.debris() if each.key == entry.key), None)
+        gone = now == entry and store.remove_debris(entry.key)
+    else:
+        gone = store.head(entry.key) == entry and store.delete(entry.key)
+    return entry.size if gone else 0
+
+
+def _somebody_converts(census: Census, now: float) -> bool:
+    """Whether a lease is alive by the store's clock: its holder relies on blobs that nothing leads to yet."""
+    return any(now - entry.modified < 2 * LASTS for entry in census.below("leases") if "/clock/" not in entry.key)
+
+
+def _rank(key: str) -> tuple[int, str]:
+    return OWN.index(key.split("/")[0]), key

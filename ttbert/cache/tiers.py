@@ -1,0 +1,156 @@
+"""A cache in two tiers: the shared store, which is what counts, and a local one in front of it.
+
+Names are asked of the shared store, and so is everything that is published. Manifests and blobs are named by their
+content, so a copy here that has the right digest is as good as the one there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import BinaryIO
+
+from ..errors import CacheError, IntegrityError, StoreReadOnly, UntrustedError
+from . import refs
+from .blob import Blob
+from .cache import Cache, Cached, Missing, action_key, blob_key, manifest_key
+from .counters import Counters
+from .digest import Digest, blake3_of
+from .local import LocalStore
+from .manifest import FileEntry, Manifest, PackEntry, TensorEntry
+from .refs import Ref
+from .space import require_space
+from .store import Store
+from .tier import LocalTier
+from .trust import Trust, signatures
+
+_SMALL = 64 << 10
+
+
+class TieredCache(Cache):
+    """The cache at `store`, read through a folder on this machine."""
+
+    def __init__(
+        self,
+        store: Store,
+        near: LocalStore,
+        trust: Trust | None = None,
+        accept_weak: bool = False,
+        counters: Counters | None = None,
+    ) -> None:
+        super().__init__(store, trust, accept_weak, counters)
+        self._near = Cache(near, trust)
+        self._tier = LocalTier(near, store, self.counters)
+
+    @property
+    def near(self) -> Cache:
+        return self._near
+
+    @property
+    def authority(self) -> Cache:
+        return Cache(self.store, self.trust, self._accept_weak, self.counters)
+
+    def load(self, entry: FileEntry) -> bytes:
+        while True:
+            try:
+                return super().load(entry)
+            except IntegrityError as error:
+                self._discard(entry, error)
+
+    def load_pack(self, pack: PackEntry, start: int = 0) -> Iterator[tuple[TensorEntry, Blob]]:
+        while True:
+            try:
+                for each in super().load_pack(pack, start):
+                    start += 1
+                    yield each
+                return
+            except IntegrityError as error:
+                self._discard(pack, error)
+
+    def open(self, entry: PackEntry | FileEntry) -> BinaryIO:
+        try:
+            return self._tier.open(blob_key(entry.blob), entry.blob, entry.size)
+        except KeyError:
+            raise self._absent(entry) from None
+
+    def where(self, entry: PackEntry | FileEntry, part: PackEntry | FileEntry | TensorEntry) -> str:
+        tier = self.near if self._tier.has(blob_key(entry.blob), entry.size) else self.authority
+        return tier.where(entry, part)
+
+    def read_manifest(self, digest: Digest) -> Cached:
+        try:
+            return self.near.read_manifest(digest)
+        except CacheError:  # not here, or not as it should be
+            return super().read_manifest(digest)
+
+    def missing(self, manifest: Manifest) -> list[Missing]:
+        here = self.near.missing(manifest)
+        return super().missing(manifest) if here else []
+
+    def to_fetch(self, manifest: Manifest) -> dict[Digest, int]:
+        return {digest: size for digest, size in manifest.blobs().items() if not self._tier.has(blob_key(digest), size)}
+
+    def fetch(self, cached: Cached, ref: Ref | None, progress: Callable[[int], None] = lambda size: None) -> None:
+        """Copy a model here, as far as it is not: its blobs, then what leads to them.
+
+        IntegrityError where a blob is nowhere or damaged in the shared store, NoSpaceError where they do not fit here.
+        """
+        blobs = {blob_key(digest): (digest, size) for digest, size in self.to_fetch(cached.manifest).items()}
+        if self.check_space:
+            require_space(
+                self.near.store,
+                sum(size for _, size in blobs.values()),
+                "a copy of the model",
+                "--local, or none with --no-local",
+            )
+        with self.counters.timed("fetch"):
+            try:
+                self._tier.fetch_all(blobs, progress)
+            except KeyError as error:
+                raise self._absent(next(e for e in cached.manifest.entries() if blob_key(e.blob) in error.args)) from None
+        with suppress(StoreReadOnly, UntrustedError):  # it is of use without them as long as there is a network
+            self._copy_small(cached, ref)
+
+    def publish_blob(self, content: bytes | memoryview) -> Digest:
+        digest = super().publish_blob(content)
+        self._tier.keep(blob_key(digest), content)
+        return digest
+
+    def _copy_small(self, cached: Cached, ref: Ref | None) -> None:
+        """What leads to a model, and the signatures of it, to be here when there is no network."""
+        near = self.near.store
+        self._copy(signatures(self.store, "manifest", cached.digest))
+        self.near._publish(manifest_key(cached.digest), cached.manifest.to_bytes(), cached.digest)
+        self._copy([action_key(cached.manifest.action)])
+        if ref is None:
+            return
+        latest = refs.read_latest(self.store, ref)
+        if latest is None or latest.means is None or latest.means.manifest != cached.digest:
+            return  # moved while it was being fetched
+        here = refs.entry_numbers(near, ref)
+        if here and not self._same_entry(ref, here[-1]):
+            # The folder is also a cache of its own, or was the tier of another one: its own history goes on.
+            self.near.move_ref(ref, cached, latest.means.repo, latest.means.commit)
+            return
+        for number in refs.entry_numbers(self.store, ref):
+            if number not in here:
+                content = refs.read_content(self.store, ref, number)
+                self._copy(signatures(self.store, "ref", blake3_of(content)))
+                near.put(refs.entry_key(ref, number), content)
+
+    def _same_entry(self, ref: Ref, number: int) -> bool:
+        try:
+            return refs.read_content(self.store, ref, number) == refs.read_content(self.near.store, ref, number)
+        except KeyError:
+            return False
+
+    def _copy(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            if self.near.store.head(key) is None:
+                with suppress(KeyError):  # just deleted there
+                    self.near.store.put(key, self.store.get(key, 0, _SMALL))
+
+    def _discard(self, entry: PackEntry | FileEntry, error: IntegrityError) -> None:
+        """Have the next look at a blob go to the shared store; the error itself where that was the last look."""
+        if not self._tier.discard(blob_key(entry.blob), error.message.partition("; ")[0]):
+            raise error

@@ -1,0 +1,132 @@
+"""What the command line does with two tiers: `ttbert cache push` and `pull`, and getting a model near before it is run."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from .cli_options import json_option, places_option, sign_option
+from .console import Progress, say, show, size_text, tell
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .cache.cache import Cache, Cached
+    from .cache.keys import PrivateKey
+    from .cache.places import Places
+    from .cache.refs import Ref
+    from .convert.wanted import Wanted
+
+
+def supply(wanted: Wanted, places: Places, cache: Cache) -> Cached:
+    """The wanted model, converted first if it is not in the cache, and copied to this machine if there is a tier for that."""
+    from .demo.supply import supply_model
+
+    miss = f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first"
+    cached = supply_model(wanted, cache, places.options(), lambda: tell(miss))
+    bring_near(wanted.model, cache, cached, wanted.ref)
+    return cached
+
+
+def bring_near(label: str, cache: Cache, cached: Cached, ref: Ref | None) -> int:
+    """Fetch what is not on this machine yet, with progress; how many bytes that was."""
+    lacking = cache.to_fetch(cached.manifest)
+    size = sum(lacking.values())
+    if lacking:
+        with Progress(f"fetching {label}", len(lacking), size) as progress:
+            cache.fetch(cached, ref, progress.advance)
+    else:
+        cache.fetch(cached, ref)
+    return size
+
+
+@click.command("pull")
+@click.argument("ref")
+@places_option
+@json_option
+def pull_command(ref: str, places: Places, as_json: bool) -> None:
+    """Copy the model REF from the cache to the local tier, so that it can be used from here, --offline too.
+
+    \b
+    ttbert cache pull bundled --cache s3://lab/ttbert
+    """
+    from .cache.census import find_model, take_census
+    from .errors import IntegrityError
+
+    cache, _ = _both(places)
+    model = find_model(take_census(cache.authority), ref)
+    if model.cached is None:
+        raise IntegrityError(f"{model.ref}: {model.problem}", "convert it again on a machine that may publish")
+    cached = cache.resolve(model.ref) or model.cached  # refused here, before a blob is fetched, if it may not be used
+    started = time.perf_counter()
+    size = bring_near(str(model.ref), cache, cached, model.ref)
+    seconds = time.perf_counter() - started
+    _report(model.ref, "pulled", cached, size, seconds, places, cache, as_json)
+
+
+@click.command("push")
+@click.argument("ref")
+@places_option
+@sign_option
+@json_option
+def push_command(ref: str, places: Places, sign_with: str | None, as_json: bool) -> None:
+    """Publish the model REF of the local tier in the cache, for everybody. Each of its bytes is checked on the way.
+
+    \b
+    ttbert cache push local/my-bert --cache s3://lab/ttbert
+    """
+    from .cache.census import find_model, take_census
+    from .cache.keys import find_signer
+    from .cache.transfer import push
+    from .errors import IntegrityError
+
+    cache, near = _both(places, find_signer(sign_with))
+    model = find_model(take_census(near), ref)
+    if model.cached is None or model.entry is None or near.missing(model.cached.manifest):
+        raise IntegrityError(f"{model.ref} is not whole in {near.store.url}: {model.problem}", "pull or convert it again")
+    near.manifest(model.cached.digest)  # what may not be used here is not published for others
+    started = time.perf_counter()
+    lacking = {each.entry.blob: each.entry.size for each in cache.authority.missing(model.cached.manifest)}
+    size = sum(lacking.values())
+    with Progress(f"pushing {model.ref}", len(lacking), size) as progress:
+        push(near, cache.authority, model.ref, model.entry, model.cached, progress.advance)
+    _report(model.ref, "pushed", model.cached, size, time.perf_counter() - started, places, cache, as_json)
+
+
+def _both(places: Places, signer: PrivateKey | None = None) -> tuple[Cache, Cache]:
+    """The cache, and its local tier."""
+    cache = places.open(signer=signer)
+    if cache.near is None:
+        raise InputError(
+            f"{cache.store.url} has no local tier", "name the shared cache with --cache and a folder here with --local"
+        )
+    return cache, cache.near
+
+
+def _report(
+    ref: Ref, done: str, cached: Cached, size: int, seconds: float, places: Places, cache: Cache, as_json: bool
+) -> None:
+    if as_json:
+        show(
+            {
+                "ref": str(ref),
+                "manifest": str(cached.digest),
+                "bytes": cached.manifest.size,
+                f"bytes_{done}": size,
+                "seconds": round(seconds, 3),
+                "cache": cache.store.url,
+                "local": places.local,
+                "counters": cache.counters.document(),
+            }
+        )
+        return
+    if size:
+        say(f"{ref}: {done} {size_text(size)} of {size_text(cached.manifest.size)} in {seconds:.1f} s")
+    else:
+        say(f"{ref}: already there, nothing to do")
+    say(f"  cache  {cache.store.url}")
+    say(f"  local  {places.local}")
+
+
+tier_commands = (push_command, pull_command)

@@ -1,0 +1,58 @@
+"""The user's own defaults: ~/.config/ttbert/config.toml, or below $XDG_CONFIG_HOME.
+
+An option beats its environment variable, which beats this file, which beats the default.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from .errors import InputError
+
+KINDS: dict[str, type] = {
+    "cache": str,
+    "local": str,
+    "read_only": bool,
+    "shared_group": str,
+    "accept_weak_store": bool,
+}
+"""What may stand in the file. Each is an option of the same name, with hyphens."""
+
+
+def settings_path() -> Path:
+    return platformdirs.user_config_path("ttbert") / "config.toml"
+
+
+def setting(name: str) -> Any:
+    """The value in the file, or None; InputError for a file that cannot be read as settings."""
+    return _read(settings_path()).get(name)
+
+
+@cache
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}", "it is a TOML file with defaults of ttbert's options") from error
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        found: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not TOML: {error}", 'write lines such as cache = "s3://bucket/ttbert"') from error
+    for name, value in found.items():
+        if name not in KINDS:
+            raise InputError(f"{path}: {name!r:.60} is no setting", f"there are {', '.join(KINDS)}")
+        if type(value) is not KINDS[name]:
+            kind = "text in quotes" if KINDS[name] is str else "true or false"
+            raise InputError(f"{path}: {name} is {value!r:.60}, not {kind}", "correct the file")
+    return found
