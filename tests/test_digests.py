@@ -6,7 +6,10 @@ import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny
+from program import objects, ttbert
 
 from ttbert.cache.digest import Digest
 from ttbert.convert import digests
@@ -96,3 +99,18 @@ def test_folder_is_hashed_once_and_recalled_after_that(large: Path, monkeypatch:
     assert first.digest(large.name) == first.known_digest(large.name) == sha256(large)
     monkeypatch.setattr(digests.hashlib, "sha256", None)
     assert open_source(str(large.parent)).known_digest(large.name) == first.digest(large.name)
+
+
+def test_weights_that_were_not_met_before_are_a_hit_too_and_publish_nothing(tmp_path: Path) -> None:
+    weights = tiny.arrays(layers=1)
+    weights["bert.embeddings.word_embeddings.weight"] = np.random.default_rng(0).random((70_000, tiny.HIDDEN), np.float32)
+    folder = tiny.write(tmp_path / "wide", tiny.checkpoint(weights, num_hidden_layers=1, vocab_size=70_000))
+    arguments = ("convert", folder, "--json", "--cache", tmp_path / "cache")
+    first = ttbert(*arguments, XDG_CACHE_HOME=str(tmp_path / "one")).succeeded().document
+    before = objects(tmp_path / "cache")
+    again = [ttbert(*arguments, XDG_CACHE_HOME=str(tmp_path / user)).succeeded().document for user in ("one", "two", "two")]
+    assert not first["hit"] and all(each["hit"] and each["manifest"] == first["manifest"] for each in again)
+    assert {path for path in objects(tmp_path / "cache") if not path.startswith("refs/")} == {
+        path for path in before if not path.startswith("refs/")
+    }
+    assert len([*(tmp_path / "one/ttbert-digests").iterdir()]) == len([*(tmp_path / "two/ttbert-digests").iterdir()]) == 1
