@@ -114,10 +114,10 @@ def convert(
 ) -> Conversion:
     """Make sure that the planned model is in the cache under its ref, converting it on a miss.
 
-    `progress` and `note` are told of as by `Maker`. Raises CheckpointError where the
-    weights are not what the recipe expects, UntrustedError where only signed models are used and no trusted key is at hand
-    to sign this one, and errors of the store; what was published until then is harmless and found again.
-    NoSpaceError, unless the cache does not check that, comes before anything is written.
+    `progress` and `note` are called as `Maker` says. Raises CheckpointError where the weights are not what the recipe expects,
+    UntrustedError where only signed models are used and no trusted key is at hand to sign this one, and errors of the store;
+    what was published until then is harmless and found again. NoSpaceError, unless the cache does not check that, comes
+    before anything is written.
     """
     with ExitStack() as stack:
 
