@@ -1,7 +1,7 @@
 """What each board holds of BERT-large: every plan judged by TT-NN on a mock device, with weights loaded from a cache.
 
-    python benchmarks/chart.py             # all of it
-    python benchmarks/chart.py --tables    # only the tables, from the last run's record
+    python -m benchmarks.chart             # all of it
+    python -m benchmarks.chart --tables    # only the tables, from the last run's record
 
 For each board and batch a mock device is opened, all 24 layers are loaded from a cache entry (checked blobs; random
 weights, since none of the values matters here) and run once, 384 tokens, bfp8. A batch beyond the board's grid is planned

@@ -1,7 +1,7 @@
 """Every plan of many models put to TT-NN, on a mock device of each board: what is refused would be a fault of the planner.
 
-    python benchmarks/plans.py                             # all: hours
-    python benchmarks/plans.py --board n150 --sample 500   # some of them, others for another --seed
+    python -m benchmarks.plans                             # all: hours
+    python -m benchmarks.plans --board n150 --sample 200   # of some of them, others for another --seed
 
 Models have 1 to 64 heads of 32, 64 or 96, up to 2,048 wide, and feed-forward layers two to four times as wide; inputs have
 32 to 512 tokens; batches are one, the most that the plan holds, and one between. Prints what is refused, and a count.
@@ -23,6 +23,7 @@ from ttbert.runtime.plan import largest_fitting_batch
 
 HEADS = (*range(1, 17), 18, 20, 22, 24, 28, 32, 40, 48, 64)
 HEAD_SIZES = (32, 64, 96)
+WIDEST = 2048
 TOKENS = (32, 96, 128, 256, 384, 512)
 CHUNK = 200
 """Plans judged in one process."""
@@ -31,14 +32,15 @@ CHUNK = 200
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--board", action="append", choices=[name for name, board in BOARDS.items() if board.runs])
-    parser.add_argument("--sample", type=int, help="how many plans of a board, by chance")
+    parser.add_argument("--sample", type=int, help="how many models and lengths, by chance")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     refused = 0
     for board in arguments.board or [name for name, board in BOARDS.items() if board.runs]:
-        plans = list(requests(board))
+        cases = list(itertools.product(HEADS, HEAD_SIZES, (2, 3, 4), TOKENS, POLICIES))
         if arguments.sample:
-            plans = random.Random(arguments.seed).sample(plans, min(arguments.sample, len(plans)))
+            cases = random.Random(arguments.seed).sample(cases, min(arguments.sample, len(cases)))
+        plans = [request for case in cases for request in requests(board, *case)]
         found = 0
         for first in range(0, len(plans), CHUNK):
             chunk = plans[first : first + CHUNK]
@@ -51,17 +53,15 @@ def main() -> None:
     sys.exit(bool(refused))
 
 
-def requests(board: str) -> Iterator[Request]:
-    """Every plan that fits the board, with two layers: more are planned alike."""
-    chip = BOARDS[board].chip
-    for heads, size, times, tokens, policy in itertools.product(HEADS, HEAD_SIZES, (2, 3, 4), TOKENS, POLICIES):
-        hidden = heads * size
-        if hidden > 2048:
-            continue
-        shape = BertShape("BertForQuestionAnswering", 2, hidden, heads, times * hidden, 30522, 512, 2, 1e-12)
-        most = largest_fitting_batch(shape, tokens, chip, policy)
-        for batch in sorted({1, (most + 1) // 2, most} if most else set()):
-            yield Request(shape, batch, tokens, policy)
+def requests(board: str, heads: int, size: int, times: int, tokens: int, policy: str) -> Iterator[Request]:
+    """Plans of a model that fit the board, with two layers: more are planned alike."""
+    hidden = heads * size
+    if hidden > WIDEST:
+        return
+    shape = BertShape("BertForQuestionAnswering", 2, hidden, heads, times * hidden, 30522, 512, 2, 1e-12)
+    most = largest_fitting_batch(shape, tokens, BOARDS[board].chip, policy)
+    for batch in sorted({1, (most + 1) // 2, most} if most else set()):
+        yield Request(shape, batch, tokens, policy)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -235,6 +236,27 @@ def test_verify_names_the_commands_that_make_anew_what_was_moved_away(root: Path
     done = run(root, "verify", "--repair")
     assert done.exit_code == 7 and [line.strip() for line in done.err.splitlines() if line.startswith("  ")] == commands
     assert run(root, "verify", "--json").document["convert"] == commands
+
+
+def test_repair_puts_back_what_the_local_tier_has_a_sound_copy_of(root: Path, tmp_path: Path) -> None:
+    local = tmp_path / "local"
+    shutil.copytree(root, local)
+    for content in TENSORS.values():
+        flip_bit(blob_path(root, content))
+    cached = open_local(root).resolve(TINY)
+    assert cached is not None
+    (root / manifest_key(cached.digest)).unlink()
+    flip_bit(blob_path(local, TENSORS["head"]))
+    before = files(local)
+    done = run(root, "verify", "--repair", "--local", local)
+    assert done.exit_code == 7 and done.out.count("restored from the local tier") == 3 and files(local) == before
+    assert done.out.count("moved to quarantine/") == 3
+    again = run(root, "verify", "--repair", "--local", local, "--json")
+    (finding,) = again.document["findings"]
+    assert finding["key"] == blob_key(blake3_of(TENSORS["head"])) and not finding["restored"]
+    assert again.exit_code == 7 and again.document["convert"] == ["ttbert convert someone/tiny --policy bfp8"]
+    publish(open_local(root))
+    run(root, "verify").succeeded()
 
 
 # rm

@@ -81,6 +81,8 @@ def test_bundled_model_answers_the_built_in_questions_from_the_cache_alone(cache
     assert seconds.keys() == {"preparing_inputs", "loading_weights", "first_run", "steady_runs", "postprocessing"}
     assert seconds["steady_runs"] and min(*seconds["steady_runs"], seconds["loading_weights"], seconds["first_run"]) > 0
     assert document.pop("inputs_per_second") > 0
+    counters = document.pop("counters")
+    assert counters["bytes"]["cache"] > 19e6 and counters["damaged"] == 0
     assert document == {
         "model": "bundled",
         "policy": "bfp8",

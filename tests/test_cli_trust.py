@@ -86,6 +86,24 @@ def test_every_command_that_loads_refuses_what_is_not_signed(run: Run, tmp_path:
     assert files(tmp_path / "cache") == before
 
 
+def test_what_is_not_signed_is_neither_pulled_nor_pushed_nor_exported(run: Run, root: Path, tmp_path: Path) -> None:
+    run("cache", "keygen").succeeded()
+    run("cache", "trust", "default").succeeded()
+    before = files(root)
+    other = tmp_path / "other"
+    run("cache", "pull", "tiny", "--local", other).failed_at_once(8, "it is not signed")
+    run("cache", "push", "tiny", "--cache", other, "--local", root).failed_at_once(8, "it is not signed")
+    run("cache", "export", "tiny", tmp_path / "files", "--layout", "tt-metal").failed_at_once(8, "it is not signed")
+    assert not other.exists() and not (tmp_path / "files").exists() and files(root) == before
+    run("cache", "sign", "tiny").succeeded()
+    run("cache", "pull", "tiny", "--local", other).succeeded()
+    run("cache", "push", "tiny", "--cache", tmp_path / "third", "--local", other).succeeded()
+    assert [
+        each["name"]
+        for each in run("cache", "log", "tiny", "--cache", tmp_path / "third", "--json").document["entries"][0]["signed_by"]
+    ]
+
+
 def test_converting_without_a_trusted_key_stops_before_the_work(run: Run, tmp_path: Path) -> None:
     folder = tiny.write(tmp_path / "mini", tiny.checkpoint())
     run("cache", "keygen", "me").succeeded()
@@ -166,6 +184,7 @@ def test_without_trusted_keys_a_rollback_is_a_line_of_warning(run: Run, root: Pa
 
 def test_trust_lists_and_removes(run: Run, tmp_path: Path) -> None:
     assert "signatures are not required" in run("cache", "trust", "list").succeeded().out
+    assert "signatures   not required" in run("cache", "info").succeeded().out
     key = run("cache", "keygen", "me", "--json").succeeded().document
     added = run("cache", "trust", "add", key["public"], "--name", "them", "--json").succeeded().document
     assert added == {"name": "them", "key": key["key"]}
@@ -173,6 +192,8 @@ def test_trust_lists_and_removes(run: Run, tmp_path: Path) -> None:
     assert f"{key['key']}  them  trusted" in out and f"{key['key']}  me    your own" in out
     document = run("cache", "trust", "list", "--json").succeeded().document
     assert document["required"] is True and document["trusted"] == [added]
+    assert "signatures   required, of them" in run("cache", "info").succeeded().out
+    assert run("cache", "info", "--json").succeeded().document["trusted_keys"] == ["them"]
     run("cache", "trust", "remove", "nobody").failed_at_once(2, "no trusted key is called 'nobody'", "trust list")
     assert "not required" in run("cache", "trust", "remove", "them").succeeded().err
     run("cache", "trust", "rubbish").failed_at_once(2, "rubbish cannot be read", "ssh-ed25519")

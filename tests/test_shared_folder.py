@@ -106,6 +106,7 @@ def as_member(user: int, work: Callable[[], object]) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become other users")
 def test_members_of_a_group_publish_use_and_clean_up_together(tmp_path: Path) -> None:
     for path in (tmp_path, *tmp_path.parents):

@@ -45,7 +45,7 @@ def test_one_machine_converts_and_the_other_loads(lab: Shared) -> None:
     second.ttbert("cache", "verify").succeeded()
 
     second.unplug()
-    second.ttbert("demo", "--model", "bundled").failed(11, "unreachable")
+    second.ttbert("cache", "pull", "bundled").failed(11, "unreachable")
     offline = second.ttbert("demo", "--model", "bundled", "--offline", "--json").succeeded()
     assert offline.document["answers"] == demo.document["answers"]
     second.plug_in()

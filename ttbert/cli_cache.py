@@ -43,6 +43,7 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
     local = cache.near.store.url if cache.near else None
     source, local_source = chosen_by(context, "cache"), chosen_by(context, "local")
     access = cache.store.access
+    trusted = [key.name for key in cache.trust.keys]
     if not as_json:
         # What is in force helps most where the next step, asking the store, fails.
         say(f"cache        {cache.store.url}  (from {source})")
@@ -51,6 +52,7 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
             say(f"credentials  from {access.credentials}")
         say(f"local tier   {local or 'none'}  (from {local_source})")
         say(f"may publish  {'no: --read-only' if places.read_only else 'yes, where its owner permits it'}")
+        say(f"signatures   {'required, of ' + ', '.join(trusted) if trusted else 'not required: no key is trusted'}")
     census = take_census(cache.authority)
     near = take_census(cache.near) if cache.near else None
     document: dict[str, Any] = {
@@ -64,6 +66,7 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
         "local": local,
         "local_chosen_by": local_source,
         "read_only": places.read_only,
+        "trusted_keys": trusted,
         **asdict(cache.store.capabilities),
         "models": len(census.models),
         "blobs": len(census.blobs),
@@ -192,30 +195,29 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
 @cache_commands.command("verify")
 @click.argument("ref", required=False)
 @click.option("--fast", is_flag=True, help="Compare sizes only, and read no blob.")
-@click.option("--repair", is_flag=True, help="Move what is damaged to quarantine, so that it can be converted again.")
+@click.option("--repair", is_flag=True, help="Move what is damaged to quarantine, and restore it if there is a copy.")
 @progress_option
-@cache_option
+@places_option
 @json_option
-def verify_command(ref: str | None, fast: bool, repair: bool, cache_url: str, as_json: bool) -> None:
+def verify_command(ref: str | None, fast: bool, repair: bool, places: Places, as_json: bool) -> None:
     """Read every byte in the cache, or of one model, and compare it with its digest.
 
-    Leaves with exit code 7 if something is damaged or missing, with 6 if there is no cache, and with 5, 9 or 11 if something
-    could not be looked at. Nothing is ever deleted: --repair moves what is damaged to the folder `quarantine`, and says
-    which models to convert again.
+    Leaves with exit code 7 if something was damaged or missing, with 6 if there is no cache, and with 5, 9 or 11 if
+    something could not be looked at. Nothing is ever deleted: --repair moves what is damaged to the folder `quarantine`. It
+    puts back what the local tier has a sound copy of, and says which models to convert again for the rest.
 
     \b
     ttbert cache verify
     ttbert cache verify --repair
     ttbert cache verify --fast
     """
-    from .cache.cache import open_cache
     from .cache.census import find_model, take_census
     from .cache.verify import entries_to_verify, survey, verify
 
     if fast and repair:
         raise InputError("--fast cannot tell what is damaged, so there is nothing to repair", "leave out --fast or --repair")
-    cache = open_cache(cache_url, read_only=read_only())
-    census = take_census(cache)
+    cache = places.open()
+    census = take_census(cache.authority)
     only = find_model(census, ref) if ref else None
     stored = entries_to_verify(cache, census, only)
     if fast:
@@ -223,8 +225,8 @@ def verify_command(ref: str | None, fast: bool, repair: bool, cache_url: str, as
     else:
         with Progress("verifying", len(stored), sum(entry.size for entry in stored.values())) as progress:
             verdict = verify(cache, census, only, repair, lambda entry: progress.advance(entry.size))
-    hurt = [model for model in census.models if any(str(model.ref) in finding.models for finding in verdict.findings)]
-    commands = [convert_command_for(model) for model in hurt]
+    hurt = {name for finding in verdict.findings if not finding.restored for name in finding.models}
+    commands = [convert_command_for(model) for model in census.models if str(model.ref) in hurt]
     if as_json:
         show({"cache": cache.store.url, "sound": verdict.sound, "fast": fast, **asdict(verdict), "convert": commands})
     else:
@@ -329,6 +331,8 @@ def _print_verdict(verdict: Verdict, done: str, commands: list[str] | None) -> N
         say(f"{finding.key}: {finding.problem}{needed}")
         if finding.moved:
             say(f"  moved to {finding.moved}")
+        if finding.restored:
+            say("  restored from the local tier")
     result = "all sound" if verdict.sound else f"{len(verdict.findings)} wrong"
     say(f"{verdict.objects} objects, {size_text(verdict.size)} {done}: {result}")
     if verdict.sound:

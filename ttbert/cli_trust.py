@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_options import cache_option, json_option, sign_option
+from .cli_options import cache_option, json_option, read_only, sign_option
 from .console import plain, say, show, table, tell
 from .errors import InputError, UntrustedError
 
@@ -61,7 +61,7 @@ def sign_command(ref: str, sign_with: str | None, cache_url: str, as_json: bool)
     if key is None:
         raise InputError("there is no key to sign with", "make one with `ttbert cache keygen`")
     public = key.public
-    cache = open_cache(cache_url)
+    cache = open_cache(cache_url, read_only=read_only())
     model = find_model(take_census(cache), ref)
     cached = cache.sign(model.ref, key)
     if as_json:

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import CacheError
+from ..errors import CacheError, StoreUnavailable
 from .digest import Digest
 from .document import canonical
 from .store import Store
@@ -90,10 +90,18 @@ class _Lease:
         thread.start()
         try:
             yield
-        finally:
-            ended.set()
-            thread.join()
-            self._delete(self._key(self._number))
+        except StoreUnavailable:
+            ended.set()  # and nobody waits for a store that does not answer: the lease ends by itself
+            raise
+        except BaseException:
+            self._give_back(ended, thread)
+            raise
+        self._give_back(ended, thread)
+
+    def _give_back(self, ended: threading.Event, thread: threading.Thread) -> None:
+        ended.set()
+        thread.join()
+        self._delete(self._key(self._number))
 
     def _renew(self, ended: threading.Event) -> None:
         while not ended.wait(self._lasts / 3):

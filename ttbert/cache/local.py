@@ -288,7 +288,7 @@ def open_folder(folder: Path, group: str | None = None) -> LocalStore:
                 break
         except OSError:  # below a folder that may not be looked into; reading or writing will say so
             continue
-        if place.exists() or place.is_symlink():
+        if (place.exists() or place.is_symlink()) and not place.is_dir():  # which somebody may just have made
             raise _not_a_folder(folder)
     return LocalStore(folder, group)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import BinaryIO
 
-from ..errors import CacheError, IntegrityError, StoreReadOnly
+from ..errors import CacheError, IntegrityError, StoreReadOnly, UntrustedError
 from . import refs
 from .blob import Blob
 from .cache import Cache, Cached, Missing, Outlined, action_key, blob_key, manifest_key
@@ -103,13 +103,18 @@ class TieredCache(Cache):
         """
         blobs = {blob_key(digest): (digest, size) for digest, size in self.to_fetch(cached.manifest).items()}
         if self.check_space:
-            require_space(self.near.store, sum(size for _, size in blobs.values()), "a copy of the model", "--local")
+            require_space(
+                self.near.store,
+                sum(size for _, size in blobs.values()),
+                "a copy of the model",
+                "--local, or none with --no-local",
+            )
         with self.counters.timed("fetch"):
             try:
                 self._tier.fetch_all(blobs, progress)
             except KeyError as error:
                 raise self._absent(next(e for e in cached.manifest.entries() if blob_key(e.blob) in error.args)) from None
-        with suppress(StoreReadOnly):
+        with suppress(StoreReadOnly, UntrustedError):  # it is of use without them as long as there is a network
             self._copy_small(cached, ref)
 
     def publish_blob(self, content: bytes | memoryview) -> Digest:
@@ -121,7 +126,7 @@ class TieredCache(Cache):
         """What leads to a model, and the signatures of it, to be here when there is no network."""
         near = self.near.store
         self._copy(signatures(self.store, "manifest", cached.digest))
-        near.put(manifest_key(cached.digest), cached.manifest.to_bytes())
+        self.near._publish(manifest_key(cached.digest), cached.manifest.to_bytes(), cached.digest)
         self._copy([action_key(cached.manifest.action)])
         if ref is None:
             return

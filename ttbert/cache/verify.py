@@ -1,17 +1,19 @@
 """Verifying a cache: is every stored byte what its name says, and is every model whole?
 
-Damage is moved to quarantine on request and never deleted; converting the model again restores what is missing.
+Damage is moved to quarantine on request and never deleted. What is missing then comes back from the tier on this machine, if
+there is a sound copy of it, or by converting the model again.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import CacheError, IntegrityError, NotCached
 from .cache import Cache, blob_key, manifest_key
 from .census import Census, Model
+from .digest import blake3_of
 from .document import LARGEST
 from .manifest import Manifest
 from .store import Entry
@@ -21,13 +23,15 @@ from .store import Entry
 class Finding:
     """Something wrong: the object, what is wrong with it, the models that need it, and where it was moved to, if it was.
 
-    `exit_code` is that of the error: 7 for damage, another one for what could not be looked at.
+    `restored` if a sound copy took its place. `exit_code` is that of the error: 7 for damage, another one for what could not be
+    looked at.
     """
 
     key: str
     problem: str
     models: tuple[str, ...]
     moved: str | None = None
+    restored: bool = False
     exit_code: int = IntegrityError.exit_code
 
 
@@ -59,8 +63,10 @@ def verify(
 ) -> Verdict:
     """Read every blob and manifest, or those of one model, and compare their digests.
 
-    With `repair`, what is damaged is moved to quarantine; what may not be read, cannot be reached, or was written by
-    another version of ttbert is not. Progress is told of each object that was read. NotCached where there is no cache.
+    What is looked at is the shared store, of which `census` must be. With `repair`, what is damaged there is moved to
+    quarantine, and it and what is missing is restored from the local tier; what may not be read, cannot be reached, or was
+    written by another version of ttbert is left alone. Progress is told of each object that was read. NotCached where there
+    is no cache.
     """
     owners, stored = _owners(census, only), entries_to_verify(cache, census, only)
     findings = []
@@ -69,7 +75,10 @@ def verify(
         progress(entry)
         if finding:
             findings.append(finding)
-    return _verdict(census, only, stored, findings)
+    verdict = _verdict(census, only, stored, findings)
+    if not repair:
+        return verdict
+    return replace(verdict, findings=tuple(_restored(cache, finding) for finding in verdict.findings))
 
 
 def survey(cache: Cache, census: Census, only: Model | None = None) -> Verdict:
@@ -139,6 +148,21 @@ def _examine(cache: Cache, key: str, models: tuple[str, ...], repair: bool) -> F
         with contextlib.suppress(KeyError):  # somebody else has just moved or deleted it
             moved = cache.store.quarantine(key)
     return Finding(key, problem, models, moved)
+
+
+def _restored(cache: Cache, finding: Finding) -> Finding:
+    """A finding after a sound copy of this machine, if there is one, was put in the place of what is not there."""
+    key = finding.key
+    if cache.near is None or cache.store.head(key) is not None:
+        return finding
+    try:
+        content = cache.near.store.get(key)
+    except (KeyError, OSError):
+        return finding
+    if blake3_of(content).hex != key.rpartition("/")[2]:
+        return finding
+    cache.store.put(key, content)
+    return replace(finding, restored=True)
 
 
 def _check(cache: Cache, key: str) -> str | None:
