@@ -139,7 +139,7 @@ sys.addaudithook(interrupt)
 """
 
 
-@pytest.mark.parametrize("module", ["ttbert.convert.convert", "huggingface_hub", "ttnn"])
+@pytest.mark.parametrize("module", ["ttbert.convert.convert", "huggingface_hub", "flatbuffers"])
 def test_process_interrupted_while_it_starts_says_so_too(tmp_path: Path, module: str) -> None:
     hook = make_hook(tmp_path / "hook", INTERRUPT.format(module=module))
     model = "org/model" if module == "huggingface_hub" else tiny.write(tmp_path / "tiny", tiny.checkpoint())
