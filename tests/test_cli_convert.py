@@ -525,9 +525,9 @@ def test_cache_path_that_is_a_file_is_refused(converted: Converted, tmp_path: Pa
 
 
 def test_full_disk_leaves_nothing_visible_and_more_space_finishes_the_work(converted: Converted, small_disk: Path) -> None:
-    done = ttbert("convert", converted.folder, "--cache", small_disk)
+    done = ttbert("convert", converted.folder, "--cache", small_disk, "--no-space-check")
     done.failed(10, str(small_disk), "free")
-    found = objects(small_disk)
+    found = {path: content for path, content in objects(small_disk).items() if not path.startswith("leases/")}
     assert found and no_model_in(small_disk)
     ttbert("cache", "verify", "--cache", small_disk).succeeded()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -253,6 +255,24 @@ def test_a_profile_gives_endpoint_region_and_credentials(
     assert (store.access.endpoint, store.access.region) == (moto.endpoint, "eu-west-1")
     assert store.access.credentials == "~/.aws/credentials, profile lab"
     assert "hidden" not in repr(store.access)
+
+
+def test_credentials_that_expire_are_asked_for_as_the_profile_says(
+    moto: MotoServer, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in moto.env:
+        monkeypatch.delenv(name, raising=False)
+    soon = f"{datetime.now(timezone.utc) + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
+    answer = tmp_path / "answer.json"
+    document = {"Version": 1, "AccessKeyId": "AKTEMP", "SecretAccessKey": "s", "SessionToken": "t", "Expiration": soon}
+    answer.write_text(json.dumps(document))
+    config = tmp_path / "config"
+    config.write_text(f"[default]\nendpoint_url = {moto.endpoint}\ncredential_process = cat {answer}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    store = ObjectStore(f"s3://{bucket}/{uuid.uuid4().hex}")
+    assert store.put(KEY, CONTENT) is True and store.get(KEY) == CONTENT
+    assert store.access.credentials == "the credential_process in ~/.aws/config"
 
 
 def test_the_environment_beats_the_profile(moto: MotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
