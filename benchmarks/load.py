@@ -86,11 +86,16 @@ def make_files(folder: Path, cache: Cache) -> Path:
     return unfinished.rename(folder)
 
 
+def open_model(cache: str) -> CachedModel:
+    """The one model in a cache."""
+    opened = open_cache(cache)
+    return CachedModel(opened, _cached(opened))
+
+
 def load_ttbert(clock: Clock, cache: str, **places: str) -> Any:
     ttnn = host_ttnn()
     with clock:
-        opened = open_cache(cache)
-        tensors = {entry.name: tensor for entry, tensor in CachedModel(opened, _cached(opened)).tensors()}
+        tensors = {entry.name: tensor for entry, tensor in open_model(cache).tensors()}
         payloads = {name: _payload(ttnn, tensor) for name, tensor in tensors.items()}
         _touch(payloads)
     return _facts(payloads)

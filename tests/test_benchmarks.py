@@ -66,6 +66,11 @@ def test_hash_measures_each_digest_and_draws_it(tmp_path: Path) -> None:
         assert picture.width > 500 and len(picture.convert("L").getcolors() or ()) > 20
 
 
+def test_infer_runs_the_same_questions_in_transformers() -> None:
+    (table,) = report_of("infer")["tables"]
+    assert names(table) == ["ttbert, 384 tokens", "ttbert, real length", "transformers, float32", "transformers, bfloat16"]
+
+
 def test_scale_counts_layers_and_models() -> None:
     tables = {table["title"]: table for table in report_of("scale")["tables"]}
     assert set(tables) == {

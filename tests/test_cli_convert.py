@@ -90,7 +90,7 @@ def test_manifest_says_where_a_model_came_from_and_what_made_it(converted: Conve
     assert {each["name"]: each["digest"] for each in provenance["sources"]} == {
         name: f"sha256:{hashlib.sha256(content).hexdigest()}" for name, content in tiny.checkpoint().items()
     }
-    assert provenance["versions"].keys() == {"ttbert", "ttnn", "numpy", "python"}
+    assert provenance["versions"].keys() == {"ttbert", "packer", "numpy", "python"}
 
 
 def test_second_conversion_is_a_hit_and_starts_neither_ttnn_nor_torch(converted: Converted) -> None:

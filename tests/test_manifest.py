@@ -12,7 +12,7 @@ from models import TENSORS, open_local, publish
 
 from ttbert.cache.digest import Digest, blake3_of
 from ttbert.cache.document import canonical
-from ttbert.cache.manifest import DTYPES, LAYOUTS, FileEntry, Manifest, PackEntry, Provenance, SourceEntry, TensorEntry
+from ttbert.cache.manifest import DTYPES, LAYOUTS, FileEntry, Manifest, Outline, PackEntry, Provenance, SourceEntry, TensorEntry
 
 blake3s = st.binary(min_size=32, max_size=32).map(lambda value: Digest("blake3", value.hex()))
 sha256s = st.binary(min_size=32, max_size=32).map(lambda value: Digest("sha256", value.hex()))
@@ -50,6 +50,11 @@ def test_a_manifest_survives_the_way_through_its_bytes(manifest: Manifest) -> No
     content = manifest.to_bytes()
     again = Manifest.parse(content, "here")
     assert again == manifest and again.to_bytes() == content
+    outline = Outline.parse(content, "here")
+    assert outline.blobs() == manifest.blobs() and outline.size == manifest.size and outline.action == manifest.action
+    assert [(each.name, each.blob, each.size) for each in outline.entries()] == [
+        (each.name, each.blob, each.size) for each in manifest.entries()
+    ]
 
 
 @settings(deadline=None)

@@ -151,7 +151,7 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
         raise IntegrityError(
             f"{model.ref}: {model.problem}", "`ttbert cache verify` says more; converting it again restores it"
         )
-    manifest = model.cached.manifest
+    manifest = cache.read_manifest(model.cached.digest).manifest
     if as_json:
         document = {
             **_model_row(model, census),

@@ -92,8 +92,8 @@ def convert_command(
     if dry_run:
         _report_plan(plan, cache, as_json)
         return
-    with Progress(f"converting {model}", len(plan.action.recipe.tensors), plan.size) as progress:
-        conversion = convert(plan, cache, lambda entry: progress.advance(entry.size))
+    with Progress(f"converting {model}", len(plan.recipe.tensors), plan.size) as progress:
+        conversion = convert(plan, cache, lambda entry: progress.advance(entry.size), tell)
     if not conversion.hit:
         cache.fetch(conversion.cached, conversion.ref)  # its blobs are on this machine: now what leads to them is, too
     _report_conversion(conversion, cache, time.perf_counter() - started, as_json)
@@ -163,7 +163,7 @@ def demo_command(
 def _report_plan(plan: Plan, cache: Cache, as_json: bool) -> None:
     from .convert.convert import find_converted
 
-    recipe = plan.action.recipe
+    recipe = plan.recipe
     hit = find_converted(plan, cache) is not None
     if as_json:
         show(

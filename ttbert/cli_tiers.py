@@ -58,7 +58,8 @@ def pull_command(ref: str, places: Places, as_json: bool) -> None:
     model = find_model(take_census(cache.authority), ref)
     if model.cached is None:
         raise IntegrityError(f"{model.ref}: {model.problem}", "convert it again on a machine that may publish")
-    cached = cache.resolve(model.ref) or model.cached  # refused here, before a blob is fetched, if it may not be used
+    # Refused here, before a blob is fetched, if it may not be used.
+    cached = cache.resolve(model.ref) or cache.manifest(model.cached.digest)
     started = time.perf_counter()
     size = bring_near(str(model.ref), cache, cached, model.ref)
     seconds = time.perf_counter() - started
@@ -85,13 +86,13 @@ def push_command(ref: str, places: Places, sign_with: str | None, as_json: bool)
     model = find_model(take_census(near), ref)
     if model.cached is None or model.entry is None or near.missing(model.cached.manifest):
         raise IntegrityError(f"{model.ref} is not whole in {near.store.url}: {model.problem}", "pull or convert it again")
-    near.manifest(model.cached.digest)  # what may not be used here is not published for others
+    cached = near.manifest(model.cached.digest)  # what may not be used here is not published for others
     started = time.perf_counter()
-    lacking = {each.entry.blob: each.entry.size for each in cache.authority.missing(model.cached.manifest)}
+    lacking = {each.entry.blob: each.entry.size for each in cache.authority.missing(cached.manifest)}
     size = sum(lacking.values())
     with Progress(f"pushing {model.ref}", len(lacking), size) as progress:
-        push(near, cache.authority, model.ref, model.entry, model.cached, progress.advance)
-    _report(model.ref, "pushed", model.cached, size, time.perf_counter() - started, places, cache, as_json)
+        push(near, cache.authority, model.ref, model.entry, cached, progress.advance)
+    _report(model.ref, "pushed", cached, size, time.perf_counter() - started, places, cache, as_json)
 
 
 def _both(places: Places, signer: PrivateKey | None = None) -> tuple[Cache, Cache]:

@@ -16,7 +16,7 @@ from models import COMMIT, TINY, open_local, publish
 from ttbert.cache.cache import ACTION_SCHEMA, Cache, action_key, manifest_key
 from ttbert.cache.digest import Digest, blake3_of
 from ttbert.cache.document import LARGEST, canonical
-from ttbert.cache.manifest import Manifest
+from ttbert.cache.manifest import Manifest, Outline
 from ttbert.cache.refs import LogEntry
 from ttbert.errors import IncompatibleError, IntegrityError
 
@@ -206,7 +206,8 @@ def test_names_that_are_no_plain_names_are_refused(place: tuple[Any, ...], name:
 
 def test_a_name_that_appears_twice_is_refused() -> None:
     for place in ("packs", "files"):
-        refuse(Manifest.parse, canonical({**MANIFEST, place: MANIFEST[place] * 2}))
+        for parse in (Manifest.parse, Outline.parse):
+            refuse(parse, canonical({**MANIFEST, place: MANIFEST[place] * 2}))
 
 
 def test_two_packs_may_be_of_the_same_bytes_and_not_of_the_same_tensor_names() -> None:
@@ -216,6 +217,15 @@ def test_two_packs_may_be_of_the_same_bytes_and_not_of_the_same_tensor_names() -
     manifest = Manifest.parse(canonical({**MANIFEST, "packs": [pack, renamed]}), "here")
     assert len(manifest.tensors) == 4 and manifest.size == 3072 + 10
     refuse(Manifest.parse, canonical({**MANIFEST, "packs": [pack, again]}))
+
+
+def test_an_outline_refuses_all_but_what_is_wrong_with_a_tensor() -> None:
+    for path in paths(MANIFEST):
+        broken = canonical(changed(MANIFEST, path, put(0.5)))
+        if path[:3] == ("packs", 0, "tensors") and len(path) > 3:
+            assert len(list(Outline.parse(broken, "here").entries())) == 2
+        else:
+            refuse(Outline.parse, broken)
 
 
 @pytest.mark.parametrize("schema", ["ttbert.manifest/1", "ttbert.manifest/3", "ttbert.manifest/999"])

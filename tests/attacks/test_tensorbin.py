@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.manifest import TensorEntry
-from ttbert.convert.codec import Codec
+from ttbert.convert.codec import Codec, choose_codec
 from ttbert.errors import IntegrityError
 from ttbert.recipe.recipe import payload_size
 from ttbert.recipe.tensorbin import HEADER_SIZE, check_header, header
@@ -45,7 +45,7 @@ def refuse(content: bytes, entry: TensorEntry = ENTRY) -> str:
 
 @pytest.fixture(scope="module")
 def codec() -> Codec:
-    return Codec()
+    return choose_codec()
 
 
 @pytest.mark.parametrize("dtype,layout", FORMATS)

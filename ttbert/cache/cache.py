@@ -23,7 +23,7 @@ from .digest import Digest, blake3_of
 from .document import LARGEST, Fields, canonical
 from .keys import PrivateKey
 from .local import open_folder
-from .manifest import FileEntry, Manifest, PackEntry, TensorEntry
+from .manifest import FileEntry, Manifest, Outline, PackEntry, TensorEntry
 from .readonly import ReadOnlyStore
 from .refs import LogEntry, Ref, RefEntry
 from .store import Store
@@ -36,10 +36,17 @@ _LOOKS = 8
 
 
 @dataclass(frozen=True)
-class Cached:
-    """A manifest that was found, with its digest."""
+class Outlined:
+    """A manifest that was found, as far as looking after a cache needs it, with its digest."""
 
     digest: Digest
+    manifest: Outline
+
+
+@dataclass(frozen=True)
+class Cached(Outlined):
+    """A manifest that was found, with its digest."""
+
     manifest: Manifest
 
 
@@ -124,6 +131,13 @@ class Cache:
 
     def read_manifest(self, digest: Digest) -> Cached:
         """The same, to be looked at, whoever it is of."""
+        return Cached(digest, Manifest.parse(self._manifest_bytes(digest), self._where(manifest_key(digest))))
+
+    def read_outline(self, digest: Digest) -> Outlined:
+        """The same without its tensors."""
+        return Outlined(digest, Outline.parse(self._manifest_bytes(digest), self._where(manifest_key(digest))))
+
+    def _manifest_bytes(self, digest: Digest) -> bytes:
         key = manifest_key(digest)
         try:
             content = self.store.get(key, 0, LARGEST + 1)
@@ -135,14 +149,14 @@ class Cache:
             raise damaged(self._where(key), f"more than {LARGEST:,} bytes are too many for a manifest")
         if blake3_of(content) != digest:
             raise damaged(self._where(key), f"its digest is {blake3_of(content).short}..., not {digest.short}...")
-        return Cached(digest, Manifest.parse(content, self._where(key)))
+        return content
 
     def note_use(self, digest: Digest) -> None:
         """Note that a model is used today, here and in the shared store, as far as that can be written."""
         for cache in filter(None, (self.near, self.authority)):
             stamp(cache.store, digest)
 
-    def missing(self, manifest: Manifest) -> list[Missing]:
+    def missing(self, manifest: Outline) -> list[Missing]:
         """Entries whose blob is absent or of another size. Digests are checked when blobs are loaded, and by `verify`."""
         blobs = manifest.blobs()
         with ThreadPoolExecutor(_LOOKS) as looks:  # a store in a network takes its time for each
@@ -376,7 +390,7 @@ def require_lasting(cache: Cache) -> None:
         raise InputError(f"{cache.store.url} ends with this command, and all that is in it", "give a folder with --cache")
 
 
-def keys_of(cached: Cached) -> set[str]:
+def keys_of(cached: Outlined) -> set[str]:
     """A manifest, its action and its blobs."""
     manifest = cached.manifest
     return {manifest_key(cached.digest), action_key(manifest.action), *map(blob_key, manifest.blobs())}

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from ..errors import CacheError, InputError
 from . import refs
-from .cache import Cache, Cached, blob_key
+from .cache import Cache, Outlined, blob_key
 from .digest import Digest
 from .refs import Ref, RefEntry, entry_key, is_entry_name
 from .store import Entry
@@ -25,7 +25,7 @@ class Model:
 
     ref: Ref
     entry: RefEntry | None
-    cached: Cached | None
+    cached: Outlined | None
     problem: str | None
 
 
@@ -72,7 +72,7 @@ class Census:
         return {folder: tuple(entries) for folder, entries in folders.items()}
 
     @cached_property
-    def manifests_in_use(self) -> dict[Digest, Cached]:
+    def manifests_in_use(self) -> dict[Digest, Outlined]:
         """The manifests that refs lead to."""
         return {model.cached.digest: model.cached for model in self.models if model.cached}
 
@@ -81,7 +81,7 @@ class Census:
         """For each blob in use, how many manifests in use share it."""
         return Counter(blob for cached in self.manifests_in_use.values() for blob in cached.manifest.blobs())
 
-    def own_size(self, cached: Cached) -> int:
+    def own_size(self, cached: Outlined) -> int:
         """Bytes of a manifest's blobs that no other manifest in use has: what removing it would free."""
         return sum(size for blob, size in cached.manifest.blobs().items() if self.users[blob] == 1)
 
@@ -145,7 +145,7 @@ def _read(cache: Cache, ref: Ref) -> Model | None:
         entry = cache.read_ref(ref)
         if entry is None:
             return None
-        return Model(ref, entry, cache.read_manifest(entry.manifest), None)
+        return Model(ref, entry, cache.read_outline(entry.manifest), None)
     except CacheError as error:
         return Model(ref, entry, None, error.message)
 

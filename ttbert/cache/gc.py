@@ -212,7 +212,7 @@ def _reasons(cache: Cache, manifests: Iterable[Entry]) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for entry in manifests:
         try:
-            manifest = cache.read_manifest(Digest("blake3", entry.key.rpartition("/")[2])).manifest
+            manifest = cache.read_outline(Digest("blake3", entry.key.rpartition("/")[2])).manifest
         except CacheError:
             reasons[entry.key] = "a manifest that cannot be read and that no name leads to"
             continue

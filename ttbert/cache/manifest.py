@@ -12,8 +12,9 @@ configuration and the tokenizer are blobs beside the packs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from .digest import Digest
 from .document import Fields, canonical
@@ -22,6 +23,7 @@ SCHEMA = "ttbert.manifest/2"
 
 DTYPES = ("bfloat16", "bfloat8_b", "bfloat4_b")
 LAYOUTS = ("tile", "row_major")
+_Kind = TypeVar("_Kind", bound="Outline")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 
@@ -119,15 +121,47 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """The result of a conversion. `action` is the digest of the recipe together with the digests of the source files."""
+class Outline:
+    """What a manifest says of its blobs and of where they came from: all that looking after a cache needs.
+
+    The tensors, nearly all of a manifest, are left unread: a cache of many models is looked over in a third of the time.
+    """
 
     action: Digest
     architecture: str
     policy: str
-    packs: tuple[PackEntry, ...]
+    packs: Sequence[PackEntry | FileEntry]
     files: tuple[FileEntry, ...]
     provenance: Provenance
+
+    @classmethod
+    def parse(cls, content: bytes, where: str) -> Outline:
+        """Read the canonical form; IntegrityError, naming `where`, for anything else, as far as it is read."""
+        return _parse(Outline, content, where, _outline)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all packs and files, each blob counted once."""
+        return sum(self.blobs().values())
+
+    def blobs(self) -> dict[Digest, int]:
+        """Every blob that must be there, each once, with its size."""
+        return {each.blob: each.size for each in self.entries()}
+
+    def entries(self) -> Iterator[PackEntry | FileEntry]:
+        """Everything that is a blob: packs, then files."""
+        yield from self.packs
+        yield from self.files
+
+    def file(self, name: str) -> FileEntry | None:
+        return next((each for each in self.files if each.name == name), None)
+
+
+@dataclass(frozen=True)
+class Manifest(Outline):
+    """The result of a conversion. `action` is the digest of the recipe together with the digests of the source files."""
+
+    packs: tuple[PackEntry, ...]
 
     def to_bytes(self) -> bytes:
         """The canonical form, whose BLAKE3 digest is the manifest's name."""
@@ -146,23 +180,10 @@ class Manifest:
     @classmethod
     def parse(cls, content: bytes, where: str) -> Manifest:
         """Read the canonical form; IntegrityError, naming `where`, for anything else."""
-        fields = Fields.parse(content, where)
-        fields.schema(SCHEMA)
-        manifest = cls(
-            action=fields.blake3("action"),
-            architecture=fields.take("architecture", str),
-            policy=fields.take("policy", str),
-            packs=tuple(_pack(each) for each in fields.objects("packs")),
-            files=tuple(_file(each) for each in fields.objects("files")),
-            provenance=_provenance(fields.object("provenance")),
-        )
-        fields.done()
-        for names in ([each.name for each in manifest.entries()], [each.name for each in manifest.tensors]):
-            if len(names) != len(set(names)):
-                raise fields.wrong("a name appears twice")
-        sizes = manifest.blobs()
-        if any(each.size != sizes[each.blob] for each in manifest.entries()):
-            raise fields.wrong("a blob has two sizes")
+        manifest = _parse(Manifest, content, where, _pack)
+        names = [each.name for each in manifest.tensors]
+        if len(names) != len(set(names)):
+            raise Fields({}, where).wrong("a name appears twice")
         return manifest
 
     @property
@@ -170,22 +191,32 @@ class Manifest:
         """The tensors of all packs."""
         return tuple(tensor for pack in self.packs for tensor in pack.tensors)
 
-    @property
-    def size(self) -> int:
-        """Bytes of all packs and files, each blob counted once."""
-        return sum(self.blobs().values())
 
-    def blobs(self) -> dict[Digest, int]:
-        """Every blob that must be there, each once, with its size."""
-        return {each.blob: each.size for each in self.entries()}
+def _parse(kind: Callable[..., _Kind], content: bytes, where: str, pack: Callable[[Fields], PackEntry | FileEntry]) -> _Kind:
+    fields = Fields.parse(content, where)
+    fields.schema(SCHEMA)
+    outline = kind(
+        action=fields.blake3("action"),
+        architecture=fields.take("architecture", str),
+        policy=fields.take("policy", str),
+        packs=tuple(pack(each) for each in fields.objects("packs")),
+        files=tuple(_file(each) for each in fields.objects("files")),
+        provenance=_provenance(fields.object("provenance")),
+    )
+    fields.done()
+    entries = list(outline.entries())
+    if len({each.name for each in entries}) < len(entries):
+        raise fields.wrong("a name appears twice")
+    sizes = outline.blobs()
+    if any(each.size != sizes[each.blob] for each in entries):
+        raise fields.wrong("a blob has two sizes")
+    return outline
 
-    def entries(self) -> Iterator[PackEntry | FileEntry]:
-        """Everything that is a blob: packs, then files."""
-        yield from self.packs
-        yield from self.files
 
-    def file(self, name: str) -> FileEntry | None:
-        return next((each for each in self.files if each.name == name), None)
+def _outline(fields: Fields) -> FileEntry:
+    """A pack's place among the blobs, whatever its tensors are."""
+    fields.take("tensors", list)
+    return _file(fields)
 
 
 def _pack(fields: Fields) -> PackEntry:

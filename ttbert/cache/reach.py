@@ -56,7 +56,7 @@ def _keys_of_history(cache: Cache, ref: Ref, last: int | None = None) -> set[str
     keys: set[str] = set()
     for digest in manifests[:last]:
         try:
-            keys |= keys_of(cache.read_manifest(digest))
+            keys |= keys_of(cache.read_outline(digest))
         except CacheError:
             keys.add(manifest_key(digest))
     return keys

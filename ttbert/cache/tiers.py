@@ -13,11 +13,11 @@ from typing import BinaryIO
 from ..errors import CacheError, IntegrityError, StoreReadOnly, UntrustedError
 from . import refs
 from .blob import Blob
-from .cache import Cache, Cached, Missing, action_key, blob_key, manifest_key
+from .cache import Cache, Cached, Missing, Outlined, action_key, blob_key, manifest_key
 from .counters import Counters
 from .digest import Digest, blake3_of
 from .local import LocalStore
-from .manifest import FileEntry, Manifest, PackEntry, TensorEntry
+from .manifest import FileEntry, Manifest, Outline, PackEntry, TensorEntry
 from .refs import Ref
 from .space import require_space
 from .store import Store
@@ -83,7 +83,13 @@ class TieredCache(Cache):
         except CacheError:  # not here, or not as it should be
             return super().read_manifest(digest)
 
-    def missing(self, manifest: Manifest) -> list[Missing]:
+    def read_outline(self, digest: Digest) -> Outlined:
+        try:
+            return self.near.read_outline(digest)
+        except CacheError:
+            return super().read_outline(digest)
+
+    def missing(self, manifest: Outline) -> list[Missing]:
         here = self.near.missing(manifest)
         return super().missing(manifest) if here else []
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from ..boards import CPU
 from ..cache.cache import Cache, Cached, open_store
 from ..cache.digest import Digest
@@ -122,7 +124,7 @@ def load_float32(wanted: Wanted) -> Subject:
     Errors as of a conversion, and CheckpointError if it has no question-answering head.
     """
     plan = plan_conversion(wanted)
-    recipe, source = plan.action.recipe, plan.source
+    recipe, source = plan.recipe, plan.source
     if not recipe.shape.has_answer_head:
         raise CheckpointError(
             f"{wanted.model} is a {recipe.shape.architecture}, which has no question-answering head",
@@ -144,7 +146,9 @@ def load_float32(wanted: Wanted) -> Subject:
             names = canonical_names(checkpoint.shapes)
             check_tensors(recipe, {name: checkpoint.shapes[stored] for name, stored in names.items()})
             arrays = {
-                tensor.name: run_steps(tensor.steps, [checkpoint.read(names[name]) for name in tensor.sources])
+                tensor.name: np.ascontiguousarray(
+                    run_steps(tensor.steps, [checkpoint.read(names[name]) for name in tensor.sources])
+                )
                 for tensor in recipe.tensors
             }
         from ..runtime.reference import Reference
