@@ -144,3 +144,5 @@ def test_process_interrupted_while_it_starts_says_so_too(tmp_path: Path, module:
     done = ttbert("convert", model, "--cache", tmp_path / "cache", hook=hook)
     assert done.exit_code == 130 and done.out == ""
     assert done.err.strip() == "interrupted; nothing incomplete was published"
+    done = ttbert("convert", model, "--cache", tmp_path / "cache", "--json", hook=hook)
+    assert done.exit_code == 130 and done.document["error"]["kind"] == "Interrupted"

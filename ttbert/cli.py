@@ -20,9 +20,7 @@ from .cli_squad import squad_command
 from .cli_tiers import tier_commands
 from .cli_trust import trust_commands
 from .console import Remarks, show, tell, tell_error
-from .errors import InputError, ReportedError, TtbertError
-
-INTERRUPTED = 130
+from .errors import InputError, Interrupted, ReportedError, TtbertError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -62,8 +60,10 @@ def main() -> None:
         _show_error(InputError(error.format_message(), "see --help"))
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        tell("interrupted; nothing incomplete was published")
-        sys.exit(INTERRUPTED)
+        interrupted = Interrupted("interrupted; nothing incomplete was published")
+        tell(interrupted.message)
+        _show_error(interrupted)
+        sys.exit(interrupted.exit_code)
     except TtbertError as error:
         _leave(error)
     except Exception as error:

@@ -110,6 +110,12 @@ class ClusterError(TtbertError):
     exit_code = 14
 
 
+class Interrupted(TtbertError):
+    """The user stopped the command."""
+
+    exit_code = 130
+
+
 class ReportedError(TtbertError):
     """A process that ttbert started failed, has told the user why, and left with this exit code."""
 
