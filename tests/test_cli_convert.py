@@ -107,6 +107,13 @@ def test_people_are_told_of_a_hit_in_one_line_without_progress(converted: Conver
     assert done.err == ""
 
 
+def test_the_bundled_model_is_called_that_under_any_name(tmp_path: Path) -> None:
+    ttbert("convert", "bundled", "--name", "mine", "--cache", tmp_path).succeeded()
+    assert ttbert("cache", "show", "mine", "--json", "--cache", tmp_path).document["provenance"]["repo"] == "bundled"
+    (row,) = ttbert("cache", "ls", "--json", "--cache", tmp_path).document
+    assert row["ref"] == "mine:bfp8" and row["repo"] == "bundled"
+
+
 def test_a_copy_under_another_name_is_a_hit(converted: Converted, tmp_path: Path) -> None:
     folder = tiny.write(tmp_path / "a copy", tiny.checkpoint())
     done = ttbert("convert", folder, "--json", "--cache", converted.cache).succeeded()

@@ -24,7 +24,8 @@ def test_events_are_one_json_object_a_line_on_stderr(tmp_path: Path, forks: Fork
     events = [json.loads(line) for line in done.err.splitlines()]
     assert [event["event"] for event in events] == ["begin", "end"] and done.document["tensors"] == events[-1]["objects"]
     assert all({"event", "what", *NUMBERS} == event.keys() for event in events)
-    assert events[0]["objects"] == 0 and events[-1]["objects"] == events[-1]["objects_of"] and events[-1]["bytes"] > 0
+    assert events[0]["objects"] == 0 and events[-1]["objects"] == events[-1]["objects_of"]
+    assert 0 < events[-1]["bytes"] == events[-1]["bytes_of"]
 
 
 def test_the_environment_chooses_too_and_nonsense_is_refused(tmp_path: Path) -> None:

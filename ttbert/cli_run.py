@@ -92,7 +92,7 @@ def convert_command(
     if dry_run:
         _report_plan(plan, cache, as_json)
         return
-    with Progress(f"converting {model}", len(plan.recipe.tensors), plan.size) as progress:
+    with Progress(f"converting {model}", len(plan.recipe.tensors), plan.stored_size) as progress:
         conversion = convert(plan, cache, lambda entry: progress.advance(entry.size), tell)
     if not conversion.hit:
         cache.fetch(conversion.cached, conversion.ref)  # its blobs are on this machine: now what leads to them is, too

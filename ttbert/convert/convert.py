@@ -22,11 +22,12 @@ from ..model import parse_config
 from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
 from ..recipe.recipe import CONFIG, RECIPE, TOKENIZER, Action, PackRecipe, Recipe
+from ..recipe.tensorbin import HEADER_SIZE
 from .checkpoint import weight_files
 from .maker import Made, Maker, Progress
 from .source import Source
 from .tokenizer import build_tokenizer, tokenizer_files
-from .wanted import BUNDLED, Wanted
+from .wanted import Wanted
 
 _WRITERS = 4
 """Packs that are written at once. Writing is mostly waiting: for the disk to confirm, or for a server."""
@@ -46,6 +47,11 @@ class Plan:
     def size(self) -> int:
         """Bytes of the packed tensors, without their headers."""
         return sum(tensor.payload for tensor in self.recipe.tensors)
+
+    @property
+    def stored_size(self) -> int:
+        """Bytes of the packs: the packed tensors with their headers."""
+        return self.size + HEADER_SIZE * len(self.recipe.tensors)
 
     @property
     def is_identified(self) -> bool:
@@ -130,11 +136,11 @@ def convert(
         if conversion is None or not cache.authority.claim(conversion.cached):
             cache.trust.check_may_publish()
             if cache.check_space:
-                require_space(cache.store, plan.size, str(plan.ref))
+                require_space(cache.store, plan.stored_size, str(plan.ref))
             # Of several that want it at once, one converts and the others wait.
             with leased(cache.store, plan.action.key, lambda: find_converted(plan, cache.authority)) as found:
                 conversion = found or Conversion(_publish(plan, cache, lambda: ahead or make()), plan.ref, hit=False)
-    cache.move_ref(plan.ref, conversion.cached, _repo(plan), plan.source.commit)
+    cache.move_ref(plan.ref, conversion.cached, plan.source.label, plan.source.commit)
     return conversion
 
 
@@ -169,13 +175,9 @@ def _publish(plan: Plan, cache: Cache, make: Callable[[], Maker]) -> Cached:
         policy=recipe.policy,
         packs=packs,
         files=files,
-        provenance=Provenance(repo=_repo(plan), commit=source.commit, sources=_sources(plan), versions=_versions(maker.packer)),
+        provenance=Provenance(source.label, source.commit, _sources(plan), _versions(maker.packer)),
     )
     return cache.publish_manifest(manifest)
-
-
-def _repo(plan: Plan) -> str:
-    return BUNDLED if plan.ref.name == BUNDLED else plan.source.label
 
 
 def _sources(plan: Plan) -> tuple[SourceEntry, ...]:

@@ -142,9 +142,9 @@ class Source(ABC):
 
 
 class FolderSource(Source):
-    """A checkpoint in a local folder: the files directly in it."""
+    """A checkpoint in a local folder: the files directly in it. It is called by its path, unless it has a `label`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, label: str | None = None) -> None:
         self._folder = folder.resolve()
         try:
             entries = sorted(self._folder.iterdir())
@@ -152,7 +152,7 @@ class FolderSource(Source):
             raise CheckpointError(f"the folder {folder} cannot be read: {error.strerror}", _READABLE) from error
         # A broken link is listed too: passing over it would silently choose another file of weights.
         found = [entry for entry in entries if entry.is_file() or (entry.is_symlink() and not entry.exists())]
-        super().__init__(str(self._folder), None, [SourceFile(entry.name, size_of(entry), None) for entry in found])
+        super().__init__(label or str(self._folder), None, [SourceFile(entry.name, size_of(entry), None) for entry in found])
 
     def _locate(self, name: str) -> Path:
         return self._folder / name

@@ -54,7 +54,7 @@ class Wanted:
             return open_source(self.model, self.revision, self.offline)
         if self.revision:
             raise InputError("the bundled model has no revisions", "leave out --revision")
-        return FolderSource(BUNDLED_FOLDER)
+        return FolderSource(BUNDLED_FOLDER, BUNDLED)
 
 
 def is_folder(model: str) -> bool:
