@@ -123,7 +123,7 @@ def test_a_finished_run_is_the_same_from_its_journal(run: Callable[..., Done], p
 
 def test_resume_with_other_options_is_refused(run: Callable[..., Done], place: Path, whole: tuple[Path, Done]) -> None:
     run(*arguments(place, whole[0], "--resume", "--batch", 4)).failed(2, "its batch is 2, not 4")
-    run(*arguments(place, whole[0], "--resume", "--limit", 4)).failed(2, "its part is None")
+    run(*arguments(place, whole[0], "--resume", "--limit", 4)).failed(2, "its limit is unset, not 4")
 
 
 def test_precisions_are_never_mixed_up(run: Callable[..., Done], place: Path, whole: tuple[Path, Done], tmp_path: Path) -> None:

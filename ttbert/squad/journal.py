@@ -169,8 +169,15 @@ def _difference(content: bytes, head: bytes) -> str:
     """The first thing in which two identities differ."""
     found, wanted = (each[len(_MAGIC) :].split(b"\n", 1)[0] for each in (content, head))
     try:
-        old, new = json.loads(found)["identity"], json.loads(wanted)["identity"]
-        name = next(each for each in sorted({*old, *new}) if old.get(each) != new.get(each))
-        return f"its {name} is {old.get(name)!s:.90}, not {new.get(name)!s:.90}"
+        name, old, new = "", json.loads(found)["identity"], json.loads(wanted)["identity"]
+        while isinstance(old or new, dict):
+            old, new = old or {}, new or {}
+            name = next(each for each in sorted({*old, *new}) if old.get(each) != new.get(each))
+            old, new = old.get(name), new.get(name)
+        return f"its {name} is {_text(old)}, not {_text(new)}"
     except (ValueError, LookupError, TypeError, AttributeError, StopIteration):
         return "its options cannot be read"
+
+
+def _text(value: object) -> str:
+    return "unset" if value is None else f"{value!s:.90}"
