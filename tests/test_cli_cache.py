@@ -109,7 +109,7 @@ def test_ls_shows_what_is_not_whole(root: Path) -> None:
     (entry,) = open_local(root).store.list(TINY.folder)
     flip_bit(root / entry.key, 2)
     tiny, other = run(root, "ls", "--json").succeeded().document
-    assert "1 blobs missing" in other["state"] and "other first" in other["state"]
+    assert other["state"] == "missing or of a wrong size: other"
     assert entry.key in tiny["state"]
     assert str(TINY) in run(root, "ls").succeeded().out
 
@@ -474,3 +474,7 @@ def test_blobs_of_an_unfinished_conversion_belong_to_nobody(root: Path) -> None:
 def test_every_command_has_help_with_an_example(verb: str) -> None:
     assert f"\n  ttbert cache {verb}" in ttbert("cache", verb, "--help").succeeded().out
     assert verb in ttbert("cache", "--help").succeeded().out
+
+
+def test_a_wrong_variable_is_named(root: Path) -> None:
+    run(root, "rm", "tiny", "--yes", TTBERT_READ_ONLY="perhaps").failed_at_once(2, "TTBERT_READ_ONLY is 'perhaps'", "1 or 0")

@@ -272,8 +272,8 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
     model = find_model(census, ref)
     frees = census.own_size(model.cached) if model.cached and _names(census, model) == 1 else 0
     if not as_json or not (dry_run or yes):
-        would = "would be" if dry_run else "is"
-        tell(f"{model.ref}: the name {would} forgotten; `ttbert cache gc` then frees {size_text(frees)}")
+        will = "would" if dry_run else "will"
+        tell(f"{model.ref}: the name {will} be forgotten; `ttbert cache gc` then frees {size_text(frees)}")
     if not dry_run:
         agree(yes, "Forget it?")
         cache.remove_ref(model.ref)

@@ -12,6 +12,7 @@ import platformdirs
 
 from .boards import AUTO, BOARDS, CPU
 from .console import set_progress
+from .errors import InputError
 from .recipe.policy import FLOAT32, POLICIES, PRECISIONS
 from .settings import setting, settings_path
 
@@ -130,8 +131,13 @@ def places_option(command: F) -> F:
 
 def read_only() -> bool:
     """Whether nothing may be changed from this machine, as TTBERT_READ_ONLY or the settings say."""
-    found = os.environ.get("TTBERT_READ_ONLY")
-    return bool(click.BOOL.convert(found, None, None) if found else setting("read_only"))
+    found = os.environ.get(variable := "TTBERT_READ_ONLY")
+    if not found:
+        return bool(setting("read_only"))
+    try:
+        return click.BOOL.convert(found, None, None)
+    except click.BadParameter as error:
+        raise InputError(f"{variable} is {found!r:.60}, which is neither true nor false", "set it to 1 or 0") from error
 
 
 def chosen_by(context: click.Context, name: str) -> str:

@@ -155,7 +155,8 @@ def _look_for_blobs(model: Model, blobs: dict[str, Entry]) -> Model:
     absent = [each for each in entries if _size(blobs, each.blob) != each.size]
     if not absent:
         return model
-    return replace(model, problem=f"{len(absent)} blobs missing or of a wrong size, {absent[0].name} first")
+    more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+    return replace(model, problem=f"missing or of a wrong size: {absent[0].name}{more}")
 
 
 def _size(blobs: dict[str, Entry], digest: Digest) -> int | None:
