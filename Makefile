@@ -30,7 +30,7 @@ lint: setup ## Check style and types
 	@$(bin)/python -m mypy
 
 clean: ## Remove caches and build products; the virtual environment stays
-	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf build dist *.egg-info ttbert/convert/_pack.*so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find ttbert tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 setup:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ttbert.boards import BOARDS, Board, largest_batch
-from ttbert.cache.cache import open_cache
+from ttbert.cache.places import Places
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import Wanted
 from ttbert.errors import BoardError
@@ -57,24 +57,28 @@ def main() -> None:
         place.write_text(f"{before}{BEGIN}\n{table(record, boards)}\n{END}{after}")
 
 
-def run(folder: Path) -> dict[str, Any]:
-    """Everything that the tables say, found out now."""
+def run(
+    folder: Path, names: tuple[str, ...] = tuple(BOARDS), *, hidden: int = 1024, heads: int = 16, layers: int = 24
+) -> dict[str, Any]:
+    """Everything that the tables say, found out now; of BERT-large, unless another size is given."""
     sys.path.insert(0, str(ROOT / "tests"))
     from checkpoints import make_checkpoint
 
     # As transformers initializes BERT: with larger weights the states of all tokens become one, and the logits flat.
-    checkpoint = make_checkpoint(folder / "bert", hidden=1024, heads=16, layers=24, vocabulary=30522, deviation=0.02)
-    cache = open_cache(str(folder / "cache"))
+    size = {"hidden": hidden, "heads": heads, "layers": layers, "vocabulary": 30522}
+    checkpoint = make_checkpoint(folder / "bert", **size, deviation=0.02)
+    places = Places(str(folder / "cache"))
+    cache = places.open()
     cached = convert(plan_conversion(Wanted(str(checkpoint), policy=POLICY)), cache).cached
     shape = CachedModel(cache, cached).shape
-    entry = (str(folder / "cache"), str(cached.digest))
+    entry = {"places": places, "manifest": str(cached.digest)}
     boards = {}
-    for board in BOARDS.values():
+    for board in (BOARDS[name] for name in names):
         print(f"{board.name}: batch {BATCHES[0]} to {BATCHES[-1]}", file=sys.stderr, flush=True)
         found = judge(board, shape, entry) if board.runs else model(board, shape)
         boards[board.name] = {"chips": board.chips, "mock": board.runs, "batches": list(found)}
     print("values", file=sys.stderr, flush=True)
-    comparison = compare_on("n150", Request(shape, 2, TOKENS, POLICY, *entry))
+    comparison = compare_on("n150", Request(shape, 2, TOKENS, POLICY, **entry))
     lowest = min(comparison.ops, key=lambda each: each.pcc)
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -84,11 +88,11 @@ def run(folder: Path) -> dict[str, Any]:
     }
 
 
-def judge(board: Board, shape: BertShape, entry: tuple[str, str]) -> Iterator[dict[str, Any]]:
+def judge(board: Board, shape: BertShape, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """By TT-NN, on a mock device."""
     most = largest_batch(board.grid, shape.grid)
     requests = [
-        Request(shape, batch, TOKENS, POLICY, *entry, grid=None if batch <= most else _larger(board, batch))
+        Request(shape, batch, TOKENS, POLICY, **entry, grid=None if batch <= most else _larger(board, batch))
         for batch in BATCHES
     ]
     for batch, verdict in zip(BATCHES, judge_on(board.name, requests), strict=True):

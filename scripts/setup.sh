@@ -101,9 +101,10 @@ choose() {
 }
 
 # What a stamp would say of the clone, the environment and the interpreter as they are now. The last line is the only
-# one that another clone with the same environment changes.
+# one that another clone with the same environment changes, or one from which the built extension was removed; where it
+# could not be built, for want of a compiler, its pattern stands for it.
 describe() {
-    printf 'needs %s\npython %s\nplaces %s %s\n' "$needs" "$python" "$root" "$venv"
+    printf 'needs %s\npython %s\nplaces %s %s %s\n' "$needs" "$python" "$root" "$venv" "$(echo ttbert/convert/_pack.*so)"
 }
 
 stamped() { [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(describe)" ] && [ -x "$venv/bin/python" ]; }
@@ -152,7 +153,7 @@ venv=${TTBERT_VENV:-.venv}
 case $venv in /*) ;; *) venv=$root/$venv ;; esac
 stamp=$venv/ttbert-stamp
 log=$venv/ttbert-install.log
-needs=$(cat setup.cfg pyproject.toml | sha256sum)
+needs=$(cat setup.cfg setup.py pyproject.toml ttbert/convert/_pack.c | sha256sum)
 needs=${needs%% *}
 
 if [ -z "${PYTHON:-}" ] && [ -f "$stamp" ]; then

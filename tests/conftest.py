@@ -17,7 +17,7 @@ import pytest
 _HOME = tempfile.mkdtemp(prefix="ttbert-tests-")
 Path(_HOME).chmod(0o755)  # for tests that become other users
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-os.environ |= {"HF_HOME": _HOME, "HF_ENDPOINT": "http://127.0.0.1:9"}
+os.environ |= {"HF_HOME": _HOME, "HF_ENDPOINT": "http://127.0.0.1:9", "XDG_CACHE_HOME": f"{_HOME}/cache"}
 os.environ |= {"XDG_CONFIG_HOME": f"{_HOME}/config", "XDG_STATE_HOME": f"{_HOME}/state"}
 
 # Commands that a test runs in its own process leave a card alone.

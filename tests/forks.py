@@ -1,4 +1,4 @@
-"""Command lines of ttbert, one after another, each in a process of its own that is forked when TT-NN is imported already.
+"""Command lines of ttbert, one after another, each in a process of its own, forked when what takes long is imported.
 
 So that a conversion can be killed at a hundred places in the time that ten would take. Run as a script: it takes one
 JSON object a line, `{"arguments": [...], "cache": "...", "kill_at": 7, "signal": 9}`, and answers with one. `kill_at`
@@ -89,9 +89,7 @@ def _serve() -> None:
 
     import ttbert.cli_cache
     import ttbert.convert.convert  # noqa: F401
-    from ttbert.tt import host_ttnn
 
-    host_ttnn()
     for line in sys.stdin:
         task = json.loads(line)
         with tempfile.TemporaryDirectory() as folder:

@@ -38,5 +38,16 @@ def test_recorded_batches_are_those_that_the_plans_hold(record: Any, name: str) 
         assert {each["ops"] for each in found if each["accepted"]} == {7 + 11 * 24}
 
 
+def test_chart_is_made_by_checks(tmp_path: Path) -> None:
+    """As BERT-large's, with a smaller model over as many cores."""
+    found = chart.run(tmp_path, ("e150", "n150"), hidden=256, heads=8, layers=1)
+    e150, n150 = (found["boards"][name]["batches"] for name in ("e150", "n150"))
+    assert all(each["accepted"] and each["peak"] <= each["usable"] for each in e150)
+    assert [each["accepted"] for each in n150] == [True] * 8 + [False] * 4
+    assert all("has no L1 bank on this device, which has 64" in each["reason"] for each in n150[8:])
+    assert min(found["values"]["start"], found["values"]["end"]) >= LEAST_PCC
+    assert "| 9 to 12 | fits | refused |" in chart.table(found, ("e150", "n150"))
+
+
 def test_recorded_values_are_those_of_the_reference(record: Any) -> None:
     assert min(record["values"]["start"], record["values"]["end"]) >= LEAST_PCC

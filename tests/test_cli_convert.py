@@ -90,7 +90,7 @@ def test_manifest_says_where_a_model_came_from_and_what_made_it(converted: Conve
     assert {each["name"]: each["digest"] for each in provenance["sources"]} == {
         name: f"sha256:{hashlib.sha256(content).hexdigest()}" for name, content in tiny.checkpoint().items()
     }
-    assert provenance["versions"].keys() == {"ttbert", "ttnn", "numpy", "python"}
+    assert provenance["versions"].keys() == {"ttbert", "packer", "numpy", "python"}
 
 
 def test_second_conversion_is_a_hit_and_starts_neither_ttnn_nor_torch(converted: Converted) -> None:
@@ -525,9 +525,9 @@ def test_cache_path_that_is_a_file_is_refused(converted: Converted, tmp_path: Pa
 
 
 def test_full_disk_leaves_nothing_visible_and_more_space_finishes_the_work(converted: Converted, small_disk: Path) -> None:
-    done = ttbert("convert", converted.folder, "--cache", small_disk)
+    done = ttbert("convert", converted.folder, "--cache", small_disk, "--no-space-check")
     done.failed(10, str(small_disk), "free")
-    found = objects(small_disk)
+    found = {path: content for path, content in objects(small_disk).items() if not path.startswith("leases/")}
     assert found and no_model_in(small_disk)
     ttbert("cache", "verify", "--cache", small_disk).succeeded()
 

@@ -89,7 +89,8 @@ def test_bundled_model_answers_the_built_in_questions_from_the_cache_alone(cache
         "board": "cpu",
         "batch": 8,
         "manifest": str(open_cache(str(cache)).resolve(Ref("bundled", None, "bfp8")).digest),
-        "tokens": 384,
+        "precision": "float32",
+        "tokens": 191,
         "windows": 8,
         "batches": 1,
     }

@@ -127,6 +127,7 @@ def test_what_one_machine_converts_another_one_loads(url: str, tmp_path: Path) -
     first, second = tmp_path / "first", tmp_path / "second"
     converted = ttbert("convert", "bundled", *both(url, first), "--json").succeeded().document
     assert converted["hit"] is False and converted["cache"] == url
+    assert ttbert("cache", "verify", "bundled", "--cache", first).succeeded(), "it has a copy of its own"
     again = ttbert("convert", "bundled", *both(url, second)).succeeded()
     assert "already in the cache" in again.out and f"{url}, the shared tier" in again.out
     demo = ttbert("demo", "--model", "bundled", *both(url, second), "--json").succeeded()

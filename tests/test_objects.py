@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,14 @@ def test_a_write_that_meets_a_fault_is_published_once(url: str, proxy: FaultProx
     assert store.put(KEY, CONTENT) is True
     assert store.get(KEY) == CONTENT and len(retries) == 1 and proxy.count("PUT") == 2
     assert store.put(KEY, b"another") is False and store.get(KEY) == CONTENT
+
+
+def test_a_large_write_without_an_answer_is_tried_again_in_bounded_time(url: str, proxy: FaultProxy) -> None:
+    content = os.urandom(2 << 20)
+    proxy.meet(silent, "PUT")
+    started = time.monotonic()
+    assert ObjectStore(url, IMPATIENT).put(KEY, content) is True
+    assert time.monotonic() - started < 20 and ObjectStore(url).get(KEY) == content
 
 
 def test_a_write_whose_every_answer_is_lost_is_read_back(url: str, proxy: FaultProxy) -> None:
@@ -253,6 +264,24 @@ def test_a_profile_gives_endpoint_region_and_credentials(
     assert (store.access.endpoint, store.access.region) == (moto.endpoint, "eu-west-1")
     assert store.access.credentials == "~/.aws/credentials, profile lab"
     assert "hidden" not in repr(store.access)
+
+
+def test_credentials_that_expire_are_asked_for_as_the_profile_says(
+    moto: MotoServer, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in moto.env:
+        monkeypatch.delenv(name, raising=False)
+    soon = f"{datetime.now(timezone.utc) + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"
+    answer = tmp_path / "answer.json"
+    document = {"Version": 1, "AccessKeyId": "AKTEMP", "SecretAccessKey": "s", "SessionToken": "t", "Expiration": soon}
+    answer.write_text(json.dumps(document))
+    config = tmp_path / "config"
+    config.write_text(f"[default]\nendpoint_url = {moto.endpoint}\ncredential_process = cat {answer}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    store = ObjectStore(f"s3://{bucket}/{uuid.uuid4().hex}")
+    assert store.put(KEY, CONTENT) is True and store.get(KEY) == CONTENT
+    assert store.access.credentials == "the credential_process in ~/.aws/config"
 
 
 def test_the_environment_beats_the_profile(moto: MotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

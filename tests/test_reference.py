@@ -15,7 +15,7 @@ from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import BUNDLED, BUNDLED_FOLDER, Wanted
 from ttbert.demo.inputs import built_in_questions
 from ttbert.errors import CheckpointError, IncompatibleError
-from ttbert.recipe.policy import POLICIES
+from ttbert.recipe.policy import BFLOAT16, POLICIES
 from ttbert.runtime.loader import CachedModel
 from ttbert.runtime.reference import Reference
 from ttbert.runtime.tokens import Batch, Encoder, make_batches
@@ -173,6 +173,21 @@ def test_padding_changes_no_logit(cache: Cache) -> None:
     for left, right in zip(runtime.run(long), runtime.run(short), strict=True):
         real = short.attention_mask.astype(bool)
         assert np.abs(left[:, :256] - right)[real].max() < LOGIT_ERROR
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_bfloat16_rounds_activations_and_no_weight(cache: Cache, policy: str) -> None:
+    model = load(cache, BUNDLED, policy)
+    runtime, reference = Reference(model, BFLOAT16), Reference(model)
+    for name, tensor in runtime._tensors.items():
+        rounded, exact = (
+            each.to_dense().float() if each.is_mkldnn else each.float() for each in (tensor, reference._tensors[name])
+        )
+        assert torch.equal(rounded, exact), name
+    batch = batch_of(model)
+    real = batch.attention_mask.astype(bool)
+    for rounded, exact in zip(runtime.run(batch), reference.run(batch), strict=True):
+        assert 1e-3 < np.abs(rounded - exact)[real].max() < 1 and pcc(rounded, exact, real) > 0.999
 
 
 def test_swapped_heads_are_noticed(cache: Cache) -> None:

@@ -31,6 +31,9 @@ PROGRAMS = [
     "uname",
 ]
 
+DESCRIBED = ["setup.cfg", "setup.py", "pyproject.toml", "ttbert/convert/_pack.c"]
+"""The files that say what is installed and built."""
+
 # Runs what it is given with -c, claiming VERSION; `-m venv` links itself into a new environment; `-m pip` is only noted
 # in CALLS, and takes SECONDS and ends with STATUS from the environment.
 STAND_IN = """\
@@ -82,8 +85,8 @@ class Machine:
 
     def add_clone(self, name: str) -> Path:
         clone = self.root / name
-        (clone / "scripts").mkdir(parents=True)
-        for path in ["scripts/setup.sh", "setup.cfg", "pyproject.toml"]:
+        for path in ["scripts/setup.sh", *DESCRIBED]:
+            (clone / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / path, clone / path)
         return clone
 
@@ -236,7 +239,7 @@ def test_second_run_is_silent_and_does_not_call_pip(machine: Machine) -> None:
     assert len(machine.pip_calls()) == 2
 
 
-@pytest.mark.parametrize("name", ["setup.cfg", "pyproject.toml"])
+@pytest.mark.parametrize("name", DESCRIBED)
 def test_changed_requirements_are_installed_into_the_same_environment(machine: Machine, name: str) -> None:
     machine.add_python("bin/python3.12", (3, 12, 1))
     machine.set_up()
@@ -285,6 +288,18 @@ def test_second_clone_with_the_same_environment_installs_only_itself(machine: Ma
     assert machine.set_up(machine.add_clone("second"), TTBERT_VENV=shared)[0] == 0
     assert ends(machine.pip_calls()) == [*INSTALLS, "-e ."]
     assert "--no-deps" in machine.pip_calls()[-1]
+
+
+def test_extension_that_was_removed_is_built_again(machine: Machine) -> None:
+    machine.add_python("bin/python3.12", (3, 12, 1))
+    built = machine.clone / "ttbert/convert/_pack.abi3.so"
+    built.touch()
+    machine.set_up()
+    assert machine.set_up() == (0, "")
+    built.unlink()
+    assert machine.set_up()[0] == 0
+    assert ends(machine.pip_calls()) == [*INSTALLS, "-e ."]
+    assert machine.set_up() == (0, ""), "where there is no compiler it is not tried again and again"
 
 
 def test_failed_install_is_reported_and_the_next_run_goes_on(machine: Machine) -> None:

@@ -133,7 +133,7 @@ def test_broken_link_is_an_error_and_not_passed_over(tmp_path: Path) -> None:
 
 def test_each_file_is_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[Path] = []
-    monkeypatch.setattr("ttbert.convert.source.sha256_of_file", lambda path: hashed.append(path) or sha256_of_file(path))
+    monkeypatch.setattr("ttbert.convert.digests.sha256_of_file", lambda path: hashed.append(path) or sha256_of_file(path))
     source = open_source(str(folder))
     assert source.digest("vocab.txt") == source.digest("vocab.txt")
     assert hashed == [folder / "vocab.txt"]

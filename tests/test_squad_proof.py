@@ -13,11 +13,14 @@ import pytest
 from shared import shared
 
 from ttbert.cache.cache import open_cache
+from ttbert.cache.places import Places
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import BUNDLED, Wanted
+from ttbert.runtime.target import Target
 from ttbert.squad.batches import Layout
 from ttbert.squad.compare import compare_documents
 from ttbert.squad.dataset import Part, choose_part, read_dataset
+from ttbert.squad.engine import open_local
 from ttbert.squad.result import Result, result_document
 from ttbert.squad.score import Run, score
 from ttbert.squad.subject import Subject, load_cached, load_float32
@@ -33,7 +36,8 @@ TRANSFORMERS = {"minilm-squad2": (52.65, 55.32, 57.16, -0.9607), "small-squad2":
 
 def run(subject: Subject, folder: Path, part: Part = ALL) -> tuple[Result, dict]:
     dataset = choose_part(read_dataset(shared(QUESTIONS)), part)
-    return score(Run(dataset, subject, Layout(8, real_length=True), "cpu", folder), False, lambda each: None, True)
+    with open_local(subject) as engine:
+        return score(Run(dataset, subject, Layout(8, real_length=True), engine, folder), False, lambda each: None, True)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS if FULL else ["minilm-squad2"])
@@ -51,7 +55,7 @@ def test_bfp8_costs_at_most_half_a_point(tmp_path: Path, name: str) -> None:
     part = ALL if FULL else Part(sample=SAMPLE)
     cache = open_cache(str(tmp_path / "cache"))
     cached = convert(plan_conversion(wanted), cache).cached
-    result, logits = run(load_cached(wanted, cache, cached), tmp_path / "bfp8", part)
+    result, logits = run(load_cached(wanted, Places(cache.store.url), cache, cached, Target("cpu"), 8), tmp_path / "bfp8", part)
     other, other_logits = run(load_float32(wanted), tmp_path / "float32", part)
     found = compare_documents(result_document(result), result_document(other), (logits, other_logits))
     assert found.correlation > 0.999

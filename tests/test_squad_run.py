@@ -126,6 +126,17 @@ def test_resume_with_other_options_is_refused(run: Callable[..., Done], place: P
     run(*arguments(place, whole[0], "--resume", "--limit", 4)).failed(2, "its part is None")
 
 
+def test_precisions_are_never_mixed_up(run: Callable[..., Done], place: Path, whole: tuple[Path, Done], tmp_path: Path) -> None:
+    rounded = ["--precision", "bfloat16"]
+    run(*arguments(place, whole[0], "--resume", *rounded)).failed(2, "its precision is float32, not bfloat16")
+    done = run(*arguments(place, tmp_path, *rounded, "--limit", 4, "--compare", "cpu", "--report", tmp_path)).succeeded()
+    assert "in bfloat16, not the reference," in done.err and "(bfp8) on cpu in bfloat16" in done.out
+    assert "A  bundled (bfp8, cpu in bfloat16)" in done.out and "B  bundled (bfp8, cpu)" in done.out
+    assert 0.999 < json.loads((tmp_path / "report.json").read_text())["comparison"]["pcc"] < 1
+    assert json.loads((tmp_path / RUN).read_text())["provenance"]["precision"] == "bfloat16"
+    assert "in bfloat16, not the reference" in (tmp_path / "index.html").read_text()
+
+
 def test_partial_score_is_said_to_be_one_everywhere(run: Callable[..., Done], place: Path, tmp_path: Path) -> None:
     part = ["--sample", 6, "--seed", 3, "--limit", 4]
     done = run(*arguments(place, tmp_path, *part, "--report", tmp_path / "report")).succeeded()

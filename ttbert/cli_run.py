@@ -17,6 +17,7 @@ from .cli_options import (
     offline_option,
     places_option,
     policy_option,
+    precision_option,
     progress_option,
     revision_option,
     sign_option,
@@ -91,8 +92,10 @@ def convert_command(
     if dry_run:
         _report_plan(plan, cache, as_json)
         return
-    with Progress(f"converting {model}", len(plan.action.recipe.tensors), plan.size) as progress:
-        conversion = convert(plan, cache, lambda entry: progress.advance(entry.size))
+    with Progress(f"converting {model}", len(plan.recipe.tensors), plan.size) as progress:
+        conversion = convert(plan, cache, lambda entry: progress.advance(entry.size), tell)
+    if not conversion.hit:
+        cache.fetch(conversion.cached, conversion.ref)  # its blobs are on this machine: now what leads to them is, too
     _report_conversion(conversion, cache, time.perf_counter() - started, as_json)
 
 
@@ -103,6 +106,7 @@ def convert_command(
 @batch_option
 @board_option
 @trace_option
+@precision_option
 @click.option(
     "--input",
     "input_path",
@@ -121,6 +125,7 @@ def demo_command(
     batch: int,
     board: str,
     trace: bool | None,
+    precision: str,
     input_path: Path | None,
     pad: bool,
     places: Places,
@@ -139,7 +144,7 @@ def demo_command(
     from .demo.inputs import choose_questions
     from .runtime.target import choose_target
 
-    target = choose_target(board, batch, trace)
+    target = choose_target(board, batch, trace, precision)
     questions = choose_questions(input_path, batch, pad, target.chips)
     cache = places.open(offline)
     wanted = Wanted(model, revision, policy, offline)
@@ -158,7 +163,7 @@ def demo_command(
 def _report_plan(plan: Plan, cache: Cache, as_json: bool) -> None:
     from .convert.convert import find_converted
 
-    recipe = plan.action.recipe
+    recipe = plan.recipe
     hit = find_converted(plan, cache) is not None
     if as_json:
         show(
@@ -274,6 +279,7 @@ def _outcome_document(
         "model": model,
         "policy": policy,
         "board": target.name,
+        "precision": None if target.is_device else target.precision,
         "batch": batch,
         "manifest": str(cached.digest),
         "tokens": outcome.tokens,

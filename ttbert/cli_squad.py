@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,14 @@ from .cli_options import (
     offline_option,
     places_option,
     policy_option,
+    precision_option,
     revision_option,
     trace_option,
 )
 from .cli_tiers import supply
-from .console import ScoreProgress, say, show, table, tell, tell_error
+from .console import ScoreProgress, count_text, plain, say, show, table, tell, tell_error
 from .errors import AccuracyError, InputError
+from .recipe.policy import FLOAT32
 
 if TYPE_CHECKING:
     from .cache.cache import Cache
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from .runtime.target import Target
     from .squad.compare import Comparison, LogitsByWindow
     from .squad.dataset import Dataset
+    from .squad.engine import Engine
     from .squad.result import Result
     from .squad.runner import Progress
     from .squad.subject import Subject
@@ -47,6 +51,13 @@ _CHANGES_SHOWN = 3
 @batch_option
 @board_option
 @trace_option
+@precision_option
+@click.option(
+    "--ray",
+    "cluster",
+    metavar="ADDRESS",
+    help="Spread the run over the Ray cluster at ADDRESS, such as 10.0.0.1:6379: same score. `auto` is `cpu` there.",
+)
 @click.option(
     "--data",
     "data_path",
@@ -85,6 +96,7 @@ def squad_command(context: click.Context, /, **given: Any) -> None:
     \b
     ttbert squad --model bundled --data dev-v2.0.json --report report
     ttbert squad --policy bfp8 --compare float32 --max-drop 0.5
+    ttbert squad --ray 10.0.0.1:6379 --cache /shared/ttbert
     ttbert squad diff report-of-monday report-of-tuesday
     """
     if context.invoked_subcommand is not None:
@@ -125,6 +137,8 @@ class _Options:
     batch: int
     board: str
     trace: bool | None
+    precision: str
+    cluster: str | None
     data_path: Path | None
     limit: int | None
     sample: int | None
@@ -143,7 +157,12 @@ class _Options:
 def _score(options: _Options) -> None:
     from .runtime.target import Target, choose_target
 
-    target = choose_target(options.board, options.batch, options.trace)
+    if options.cluster is None:
+        target = choose_target(options.board, options.batch, options.trace, options.precision)
+    else:
+        from .squad.cluster import choose_cluster_target
+
+        target = choose_cluster_target(options.board, options.batch, options.trace, options.precision)
     if target.is_mock and (options.compare or options.report or options.fail_below is not None):
         raise InputError(
             "a mock device computes nothing that could be scored", "leave out --compare, --report and --fail-below"
@@ -159,15 +178,13 @@ def _score(options: _Options) -> None:
     wanted = Wanted(options.model, options.revision, options.policy, options.offline)
     compared = options.compare is not None
     places = options.places
-    with _opened(wanted, places, cache, target, options.batch) as subject:
-        result, logits, folder = _run(options, dataset, subject, target, options.output, compared)
+    subject = _cached(wanted, places, cache, target, options.batch)
+    result, logits, folder = _run(options, dataset, subject, options.output, compared)
     comparison = None
     other = None
     if options.compare is not None:
-        cpu = Target(CPU)
-        with _other(other_model(wanted, options.compare), options.compare, places, cache, cpu, options.batch) as subject:
-            where = folder / "compare" / _plain(options.compare)
-            other, other_logits, _ = _run(options, dataset, subject, cpu, where, True)
+        subject = _other(other_model(wanted, options.compare), options.compare, places, cache, Target(CPU), options.batch)
+        other, other_logits, _ = _run(options, dataset, subject, folder / "compare" / _plain(options.compare), True)
         comparison = compare_documents(result_document(result), result_document(other), (logits, other_logits))
     if options.report is not None:
         from .squad.report import write_report
@@ -209,46 +226,56 @@ def _dataset(options: _Options) -> Dataset:
     return choose_part(dataset, Part(options.limit, options.sample, options.seed))
 
 
-def _opened(wanted: Wanted, places: Places, cache: Cache, target: Target, batch: int) -> AbstractContextManager[Subject]:
-    from .runtime.loader import CachedModel
-    from .squad.subject import open_cached
+def _cached(wanted: Wanted, places: Places, cache: Cache, target: Target, batch: int) -> Subject:
+    from .squad.subject import load_cached
 
-    cached = supply(wanted, places, cache)
-    return open_cached(wanted, CachedModel(cache, cached), target, batch)
+    return load_cached(wanted, places, cache, supply(wanted, places, cache), target, batch)
 
 
-def _other(
-    wanted: Wanted, compare: str, places: Places, cache: Cache, target: Target, batch: int
-) -> AbstractContextManager[Subject]:
-    from .squad.subject import FLOAT32, load_float32
+def _other(wanted: Wanted, compare: str, places: Places, cache: Cache, target: Target, batch: int) -> Subject:
+    from .squad.subject import load_float32
 
-    return nullcontext(load_float32(wanted)) if compare == FLOAT32 else _opened(wanted, places, cache, target, batch)
+    return load_float32(wanted) if compare == FLOAT32 else _cached(wanted, places, cache, target, batch)
 
 
 def _run(
-    options: _Options, dataset: Dataset, subject: Subject, target: Target, folder: Path | None, keep_logits: bool
+    options: _Options, dataset: Dataset, subject: Subject, folder: Path | None, keep_logits: bool
 ) -> tuple[Result, LogitsByWindow, Path]:
-    from .runtime.target import describe
     from .squad.batches import Layout
-    from .squad.score import Run, default_folder, identify, score
+    from .squad.score import Run, score
 
-    layout = Layout(target.chips * options.batch, real_length=not target.is_device)
-    folder = folder or default_folder(identify(dataset, subject, layout, target.name))
-    run = Run(dataset, subject, layout, target.name, folder)
-    lengths = "" if target.is_device else "; batches are as long as their longest window, faster here than 384 tokens each"
-    tell(f"scoring {subject.origin} on {describe(target, subject.runtime)}{lengths}")
-    try:
-        label = f"{Path(subject.origin.model).name} ({subject.origin.policy})"
-        with ScoreProgress(label, len(dataset.questions)) as bar:
+    target = subject.target
+    with _engine(options.cluster, subject) as engine:
+        layout = Layout(target.chips * options.batch, real_length=not target.is_device)
+        run = Run(dataset, subject, layout, engine, folder)
+        lengths = "" if target.is_device else "; batches are as long as their longest window, faster here than 384 tokens each"
+        tell(f"scoring {subject.origin} on {engine.said}{lengths}")
+        try:
+            label = f"{Path(subject.origin.model).name} ({subject.origin.policy})"
+            with ScoreProgress(label, len(dataset.questions)) as bar:
 
-            def advance(each: Progress) -> None:
-                bar.advance(None if target.is_mock else (each.exact, each.f1), each.replayed)
+                def advance(each: Progress) -> None:
+                    bar.advance(None if target.is_mock else (each.exact, each.f1), each.replayed)
 
-            result, logits = score(run, options.resume, advance, keep_logits)
-    except KeyboardInterrupt:
-        tell(f"what is finished is in {folder}; the same command with --resume goes on from there")
-        raise
-    return result, logits, folder
+                result, logits = score(run, options.resume, advance, keep_logits)
+        except KeyboardInterrupt:
+            tell(f"what is finished is in {run.output}; the same command with --resume goes on from there")
+            raise
+        return result, logits, run.output
+
+
+@contextmanager
+def _engine(address: str | None, subject: Subject) -> Iterator[Engine]:
+    if address is None:
+        from .squad.engine import open_local
+
+        with open_local(subject) as engine:
+            yield engine
+        return
+    from .squad.cluster import open_cluster
+
+    with open_cluster(address, subject, tell) as cluster:
+        yield cluster
 
 
 def _plain(name: str) -> str:
@@ -266,11 +293,15 @@ def _print_result(result: Result) -> None:
         _print_score(result)
     timings = result.timings
     say()
-    say(f"{result.provenance['model']} ({result.provenance['policy']}) on {result.provenance['board']}")
+    provenance = result.provenance
+    precision = f" in {provenance['precision']}" if provenance["precision"] else ""
+    say(f"{provenance['model']} ({provenance['policy']}) on {provenance['board']}{precision}")
     resumed = f", {timings.resumed_batches} of them from the journal" if timings.resumed_batches else ""
-    say(f"  {timings.windows:,} windows in {timings.batches:,} batches{resumed}")
+    say(f"  {count_text(timings.windows, 'window')} in {count_text(timings.batches, 'batch', 'batches')}{resumed}")
     if result.rate and not result.is_mock:
-        say(f"  {timings.wall:.1f} s, {result.rate:.1f} questions/s, the model busy {timings.busy_share:.1%} of the time")
+        workers = f" on {timings.workers} workers" if timings.workers > 1 else ""
+        busy = f"the model busy {timings.busy_share:.1%} of the time"
+        say(f"  {timings.wall:.1f} s{workers}, {result.rate:.1f} questions/s, {busy}")
 
 
 def _print_score(result: Result) -> None:
@@ -311,7 +342,7 @@ def _print_comparison(comparison: Comparison) -> None:
     from .squad.compare import worst_and_best
 
     for each in worst_and_best(comparison.changes, _CHANGES_SHOWN):
-        say(f"  {100 * each.gain:+5.0f}  {each.id}  A: {_short(each.first)}  B: {_short(each.second)}")
+        say(f"  {100 * each.gain:+5.0f}  {plain(each.id)}  A: {_short(each.first)}  B: {_short(each.second)}")
 
 
 def _short(answer: str) -> str:

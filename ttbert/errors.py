@@ -104,6 +104,12 @@ class AccuracyError(TtbertError):
     exit_code = 13
 
 
+class ClusterError(TtbertError):
+    """The cluster cannot be reached, has no worker for the run, or has lost all of them."""
+
+    exit_code = 14
+
+
 class ReportedError(TtbertError):
     """A process that ttbert started failed, has told the user why, and left with this exit code."""
 

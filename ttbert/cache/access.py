@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SCHEMES = {"s3": "S3", "s3a": "S3", "gs": "GCS", "gcs": "GCS", "az": "Azure", "abfs": "Azure", "abfss": "Azure"}
 """Schemes of URLs that name a bucket, and whose protocol is spoken there."""
 
+_ASK_AGAIN = timedelta(minutes=10)
 _METHODS = {
     "env": "AWS_ACCESS_KEY_ID",
     "shared-credentials-file": "~/.aws/credentials",
@@ -28,6 +29,8 @@ _METHODS = {
     "iam-role": "the role of this machine",
     "container-role": "the role of this container",
     "explicit": "AWS_ACCESS_KEY_ID",
+    "custom-process": "the credential_process in ~/.aws/config",
+    "sso": "single sign-on",
 }
 _WHERE_FROM = {
     "GCS": "GOOGLE_APPLICATION_CREDENTIALS, or what gcloud left",
@@ -135,12 +138,13 @@ class Connector:
             )
 
         def provide() -> dict[str, Any]:
-            frozen = credentials.get_frozen_credentials()  # renewed by botocore, where they expire
+            # botocore renews what expires, well before it does; it is asked again from time to time.
+            frozen = credentials.get_frozen_credentials()
             return {
                 "access_key_id": frozen.access_key,
                 "secret_access_key": frozen.secret_key,
                 "token": frozen.token,
-                "expires_at": getattr(credentials, "_expiry_time", None),
+                "expires_at": datetime.now(timezone.utc) + _ASK_AGAIN,
             }
 
         self._settings["credential_provider"] = provide

@@ -208,7 +208,8 @@ class LocalStore(Store):
             try:
                 each.mkdir()
             except FileExistsError:
-                if not each.is_dir():
+                found = each.lstat().st_mode  # FileNotFoundError where it was removed just now: then `put` begins again
+                if not (stat.S_ISDIR(found) or (stat.S_ISLNK(found) and each.is_dir())):
                     raise
                 continue  # made by somebody else, and theirs
             if each == self.root:

@@ -41,6 +41,8 @@ _FOREIGN = {
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _MAX_INDEX = 64 << 20
 _REMAP_AFTER = 256 << 20
+_PIECE = 1 << 18
+"""Values that are looked at at once, few enough to stay in the processor's cache."""
 _TO_SAFETENSORS = "convert the file to safetensors: load it with transformers and save_pretrained() it"
 _SAVED = "give a model saved by transformers' save_pretrained()"
 _NUMPY = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
@@ -110,7 +112,9 @@ class Checkpoint:
         file = self._file_of[name]
         self.check_dtypes([name])
         array = file.read(name)
-        bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+        flat = array.reshape(-1)
+        pieces = (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
+        bad = array.size - sum(int(np.count_nonzero(np.isfinite(piece))) for piece in pieces)
         if bad:
             raise CheckpointError(
                 f"tensor {name!r} holds {bad} values that are NaN or infinite as float32, of {array.size}",

@@ -1,14 +1,18 @@
-"""Arrays to the bytes of a `.tensorbin` file, by TT-NN itself.
+"""Arrays to the bytes of a `.tensorbin` file, and the choice of who packs them.
 
-The bytes depend on neither board nor machine, only on the array, the data type, the layout and the version of TT-NN's
-file format. That version is in every action key, so this module makes sure, before it packs anything, that the ttnn
-at hand really writes it.
+The bytes depend on neither board nor machine, only on the array, the data type, the layout and the version of TT-NN's file
+format. That version is in every action key, so whatever packs is first tried on a small array with all kinds of rounding
+in it.
+
+What TT-NN writes is known for certain versions of it, and needs no TT-NN then. With any other version installed, TT-NN
+itself packs: it may know better, and then the trial says so.
 """
 
 from __future__ import annotations
 
 import tempfile
-from importlib.metadata import version
+from abc import ABC, abstractmethod
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -18,34 +22,78 @@ from ..errors import TtbertError
 from ..recipe.recipe import SERIALIZATION
 from ..recipe.steps import Array
 from ..tt import first_line, host_ttnn
+from .packing import has_extension, pack_with_extension, pack_with_numpy
+from .tensorbin import file_bytes, head
+
+KNOWN_TTNN = ("0.80.0", "0.81.1")
+"""The versions of ttnn whose bytes were compared with those of `packing` and `tensorbin`."""
 
 _PROBES = (("bfloat16", "row_major"), ("bfloat16", "tile"), ("bfloat8_b", "tile"), ("bfloat4_b", "tile"))
 _PROBE_DIGEST = "e200610e74be50d4c14d674416daf96f0f7a8b8d9a68f56acb9234cbb1408f1e"
 
 
-class Codec:
-    """Packs arrays; opening one imports TT-NN and takes some seconds."""
+class Codec(ABC):
+    """Packs arrays. All codecs give the same bytes."""
+
+    name: str
+    """For people, and for the record of what made a model: "extension", "numpy", "ttnn 0.81.1"."""
+    remark = ""
+    """What the user should know of this choice, in one line."""
+
+    @abstractmethod
+    def pack_into(self, target: memoryview, array: Array, dtype: str, layout: str) -> None:
+        """Write the file that `ttnn.dump_tensor` writes for a float32 array, rounded to `dtype` as TT-NN rounds.
+
+        `layout` is "tile" (32 x 32 tiles, edges padded with zeros) or "row_major". The array is finite, has any strides
+        and at least one dimension and one value; the target has `file_bytes`.
+        """
+
+    def pack(self, array: Array, dtype: str, layout: str) -> bytes:
+        """The same in a buffer of its own."""
+        content = bytearray(file_bytes(array.shape, dtype, layout))
+        self.pack_into(memoryview(content), array, dtype, layout)
+        return bytes(content)
+
+    def is_right(self) -> bool:
+        """Whether it packs an array with all kinds of rounding in it to the bytes that are known."""
+        return blake3_of(b"".join(self.pack(probe_array(), *each) for each in _PROBES)).hex == _PROBE_DIGEST
+
+
+class ExtensionCodec(Codec):
+    """By the C extension."""
+
+    name = "extension"
+    _pack = staticmethod(pack_with_extension)
+
+    def pack_into(self, target: memoryview, array: Array, dtype: str, layout: str) -> None:
+        start = head(array.shape, dtype, layout)
+        target[: len(start)] = start
+        self._pack(array, dtype, layout, target[len(start) :])
+
+
+class NumpyCodec(ExtensionCodec):
+    """By numpy, where there is no extension for this Python or platform."""
+
+    name = "numpy"
+    remark = "packing with numpy, which takes longer: the C extension of ttbert was not built here"
+    _pack = staticmethod(pack_with_numpy)
+
+
+class TtnnCodec(Codec):
+    """By TT-NN itself; takes some seconds to open, and leaves this process without devices."""
 
     def __init__(self) -> None:
         self._ttnn = host_ttnn()
-        self.ttnn_version = version("ttnn")
-        found = blake3_of(b"".join(self.pack(probe_array(), dtype, layout) for dtype, layout in _PROBES)).hex
-        if found != _PROBE_DIGEST:
-            raise TtbertError(
-                f"ttnn {self.ttnn_version} packs tensors in another way than {SERIALIZATION}, the format this ttbert writes",
-                "install the ttnn that this version of ttbert asks for, or a newer ttbert",
-            )
+        self.name = f"ttnn {version('ttnn')}"
+        self.remark = f"{self.name} packs, which takes longer: ttbert itself knows how {' and '.join(KNOWN_TTNN)} pack"
 
-    def pack(self, array: Array, dtype: str, layout: str) -> bytes:
-        """The file that `ttnn.dump_tensor` writes for a float32 array, rounded to `dtype` ("bfloat8_b", ...) as TT-NN does.
-
-        `layout` is "tile" (32 x 32 tiles, edges padded with zeros) or "row_major".
-        """
+    def pack_into(self, target: memoryview, array: Array, dtype: str, layout: str) -> None:
         ttnn = self._ttnn
         layouts = {"tile": ttnn.TILE_LAYOUT, "row_major": ttnn.ROW_MAJOR_LAYOUT}
         with tempfile.TemporaryDirectory(prefix="ttbert-") as folder:
             path = Path(folder, "packed.tensorbin")
             try:
+                array = np.ascontiguousarray(array)
                 tensor = ttnn.Tensor(array, data_type=getattr(ttnn, dtype), layout=layouts[layout])
                 ttnn.dump_tensor(str(path), tensor)
             except RuntimeError as error:
@@ -53,7 +101,35 @@ class Codec:
                     f"TT-NN could not pack a {dtype} tensor of shape {array.shape}: {first_line(error)}",
                     f"if {tempfile.gettempdir()} is not full, please report it",
                 ) from error
-            return path.read_bytes()
+            content = path.read_bytes()
+        if len(content) != len(target):
+            raise _other_format(self.name)
+        target[:] = content
+
+
+def choose_codec() -> Codec:
+    """The fastest codec that is sure to be right. TtbertError if an unknown ttnn packs in another way than is known."""
+    try:
+        installed = version("ttnn")
+    except PackageNotFoundError:
+        installed = None
+    codec: Codec
+    if installed is not None and installed not in KNOWN_TTNN:
+        codec = TtnnCodec()
+    elif has_extension() and ExtensionCodec().is_right():
+        return ExtensionCodec()
+    else:
+        codec = NumpyCodec()
+    if not codec.is_right():
+        raise _other_format(codec.name)
+    return codec
+
+
+def _other_format(name: str) -> TtbertError:
+    return TtbertError(
+        f"{name} packs tensors in another way than {SERIALIZATION}, the format this ttbert writes",
+        f"install ttnn {KNOWN_TTNN[-1]}, or a newer ttbert",
+    )
 
 
 def probe_array() -> Array:

@@ -4,48 +4,63 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from .. import __version__
 from ..cache.cache import Cache, Cached
-from ..cache.digest import blake3_of
 from ..cache.lease import leased
-from ..cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry, TensorEntry
+from ..cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry
 from ..cache.refs import Ref
 from ..cache.space import require_space
 from ..errors import UntrustedError
 from ..model import parse_config
-from ..recipe.bert import bert_recipe, canonical_names, check_tensors
+from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
-from ..recipe.recipe import CONFIG, MEMORY, RECIPE, TOKENIZER, Action, PackRecipe, TensorRecipe
-from ..recipe.steps import run_steps
-from .checkpoint import open_checkpoint, weight_files
-from .codec import Codec
+from ..recipe.recipe import CONFIG, RECIPE, TOKENIZER, Action, PackRecipe, Recipe
+from .checkpoint import weight_files
+from .maker import Made, Maker, Progress
 from .source import Source
 from .tokenizer import build_tokenizer, tokenizer_files
 from .wanted import BUNDLED, Wanted
 
-_WORKERS = 2
-"""Packs in work at once: one is made while another is written. More would cost memory and gain nothing."""
+_WRITERS = 4
+"""Packs that are written at once. Writing is mostly waiting: for the disk to confirm, or for a server."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a conversion would do, known without reading a weight of a checkpoint on the hub."""
+    """What a conversion would do, known without reading a weight."""
 
     source: Source
     ref: Ref
-    action: Action
+    recipe: Recipe
     weights: tuple[str, ...]
     tokenizer: tuple[str, ...]
 
     @property
     def size(self) -> int:
         """Bytes of the packed tensors, without their headers."""
-        return sum(tensor.payload for tensor in self.action.recipe.tensors)
+        return sum(tensor.payload for tensor in self.recipe.tensors)
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether the action can be told without long reading."""
+        return all(self.source.known_digest(name) is not None for name in self._roles)
+
+    @cached_property
+    def action(self) -> Action:
+        """The recipe over these very files. Reads large local files that were not met before, to their end."""
+        return Action(self.recipe, tuple((role, self.source.digest(name)) for name, role in self._roles.items()))
+
+    @property
+    def _roles(self) -> dict[str, str]:
+        weights, tokenizer = dict.fromkeys(self.weights, "weights"), dict.fromkeys(self.tokenizer, "tokenizer")
+        return {CONFIG: "config", **weights, **tokenizer}
 
 
 @dataclass(frozen=True)
@@ -57,9 +72,6 @@ class Conversion:
     hit: bool
 
 
-Progress = Callable[[TensorEntry], None]
-
-
 def plan_conversion(wanted: Wanted) -> Plan:
     """The plan for a model. Of one on the hub only small files are fetched.
 
@@ -69,11 +81,7 @@ def plan_conversion(wanted: Wanted) -> Plan:
     source = wanted.open_source()
     shape = parse_config(source.read(CONFIG), f"{source.label}/{CONFIG}")
     weights, tokenizer = weight_files(source), tokenizer_files(source.files)
-    roles = {CONFIG: "config", **dict.fromkeys(weights, "weights"), **dict.fromkeys(tokenizer, "tokenizer")}
-    action = Action(
-        bert_recipe(shape, POLICIES[wanted.policy]), tuple((role, source.digest(name)) for name, role in roles.items())
-    )
-    return Plan(source, wanted.ref, action, weights, tokenizer)
+    return Plan(source, wanted.ref, bert_recipe(shape, POLICIES[wanted.policy]), weights, tokenizer)
 
 
 def find_converted(plan: Plan, cache: Cache) -> Conversion | None:
@@ -98,61 +106,61 @@ def find_by_name(wanted: Wanted, cache: Cache) -> Conversion | None:
     return Conversion(cached, wanted.ref, hit=True)
 
 
-def convert(plan: Plan, cache: Cache, progress: Progress = lambda entry: None) -> Conversion:
+def convert(
+    plan: Plan,
+    cache: Cache,
+    progress: Progress = lambda entry: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Conversion:
     """Make sure that the planned model is in the cache under its ref, converting it on a miss.
 
-    `progress` is called with each tensor that was made, from a worker thread. Raises CheckpointError where the
-    weights are not what the recipe expects, UntrustedError where only signed models are used and no trusted key is at hand
-    to sign this one, and errors of the store; what was published until then is harmless and found again.
-    NoSpaceError, unless the cache does not check that, comes before anything is read or written.
+    `progress` and `note` are called as `Maker` says. Raises CheckpointError where the weights are not what the recipe expects,
+    UntrustedError where only signed models are used and no trusted key is at hand to sign this one, and errors of the store;
+    what was published until then is harmless and found again. NoSpaceError, unless the cache does not check that, comes
+    before anything is written.
     """
-    conversion = find_converted(plan, cache.authority)
-    if conversion is None or not cache.authority.claim(conversion.cached):
-        cache.trust.check_may_publish()
-        if cache.check_space:
-            require_space(cache.store, plan.size, str(plan.ref))
-        # Of several that want it at once, one converts and the others wait.
-        with leased(cache.store, plan.action.key, lambda: find_converted(plan, cache.authority)) as found:
-            conversion = found or Conversion(_run(plan, cache, progress), plan.ref, hit=False)
+    with ExitStack() as stack:
+
+        def make() -> Maker:
+            return stack.enter_context(Maker(plan.source, plan.recipe, progress, note))
+
+        # Weights that have to be hashed are packed meanwhile. Nothing is published before it is known that it is not there.
+        ahead = None if plan.is_identified else make()
+        conversion = find_converted(plan, cache.authority)
+        if conversion is None or not cache.authority.claim(conversion.cached):
+            cache.trust.check_may_publish()
+            if cache.check_space:
+                require_space(cache.store, plan.size, str(plan.ref))
+            # Of several that want it at once, one converts and the others wait.
+            with leased(cache.store, plan.action.key, lambda: find_converted(plan, cache.authority)) as found:
+                conversion = found or Conversion(_publish(plan, cache, lambda: ahead or make()), plan.ref, hit=False)
     cache.move_ref(plan.ref, conversion.cached, _repo(plan), plan.source.commit)
     return conversion
 
 
-def _run(plan: Plan, cache: Cache, progress: Progress) -> Cached:
-    # Small and likely wrong things first, a store that cannot be written to among them: they need neither a download of
-    # weights nor TT-NN.
-    recipe, source = plan.action.recipe, plan.source
+def _publish(plan: Plan, cache: Cache, make: Callable[[], Maker]) -> Cached:
+    # Small and likely wrong things first, a store that cannot be written to among them: they need no download of weights.
+    recipe, source = plan.recipe, plan.source
     contents = {
         CONFIG: source.read(CONFIG),
         TOKENIZER: build_tokenizer({name: source.read(name) for name in plan.tokenizer}, recipe.shape.vocabulary),
         RECIPE: plan.action.to_bytes(),
     }
     files = tuple(FileEntry(name, cache.publish_blob(content), len(content)) for name, content in contents.items())
-    checkpoint = open_checkpoint(source)
-    names = canonical_names(checkpoint.shapes)
-    check_tensors(recipe, {name: checkpoint.shapes[stored] for name, stored in names.items()})
-    checkpoint.check_dtypes(names[name] for name in recipe.sources)
-    codec = Codec()
+    maker = make()
 
-    def make(tensor: TensorRecipe) -> bytes:
-        arrays = [checkpoint.read(names[name]) for name in tensor.sources]
-        return codec.pack(run_steps(tensor.steps, arrays), tensor.dtype, tensor.layout)
+    def publish(pack: PackRecipe, made: Future[Made]) -> PackEntry:
+        content, tensors = made.result()
+        entry = PackEntry(pack.name, cache.publish_blob(content), tensors)
+        maker.give_back()
+        return entry
 
-    def publish(pack: PackRecipe) -> PackEntry:
-        content = bytearray()
-        entries = []
-        for tensor in pack.tensors:
-            made = make(tensor)
-            entries.append(_entry(tensor, made))
-            content += made
-            progress(entries[-1])
-        return PackEntry(pack.name, cache.publish_blob(memoryview(content)), tuple(entries))
-
-    with ThreadPoolExecutor(_WORKERS) as workers:
+    with ThreadPoolExecutor(_WRITERS) as writers:
         try:
-            packs = tuple(workers.map(publish, recipe.packs))
+            published = [writers.submit(publish, pack, made) for pack, made in maker.packs()]
+            packs = tuple(each.result() for each in published)
         except BaseException:
-            workers.shutdown(wait=False, cancel_futures=True)
+            writers.shutdown(wait=False, cancel_futures=True)
             raise
     source.check_unchanged()
     manifest = Manifest(
@@ -161,24 +169,9 @@ def _run(plan: Plan, cache: Cache, progress: Progress) -> Cached:
         policy=recipe.policy,
         packs=packs,
         files=files,
-        provenance=Provenance(
-            repo=_repo(plan), commit=source.commit, sources=_sources(plan), versions=_versions(codec.ttnn_version)
-        ),
+        provenance=Provenance(repo=_repo(plan), commit=source.commit, sources=_sources(plan), versions=_versions(maker.packer)),
     )
     return cache.publish_manifest(manifest)
-
-
-def _entry(tensor: TensorRecipe, made: bytes) -> TensorEntry:
-    return TensorEntry(
-        name=tensor.name,
-        shape=tensor.shape,
-        dtype=tensor.dtype,
-        layout=tensor.layout,
-        tile=tensor.tile,
-        memory=MEMORY,
-        digest=blake3_of(made),
-        size=len(made),
-    )
 
 
 def _repo(plan: Plan) -> str:
@@ -190,5 +183,5 @@ def _sources(plan: Plan) -> tuple[SourceEntry, ...]:
     return tuple(SourceEntry(name, plan.source.digest(name), plan.source.files[name].size) for name in names)
 
 
-def _versions(ttnn: str) -> Mapping[str, str]:
-    return {"ttbert": __version__, "ttnn": ttnn, "numpy": np.__version__, "python": platform.python_version()}
+def _versions(packer: str) -> Mapping[str, str]:
+    return {"ttbert": __version__, "packer": packer, "numpy": np.__version__, "python": platform.python_version()}

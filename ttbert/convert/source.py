@@ -24,6 +24,7 @@ from ..errors import (
     IntegrityError,
     TtbertError,
 )
+from .digests import compute_sha256, recall_sha256
 
 _SAVED = "give a model saved by transformers' save_pretrained()"
 _READABLE = "look at who owns it and whether you may read it"
@@ -52,7 +53,7 @@ class Source(ABC):
         self.files: Mapping[str, SourceFile] = MappingProxyType({file.name: file for file in files})
         self._paths: dict[str, Path] = {}
         self._stats: dict[Path, tuple[int, int, int]] = {}
-        self._digests: dict[str, Digest] = {}
+        self._digests: dict[str, Digest | None] = {}
 
     @abstractmethod
     def _locate(self, name: str) -> Path:
@@ -87,13 +88,22 @@ class Source(ABC):
 
     def digest(self, name: str) -> Digest:
         """The SHA-256 of the file's content: what the hub says if it does, else by reading the file, once."""
+        known = self.known_digest(name)
+        if known is None:
+            path = self.path(name)
+            with _reading(path):
+                known = self._digests[name] = compute_sha256(path)
+        return known
+
+    def known_digest(self, name: str) -> Digest | None:
+        """The same where it takes no long reading; None for a large local file that was not met before."""
         file = self.files.get(name)
         if file is not None and file.sha256 is not None:
             return file.sha256
         path = self.path(name)
         if name not in self._digests:
             with _reading(path):
-                self._digests[name] = sha256_of_file(path)
+                self._digests[name] = recall_sha256(path)
         return self._digests[name]
 
     def check_unchanged(self) -> None:
@@ -118,8 +128,8 @@ class Source(ABC):
     def _verify(self, name: str, path: Path, expected: str) -> None:
         with _reading(path):
             if len(expected) == 64:
-                self._digests[name] = sha256_of_file(path)
-                found = self._digests[name].hex
+                digest = self._digests[name] = sha256_of_file(path)
+                found = digest.hex
             else:
                 found = _git_name(path)
         if found != expected:

@@ -60,8 +60,8 @@ class Outcome:
 def run_demo(
     target: Target, cache: Cache, cached: Cached, questions: Sequence[Question], batch: int, tell: Callable[[str], None]
 ) -> Outcome:
-    """Answer the questions on the target, in batches of `batch` windows of 384 tokens at most on each chip, with what the
-    cache holds; `tell` hears what it runs on.
+    """Answer the questions on the target, in batches of `batch` windows of 384 tokens on each chip, with what the cache
+    holds; `tell` hears what it runs on. On the processor all windows are only as long as the longest of them.
 
     CheckpointError for a model that has no question-answering head, InputError for a question that is too long, and errors
     as of `open_runtime`.
@@ -78,7 +78,8 @@ def run_demo(
         windows = [
             window for number, each in enumerate(questions) for window in encoder.windows(each.question, each.context, number)
         ]
-        batches = list(make_batches(windows, target.chips * batch, encoder.tokens, pad_id=encoder.pad_id))
+        length = tokens if target.is_device else max(map(len, windows))
+        batches = list(make_batches(windows, target.chips * batch, length, pad_id=encoder.pad_id))
         prepared = time.perf_counter()
         logits = list(runtime.stream(batches))
         first = time.perf_counter()
@@ -105,7 +106,7 @@ def run_demo(
         inputs=len(questions),
         weight_bytes=sum(entry.size for entry in cached.manifest.tensors),
     )
-    return Outcome(answers, timings, encoder.tokens, len(windows), len(batches), document)
+    return Outcome(answers, timings, length, len(windows), len(batches), document)
 
 
 def _steady_runs(runtime: Runtime, batches: Sequence[Batch]) -> tuple[float, ...]:

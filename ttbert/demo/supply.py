@@ -59,7 +59,7 @@ def _require_whole(wanted: Wanted, cache: Cache) -> None:
 
 
 def _convert_elsewhere(wanted: Wanted, places: Sequence[str]) -> None:
-    """Run `ttbert convert` in a process of its own: packing puts TT-NN into mock mode for good, and takes memory."""
+    """Run `ttbert convert` in a process of its own: where TT-NN has to pack, it is in mock mode for good."""
     options = ["--policy", wanted.policy, *places, "--json"]
     if wanted.revision:
         options += ["--revision", wanted.revision]

@@ -24,3 +24,7 @@ POLICIES = {
         Policy("bfp4", "bfloat8_b", "bfloat4_b", "bfloat8_b", "feed-forward weights in bfloat4_b, the rest as bfp8"),
     )
 }
+
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
+PRECISIONS = (FLOAT32, BFLOAT16)
+"""Of what goes into the matmuls of a model on the CPU, whatever its policy. FLOAT32 is the reference."""

@@ -19,7 +19,7 @@ from .steps import STEPS, Step
 SCHEMA = "ttbert.recipe/2"
 
 SERIALIZATION = "tensorbin/1"
-"""TT-NN's file format for one tensor, as written by ttnn 0.80 and 0.81; `codec` makes sure that the ttnn at hand writes it."""
+"""TT-NN's file format for one tensor, as written by ttnn 0.80 and 0.81; `codec` makes sure that whatever packs writes it."""
 
 MEMORY = "dram_interleaved"
 """Where every weight lands: in DRAM, interleaved over its banks. Activations, not weights, are sharded."""

@@ -68,9 +68,9 @@ STEPS: dict[str, tuple[int, Callable[..., list[Array]]]] = {
 
 
 def run_steps(steps: tuple[Step, ...], arrays: list[Array]) -> Array:
-    """The one array that is left after all steps, C-contiguous."""
+    """The one array that is left after all steps; it may be a view of what was given, of any strides."""
     for step in steps:
         arrays = STEPS[step.name][1](arrays, **step.numbers)
     if len(arrays) != 1:
         raise ValueError(f"{len(arrays)} arrays are left where one was expected")
-    return np.ascontiguousarray(arrays[0])
+    return arrays[0]

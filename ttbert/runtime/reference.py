@@ -2,6 +2,10 @@
 
 The weights are the cached tensors as TT-NN decodes them, laid out as on the device: Q, K and V fused and interleaved,
 the answer head padded to a tile. This is the board that is called `cpu`.
+
+Where it is asked for, matmuls and attention take bfloat16 instead. That rounds activations and no weight, since every
+format that weights are cached in is a part of bfloat16; sums within a matmul, the softmax, norms and what is handed on
+between layers stay float32. It is faster, and not the reference.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from ..model import BertShape
+from ..recipe.policy import BFLOAT16, FLOAT32
 from .loader import CachedModel
 from .runtime import Logits
 
@@ -22,21 +27,33 @@ if TYPE_CHECKING:
     from .tokens import Batch
 
 
+_LINEAR = ("qkv", "out", "up", "down", "answer")
+
+
 class Reference:
     """A loaded model; `run` gives logits."""
 
-    def __init__(self, model: CachedModel) -> None:
+    def __init__(self, model: CachedModel, precision: str = FLOAT32) -> None:
         """Load and decode every tensor. IntegrityError where one is damaged."""
-        self.shape: BertShape = model.shape
-        self._tensors: dict[str, torch.Tensor] = {entry.name: tensor.to_torch().float() for entry, tensor in model.tensors()}
+        self._keep(model.shape, ((entry.name, tensor.to_torch().float()) for entry, tensor in model.tensors()), precision)
 
     @classmethod
     def of_arrays(cls, shape: BertShape, arrays: Mapping[str, npt.NDArray[np.float32]]) -> Reference:
         """The same forward pass over float32 arrays that a recipe's steps made and nobody packed, by tensor name."""
         reference = cls.__new__(cls)
-        reference.shape = shape
-        reference._tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        reference._keep(shape, ((name, torch.from_numpy(array)) for name, array in arrays.items()), FLOAT32)
         return reference
+
+    def _keep(self, shape: BertShape, tensors: Iterable[tuple[str, torch.Tensor]], precision: str) -> None:
+        self.shape = shape
+        self.precision = precision
+        self._tensors: dict[str, torch.Tensor] = {}
+        for name, tensor in tensors:
+            linear = name.split(".")[-2]
+            if linear in _LINEAR:
+                # The answer head is small, and logits rounded to 8 bits would be full of ties.
+                tensor = _for_matmul(tensor[0, 0].T.squeeze(-1).contiguous(), FLOAT32 if linear == "answer" else precision)
+            self._tensors[name] = tensor
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[Logits, Logits]:
@@ -84,9 +101,21 @@ class Reference:
         )
 
     def _linear(self, states: torch.Tensor, name: str) -> torch.Tensor:
-        weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
-        return F.linear(states, weight[0, 0].T, bias[0, 0, 0])
+        weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]  # (out, in), (out,)
+        if weight.is_mkldnn:
+            return F.linear(states.to_mkldnn(), weight, bias).to_dense()
+        return F.linear(states.to(weight.dtype), weight, bias)
 
     def _norm(self, states: torch.Tensor, name: str) -> torch.Tensor:
         weight, bias = (self._tensors[f"{name}.{part}"].flatten() for part in ("weight", "bias"))
         return F.layer_norm(states, weight.shape, weight, bias, self.shape.norm_epsilon)
+
+
+def _for_matmul(tensor: torch.Tensor, precision: str) -> torch.Tensor:
+    """A weight or bias as the matmul takes it. oneDNN has float32 matmuls twice as fast as MKL's where MKL holds back.
+
+    MKL, which torch takes for them otherwise, uses AVX-512 on Intel's processors alone.
+    """
+    if precision == BFLOAT16:
+        return tensor.bfloat16()
+    return tensor.to_mkldnn() if torch.backends.mkldnn.is_available() else tensor  # type: ignore[no-untyped-call]

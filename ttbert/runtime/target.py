@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..boards import BOARDS, CPU, check_batch
 from ..errors import DeviceError, InputError
+from ..recipe.policy import FLOAT32
 from ..tt import device_ttnn, devices_are_mock, dispatches_slowly
 from .device import Found, find_device, open_device
 
@@ -30,6 +31,8 @@ class Target:
     is_mock: bool = False
     traces: bool = False
     """Whether forward passes are recorded as a trace, where the device does that."""
+    precision: str = FLOAT32
+    """Of what goes into matmuls on the processor."""
 
     @property
     def is_device(self) -> bool:
@@ -41,17 +44,20 @@ class Target:
         return f"mock {self.board}" if self.is_mock else self.board
 
 
-def choose_target(name: str, batch: int, trace: bool | None = None) -> Target:
-    """The device of this name, or for `auto` the one that is here, else the processor.
+def choose_target(name: str, batch: int, trace: bool | None = None, precision: str = FLOAT32) -> Target:
+    """The device of this name, or for `auto` the one that is here, else the processor, which computes in `precision`.
 
     `trace` asks for a trace, or for none; by default there is one on every device but mock devices. DeviceError for a
     device that is not here or cannot be started; BoardError first, for a batch that could not be run on it anyway.
+    InputError for a choice that is not one of the target's.
     """
     found = None if name == CPU else _look_for(name, batch)
     if found is None:
         if trace:
             raise InputError("--trace is for devices, and this would run on cpu", "leave it out")
-        return Target(CPU)
+        return Target(CPU, precision=precision)
+    if precision != FLOAT32:
+        raise InputError(f"--precision is for cpu, and this would run on the board {found.board}", "choose a --policy instead")
     is_mock = devices_are_mock()
     if trace and is_mock and not dispatches_slowly():
         raise DeviceError("TT-NN records no trace on a mock device: it crashes", "leave --trace out")
@@ -88,7 +94,7 @@ def open_runtime(target: Target, model: CachedModel, batch: int, tokens: int) ->
     if not target.is_device:
         from .reference import Reference
 
-        yield Reference(model)
+        yield Reference(model, target.precision)
         return
     from .on_device import OnDevice
 
@@ -104,7 +110,8 @@ def open_runtime(target: Target, model: CachedModel, batch: int, tokens: int) ->
 def describe(target: Target, runtime: Runtime) -> str:
     """What a model runs on, and how, in a line or two for people."""
     if not target.is_device:
-        return "cpu, the reference on this machine's processor; no device is used"
+        what = "the reference" if target.precision == FLOAT32 else f"in {target.precision}, not the reference,"
+        return f"cpu, {what} on this machine's processor; no device is used"
     from .on_device import OnDevice
 
     assert isinstance(runtime, OnDevice)

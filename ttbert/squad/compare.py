@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..recipe.policy import BFLOAT16
 
 DRAWS = 10_000
 CONFIDENCE = 0.95
@@ -152,7 +153,8 @@ def logits_correlation(first: LogitsByWindow, second: LogitsByWindow) -> float |
 
     Another tokenizer cuts other windows, whose logits cannot be compared.
     """
-    shared = [key for key in first if key in second and len(first[key][0]) == len(second[key][0])]
+    # Sorted, since logits come in the order in which batches were run, and the order of a sum is in its last digits.
+    shared = sorted(key for key in first if key in second and len(first[key][0]) == len(second[key][0]))
     if len(shared) != len(first) or len(shared) != len(second):
         return None
     return _pcc(*(np.concatenate([side for key in shared for side in each[key]]) for each in (first, second)))
@@ -166,7 +168,8 @@ def _pcc(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float | None:
 
 def _name(document: Mapping[str, Any]) -> str:
     provenance = document["provenance"]
-    return f"{provenance['model']} ({provenance['policy']}, {provenance['board']})"
+    rounded = f" in {BFLOAT16}" if provenance.get("precision") == BFLOAT16 else ""
+    return f"{provenance['model']} ({provenance['policy']}, {provenance['board']}{rounded})"
 
 
 def worst_and_best(changes: Sequence[Change], count: int) -> list[Change]:

@@ -12,6 +12,7 @@ What is wrong with a file ends in an InputError that says where. These are no er
 from __future__ import annotations
 
 import json
+import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -138,6 +139,7 @@ def load_hub_dataset(offline: bool = False) -> Dataset:
         ) from error
     try:
         datasets.disable_progress_bars()
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each of its attempts
         rows = datasets.load_dataset(HUB_NAME, split=HUB_SPLIT)
     except Exception as error:  # the package raises whatever its dozen dependencies raise
         if offline or os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_DATASETS_OFFLINE"):

@@ -118,7 +118,7 @@ def _excerpt(pieces: list[tuple[str, str]]) -> list[tuple[str, str]]:
         if mark:
             made.append((text if len(text) <= _CONTEXT_SHOWN else text[:_CONTEXT_SHOWN] + " …", mark))
             continue
-        begin = text[:half] if number else ""
-        end = text[-half:] if number + 1 < len(pieces) else ""
-        made.append((text if len(text) <= len(begin) + len(end) + 3 else f"{begin} … {end}", mark))
+        begin = text[:half].rpartition(" ")[0] if number else ""
+        end = text[-half:].partition(" ")[2] if number + 1 < len(pieces) else ""
+        made.append((text if len(text) <= len(begin) + len(end) + 3 else f"{begin} … {end}" if number else f"… {end}", mark))
     return made

@@ -9,12 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..runtime.on_device import OnDevice
 from .answers import Prediction
 from .batches import Layout
 from .dataset import Dataset
 from .document import N_BEST, NULL_ODDS, PREDICTIONS, RUN, SCHEMA, write_json
+from .engine import Machine
 from .metrics import Metrics, Pair, evaluate, score_question
 from .runner import Outcome, Timings
 from .subject import Subject
@@ -59,14 +58,15 @@ class Result:
         return {question.id: value for question, value in zip(self.dataset.questions, values, strict=True)}
 
 
-def make_result(dataset: Dataset, subject: Subject, layout: Layout, board: str, outcome: Outcome) -> Result:
-    """Score an outcome, and note what it is of."""
+def make_result(dataset: Dataset, subject: Subject, layout: Layout, machine: Machine, outcome: Outcome) -> Result:
+    """Score an outcome, and note what it is of, and what machine it ran on."""
     questions = dataset.questions
     answers = {each.id: prediction.text for each, prediction in zip(questions, outcome.predictions, strict=True)}
     nulls = {each.id: prediction.null_score for each, prediction in zip(questions, outcome.predictions, strict=True)}
     provenance = {
         **subject.origin.document(),
-        "board": board,
+        "board": subject.target.name,
+        "precision": None if subject.target.is_device else subject.target.precision,
         "batch": layout.batch,
         "window_tokens": subject.encoder.tokens,
         "stride": subject.encoder.stride,
@@ -79,12 +79,11 @@ def make_result(dataset: Dataset, subject: Subject, layout: Layout, board: str, 
             "moved_answers": dataset.moved,
         },
         "versions": {
-            "ttbert": __version__,
-            **{name: version(name) for name in ("torch", "tokenizers", "numpy", "ttnn")},
+            **{name: machine.decides.get(name) or version(name) for name in ("ttbert", "torch", "tokenizers", "numpy", "ttnn")},
             "python": platform.python_version(),
         },
-        "threads": subject.engine.get("threads"),
-        "device": subject.engine if isinstance(subject.runtime, OnDevice) else None,
+        **{name: machine.decides.get(name) for name in ("processor", "threads")},
+        "device": machine.device,
     }
     return Result(
         dataset=dataset,

@@ -1,35 +1,33 @@
 """The run: tokenizing, the model, and span decoding at the same time, each in a thread of its own.
 
-    tokenizing -> jobs -> the model (the calling thread) -> results -> journal, span decoding, running score
+    tokenizing -> jobs -> the engine (the calling thread) -> results -> journal, span decoding, running score
 
-Both queues are short, so memory stays flat. The model's thread does nothing but run batches, and how much of the time
-it did is the busy share. Results do not depend on which thread is faster.
+Both queues are short, so memory stays flat. The engine's thread does nothing but run batches, or have them run by the
+workers of a cluster; how much of the time the model ran is the busy share. Results do not depend on which thread is
+faster, nor on the order in which batches come back.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import IntegrityError, TtbertError
-from ..runtime.tokens import Batch, Window
+from ..runtime.tokens import Encoder, Window
 from .answers import Prediction, predict
 from .batches import Job, Layout, check_questions, make_jobs
 from .dataset import Dataset
+from .engine import Engine
 from .journal import Journal, Record
 from .metrics import score_question
 from .pipe import Closed, Pipe
-from .subject import Subject
 
 Logits = npt.NDArray[np.float32]
-T = TypeVar("T")
 
 _WAITING_JOBS = 8
 
@@ -47,17 +45,14 @@ class Progress:
 
 @dataclass
 class Timings:
-    """Seconds that each phase took; the phases overlap, but for `waiting`, when the model's thread had nothing to do.
-
-    A device may be busy all the same, with the batch that it was given before.
-    """
+    """Seconds that each phase took; the phases overlap. `running` is of all workers together."""
 
     loading: float = 0.0
     tokenizing: float = 0.0
-    waiting: float = 0.0
     running: float = 0.0
     decoding: float = 0.0
     wall: float = 0.0
+    workers: int = 1
     windows: int = 0
     tokens: int = 0
     batches: int = 0
@@ -66,12 +61,17 @@ class Timings:
 
     @property
     def busy_share(self) -> float:
-        """The share of the time of the pipeline in which the model ran."""
-        return self.running / self.wall if self.wall else 0.0
+        """The share of the workers' time in which the model ran."""
+        return self.running / (self.workers * self.wall) if self.wall else 0.0
+
+    @property
+    def waiting(self) -> float:
+        """Seconds in which the model had nothing to do, of all workers together."""
+        return max(0.0, self.workers * self.wall - self.running)
 
     def document(self) -> dict[str, float]:
         seconds = {name: getattr(self, name) for name in ("loading", "tokenizing", "waiting", "running", "decoding", "wall")}
-        counts = {name: getattr(self, name) for name in ("windows", "tokens", "batches", "rows", "resumed_batches")}
+        counts = {name: getattr(self, name) for name in ("workers", "windows", "tokens", "batches", "rows", "resumed_batches")}
         return {**{name: round(value, 4) for name, value in seconds.items()}, **counts, "busy_share": round(self.busy_share, 4)}
 
 
@@ -88,7 +88,8 @@ class Outcome:
 
 def run_questions(
     dataset: Dataset,
-    subject: Subject,
+    encoder: Encoder,
+    engine: Engine,
     layout: Layout,
     journal: Journal,
     progress: Callable[[Progress], None] = lambda progress: None,
@@ -99,17 +100,17 @@ def run_questions(
     `progress` is called after each answer, from another thread. InputError for a question that is too long, before
     anything is run. Whatever ends the run, every finished batch is in the journal.
     """
-    check_questions(dataset.questions, subject.encoder)
+    check_questions(dataset.questions, encoder)
     jobs: Pipe[Job] = Pipe(_WAITING_JOBS)
     results: Pipe[tuple[Job, Record]] = Pipe(_WAITING_JOBS)
     collector = _Collector(dataset, journal, progress, keep_logits)
-    timings = Timings()
+    timings = Timings(loading=engine.loading, workers=engine.workers)
     started = time.perf_counter()
 
     def tokenize() -> None:
         try:
             before = time.thread_time()
-            for job in make_jobs(dataset.questions, subject.encoder, layout):
+            for job in make_jobs(dataset.questions, encoder, layout):
                 jobs.put(job)
             timings.tokenizing = time.thread_time() - before
             jobs.close()
@@ -132,7 +133,7 @@ def run_questions(
         threads.submit(tokenize)
         collecting = threads.submit(collect)
         try:
-            _run_jobs(jobs, results, subject, journal, timings)
+            _run_jobs(jobs, results, engine, journal, timings)
         finally:
             jobs.close()
             results.close()
@@ -141,42 +142,29 @@ def run_questions(
     return Outcome(collector.predictions(), tuple(collector.context_tokens), timings, collector.logits)
 
 
-def _run_jobs(jobs: Pipe[Job], results: Pipe[tuple[Job, Record]], subject: Subject, journal: Journal, timings: Timings) -> None:
-    """Keep the model busy: on a device the next batch is begun before the logits of this one are waited for."""
-    begun = time.perf_counter()
-    sent: deque[Job] = deque()
+def _run_jobs(jobs: Pipe[Job], results: Pipe[tuple[Job, Record]], engine: Engine, journal: Journal, timings: Timings) -> None:
+    def finish(job: Job, record: Record) -> None:
+        timings.batches += 1
+        timings.rows += len(job.batch.ids)
+        timings.windows += len(job.rows)
+        timings.tokens += sum(len(row.window) for row in job.rows)
+        results.put((job, record))
 
-    def new_batches() -> Iterator[Batch]:
-        while (job := _waited(timings, lambda: next(arriving, None))) is not None:
-            timings.batches += 1
-            timings.rows += len(job.batch.ids)
-            timings.windows += len(job.rows)
-            timings.tokens += sum(len(row.window) for row in job.rows)
-            if (record := journal.done.get(job.number)) is None:
-                sent.append(job)
-                yield job.batch
-                continue
-            if record.places != tuple(row.place for row in job.rows):
+    def left() -> Iterator[Job]:
+        """The jobs that are not in the journal."""
+        for job in jobs:
+            record = journal.done.get(job.number)
+            if record is None:
+                yield job
+            elif record.places != tuple(row.place for row in job.rows):
                 raise IntegrityError(f"batch {job.number} of the journal is of other windows", "run it again in another folder")
-            timings.resumed_batches += 1
-            done(job, record)
+            else:
+                timings.resumed_batches += 1
+                finish(job, record)
 
-    def done(job: Job, record: Record) -> None:
-        _waited(timings, lambda: results.put((job, record)))
-
-    arriving = iter(jobs)
-    for starts, ends in subject.runtime.stream(new_batches()):
-        job = sent.popleft()
-        done(job, _record(job, starts, ends))
-    timings.running = time.perf_counter() - begun - timings.waiting
-
-
-def _waited(timings: Timings, wait: Callable[[], T]) -> T:
-    begun = time.perf_counter()
-    try:
-        return wait()
-    finally:
-        timings.waiting += time.perf_counter() - begun
+    for ran in engine.stream(left()):
+        timings.running += ran.seconds
+        finish(ran.job, _record(ran.job, ran.starts, ran.ends))
 
 
 def _record(job: Job, starts: Logits, ends: Logits) -> Record:

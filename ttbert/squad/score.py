@@ -13,14 +13,15 @@ from ..cache.digest import blake3_of
 from ..cache.document import canonical
 from ..convert.wanted import Wanted
 from ..errors import AccuracyError
-from ..recipe.policy import POLICIES
+from ..recipe.policy import FLOAT32, POLICIES
 from .batches import Layout
 from .compare import Comparison, LogitsByWindow
 from .dataset import Dataset
+from .engine import Engine
 from .journal import Journal
 from .result import Result, make_result, part_document, write_result
 from .runner import Progress, run_questions
-from .subject import FLOAT32, Subject
+from .subject import Subject
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,30 +31,27 @@ class Run:
     dataset: Dataset
     subject: Subject
     layout: Layout
-    board: str
-    folder: Path
+    engine: Engine
+    folder: Path | None = None
+    """If nobody says, a folder of its own in the user's state folder."""
 
     @property
     def identity(self) -> dict[str, object]:
-        return identify(self.dataset, self.subject, self.layout, self.board)
+        """All that decides the logits, to the last bit: a journal goes on only where all of it is the same."""
+        return {
+            **self.subject.identity(),
+            **self.engine.machine.decides,
+            "data": str(self.dataset.digest),
+            "part": part_document(self.dataset),
+            "batch": self.layout.batch,
+            "real_length": self.layout.real_length,
+        }
 
-
-def identify(dataset: Dataset, subject: Subject, layout: Layout, board: str) -> dict[str, object]:
-    """All that decides the logits of a run, to the last bit: a journal goes on only where all of it is the same."""
-    return {
-        **subject.identity(),
-        "data": str(dataset.digest),
-        "part": part_document(dataset),
-        "batch": layout.batch,
-        "real_length": layout.real_length,
-        "board": board,
-        **{name: each for name, each in subject.engine.items() if name not in ("batch", "traced")},
-    }
-
-
-def default_folder(identity: dict[str, object]) -> Path:
-    """Where the files of a run go if nobody says: a folder of its own in the user's state folder."""
-    return Path(platformdirs.user_state_dir("ttbert"), "squad", blake3_of(canonical(identity)).short)
+    @property
+    def output(self) -> Path:
+        if self.folder:
+            return self.folder
+        return Path(platformdirs.user_state_dir("ttbert"), "squad", blake3_of(canonical(self.identity)).short)
 
 
 def other_model(wanted: Wanted, compare: str) -> Wanted:
@@ -69,11 +67,11 @@ def score(
     run: Run, resume: bool, progress: Callable[[Progress], None], keep_logits: bool = False
 ) -> tuple[Result, LogitsByWindow]:
     """Run it, or what is left of it, and write its files, unless it computed nothing. Errors as of a journal and of a run."""
-    with Journal(run.folder / "journal", run.identity, resume) as journal:
-        outcome = run_questions(run.dataset, run.subject, run.layout, journal, progress, keep_logits)
-        result = make_result(run.dataset, run.subject, run.layout, run.board, outcome)
+    with Journal(run.output / "journal", run.identity, resume) as journal:
+        outcome = run_questions(run.dataset, run.subject.encoder, run.engine, run.layout, journal, progress, keep_logits)
+        result = make_result(run.dataset, run.subject, run.layout, run.engine.machine, outcome)
         if not result.is_mock:
-            write_result(run.folder, result)
+            write_result(run.output, result)
         journal.finish()
     return result, outcome.logits
 

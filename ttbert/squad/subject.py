@@ -1,30 +1,32 @@
-"""What is scored: a cached model, or its original checkpoint in float32 to compare it with."""
+"""What is scored: a cached model, or its original checkpoint in float32 to compare it with. Here or on another machine."""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
 
 from ..boards import CPU
-from ..cache.cache import Cache, Cached
+from ..cache.cache import Cache, Cached, open_store
+from ..cache.digest import Digest
+from ..cache.places import Places
 from ..convert.checkpoint import open_checkpoint
 from ..convert.convert import plan_conversion
 from ..convert.tokenizer import build_tokenizer
-from ..convert.wanted import Wanted
-from ..errors import CheckpointError
+from ..convert.wanted import Wanted, is_folder
+from ..errors import CheckpointError, DeviceError
 from ..model import BertShape
 from ..recipe.bert import canonical_names, check_tensors
+from ..recipe.policy import FLOAT32
 from ..recipe.steps import run_steps
 from ..runtime.loader import CachedModel
-from ..runtime.on_device import OnDevice
 from ..runtime.runtime import Runtime
-from ..runtime.target import Target, open_runtime
+from ..runtime.target import Target, choose_target, open_runtime
 from ..runtime.tokens import STRIDE, TOKENS, Encoder
-
-FLOAT32 = "float32"
 
 
 @dataclass(frozen=True)
@@ -57,21 +59,15 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model ready to run."""
+    """A model that is known and can be run; its weights are not loaded yet."""
 
     origin: Origin
+    target: Target
     encoder: Encoder
-    runtime: Runtime
-    weight_bytes: int
-
-    @property
-    def engine(self) -> dict[str, object]:
-        """What computes the logits, as far as that decides them."""
-        if isinstance(self.runtime, OnDevice):
-            return self.runtime.document()
-        import torch
-
-        return {"torch": version("torch"), "threads": torch.get_num_threads(), "processor": platform.machine()}
+    open: Callable[[], AbstractContextManager[Runtime]]
+    """Load it. IntegrityError where a tensor is damaged."""
+    elsewhere: Callable[[], Subject]
+    """The same in another process, on a machine with the same cache or checkpoint: it can be pickled."""
 
     def identity(self) -> dict[str, object]:
         """What decides the logits of a window."""
@@ -81,29 +77,20 @@ class Subject:
             "policy": self.origin.policy,
             "tokens": self.encoder.tokens,
             "stride": self.encoder.stride,
+            "board": self.target.name,
+            "precision": None if self.target.is_device else self.target.precision,
         }
 
 
-@contextmanager
-def open_cached(wanted: Wanted, cached: CachedModel, target: Target, batch: int) -> Iterator[Subject]:
-    """A model of the cache on the target, `batch` inputs on each chip. CheckpointError if it has no question-answering head,
-    and errors as of `open_runtime`."""
-    cached.require_answer_head()
-    encoder = _encoder(cached.tokenizer, cached.shape)
-    with open_runtime(target, cached, batch, encoder.tokens) as runtime:
-        weights = sum(entry.size for entry in cached.manifest.tensors)
-        yield Subject(_origin(wanted, cached), encoder, runtime, weights)
+def load_cached(wanted: Wanted, places: Places, cache: Cache, cached: Cached, target: Target, batch: int) -> Subject:
+    """A model of the cache, which was opened at `places`, for `batch` inputs on each chip.
 
-
-def load_cached(wanted: Wanted, cache: Cache, cached: Cached) -> Subject:
-    """A model of the cache on the CPU. CheckpointError if it has no question-answering head."""
-    with open_cached(wanted, CachedModel(cache, cached), Target(CPU), 0) as subject:
-        return subject
-
-
-def _origin(wanted: Wanted, cached: CachedModel) -> Origin:
+    CheckpointError if it has no question-answering head.
+    """
+    model = CachedModel(cache, cached)
+    model.require_answer_head()
     provenance = cached.manifest.provenance
-    return Origin(
+    origin = Origin(
         model=wanted.model,
         revision=provenance.commit,
         policy=wanted.policy,
@@ -111,6 +98,24 @@ def _origin(wanted: Wanted, cached: CachedModel) -> Origin:
         recipe=str(cached.manifest.action),
         sources={each.name: str(each.digest) for each in provenance.sources},
     )
+    absolute = replace(places, cache=open_store(places.cache).url)  # another process has another working folder
+    encoder = _encoder(model.tokenizer, model.shape)
+    return Subject(
+        origin,
+        target,
+        encoder,
+        open=partial(open_runtime, target, model, batch, encoder.tokens),
+        elsewhere=partial(_load_again, wanted, absolute, cached.digest, target, batch),
+    )
+
+
+def _load_again(wanted: Wanted, places: Places, digest: Digest, target: Target, batch: int) -> Subject:
+    """The same in another process. DeviceError where another device is, or none."""
+    here = choose_target(target.board, batch, target.traces, target.precision) if target.is_device else target
+    if here != target:
+        raise DeviceError(f"here is {here}, where {target} is wanted", "give all machines the same devices")
+    cache = places.open(wanted.offline)
+    return load_cached(wanted, places, cache, cache.manifest(digest), target, batch)
 
 
 def load_float32(wanted: Wanted) -> Subject:
@@ -119,20 +124,13 @@ def load_float32(wanted: Wanted) -> Subject:
     Errors as of a conversion, and CheckpointError if it has no question-answering head.
     """
     plan = plan_conversion(wanted)
-    recipe, source = plan.action.recipe, plan.source
+    recipe, source = plan.recipe, plan.source
     if not recipe.shape.has_answer_head:
         raise CheckpointError(
             f"{wanted.model} is a {recipe.shape.architecture}, which has no question-answering head",
             "choose a model that was trained to answer questions",
         )
     tokenizer = build_tokenizer({name: source.path(name).read_bytes() for name in plan.tokenizer}, recipe.shape.vocabulary)
-    with open_checkpoint(source) as checkpoint:
-        names = canonical_names(checkpoint.shapes)
-        check_tensors(recipe, {name: checkpoint.shapes[stored] for name, stored in names.items()})
-        arrays = {
-            tensor.name: run_steps(tensor.steps, [checkpoint.read(names[name]) for name in tensor.sources])
-            for tensor in recipe.tensors
-        }
     origin = Origin(
         model=wanted.model,
         revision=source.commit,
@@ -141,10 +139,27 @@ def load_float32(wanted: Wanted) -> Subject:
         recipe=None,
         sources={name: str(source.digest(name)) for name in sorted({*plan.weights, *plan.tokenizer, "config.json"})},
     )
-    from ..runtime.reference import Reference
 
-    runtime = Reference.of_arrays(recipe.shape, arrays)
-    return Subject(origin, _encoder(tokenizer, recipe.shape), runtime, sum(array.nbytes for array in arrays.values()))
+    @contextmanager
+    def open_runtime() -> Iterator[Runtime]:
+        with open_checkpoint(source) as checkpoint:
+            names = canonical_names(checkpoint.shapes)
+            check_tensors(recipe, {name: checkpoint.shapes[stored] for name, stored in names.items()})
+            arrays = {
+                tensor.name: np.ascontiguousarray(
+                    run_steps(tensor.steps, [checkpoint.read(names[name]) for name in tensor.sources])
+                )
+                for tensor in recipe.tensors
+            }
+        from ..runtime.reference import Reference
+
+        yield Reference.of_arrays(recipe.shape, arrays)
+
+    # Another process has another working folder.
+    absolute = replace(wanted, model=str(Path(wanted.model).expanduser().absolute())) if is_folder(wanted.model) else wanted
+    return Subject(
+        origin, Target(CPU), _encoder(tokenizer, recipe.shape), open=open_runtime, elsewhere=partial(load_float32, absolute)
+    )
 
 
 def _encoder(tokenizer: bytes, shape: BertShape) -> Encoder:

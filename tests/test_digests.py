@@ -1,0 +1,116 @@
+"""What is noted of large files: never the digest of anything but the very content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from program import objects, ttbert
+
+from ttbert.cache.digest import Digest
+from ttbert.convert import digests
+from ttbert.convert.digests import compute_sha256, notes_folder, recall_sha256
+from ttbert.convert.wanted import open_source
+
+SIZE = 17 << 20
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(os.urandom(SIZE))
+    return path
+
+
+def sha256(path: Path) -> Digest:
+    return Digest("sha256", hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_large_file_is_recalled_once_it_was_computed(large: Path) -> None:
+    assert recall_sha256(large) is None
+    assert compute_sha256(large) == sha256(large) == recall_sha256(large)
+
+
+def test_content_alone_decides_not_size_time_or_inode(large: Path) -> None:
+    compute_sha256(large)
+    before = large.stat()
+    with large.open("r+b") as file:
+        file.seek(SIZE // 2)
+        byte = file.read(1)
+        file.seek(SIZE // 2)
+        file.write(bytes([byte[0] ^ 1]))
+    os.utime(large, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (large.stat().st_ino, large.stat().st_size, large.stat().st_mtime_ns) == (before.st_ino, SIZE, before.st_mtime_ns)
+    assert recall_sha256(large) is None
+    assert compute_sha256(large) == sha256(large) == recall_sha256(large)
+
+
+def test_copy_under_another_name_is_recalled(large: Path) -> None:
+    compute_sha256(large)
+    copy = large.with_name("copy")
+    copy.write_bytes(large.read_bytes())
+    assert recall_sha256(copy) == sha256(large)
+
+
+@pytest.mark.parametrize("position", [10, 100, 140])
+def test_damaged_note_is_none(large: Path, position: int) -> None:
+    compute_sha256(large)
+    (note,) = notes_folder().iterdir()
+    text = bytearray(note.read_bytes())
+    text[position] = ord("0") if text[position] != ord("0") else ord("1")
+    note.write_bytes(text)
+    assert recall_sha256(large) is None
+    assert compute_sha256(large) == recall_sha256(large)
+
+
+def test_note_of_another_file_of_the_size_is_not_taken_for_this_one(large: Path) -> None:
+    other = large.with_name("other")
+    other.write_bytes(os.urandom(SIZE))
+    compute_sha256(other)
+    (note,) = notes_folder().iterdir()
+    compute_sha256(large)
+    (mine,) = {*notes_folder().iterdir()} - {note}
+    mine.write_bytes(note.read_bytes())
+    assert recall_sha256(large) is None
+
+
+def test_where_nothing_can_be_noted_it_is_computed_again(large: Path) -> None:
+    notes_folder().parent.mkdir(parents=True, exist_ok=True)
+    notes_folder().write_text("a file in the way")
+    assert compute_sha256(large) == sha256(large)
+    assert recall_sha256(large) is None
+
+
+def test_small_files_leave_no_notes(large: Path) -> None:
+    small = large.with_name("config.json")
+    small.write_text("{}")
+    assert recall_sha256(small) == sha256(small) == compute_sha256(small)
+    assert not notes_folder().exists()
+
+
+def test_folder_is_hashed_once_and_recalled_after_that(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = open_source(str(large.parent))
+    assert first.known_digest(large.name) is None
+    assert first.digest(large.name) == first.known_digest(large.name) == sha256(large)
+    monkeypatch.setattr(digests.hashlib, "sha256", None)
+    assert open_source(str(large.parent)).known_digest(large.name) == first.digest(large.name)
+
+
+def test_weights_that_were_not_met_before_are_a_hit_too_and_publish_nothing(tmp_path: Path) -> None:
+    weights = tiny.arrays(layers=1)
+    weights["bert.embeddings.word_embeddings.weight"] = np.random.default_rng(0).random((70_000, tiny.HIDDEN), np.float32)
+    folder = tiny.write(tmp_path / "wide", tiny.checkpoint(weights, num_hidden_layers=1, vocab_size=70_000))
+    arguments = ("convert", folder, "--json", "--cache", tmp_path / "cache")
+    first = ttbert(*arguments, XDG_CACHE_HOME=str(tmp_path / "one")).succeeded().document
+    before = objects(tmp_path / "cache")
+    again = [ttbert(*arguments, XDG_CACHE_HOME=str(tmp_path / user)).succeeded().document for user in ("one", "two", "two")]
+    assert not first["hit"] and all(each["hit"] and each["manifest"] == first["manifest"] for each in again)
+    assert {path for path in objects(tmp_path / "cache") if not path.startswith("refs/")} == {
+        path for path in before if not path.startswith("refs/")
+    }
+    assert len([*(tmp_path / "one/ttbert-digests").iterdir()]) == len([*(tmp_path / "two/ttbert-digests").iterdir()]) == 1

@@ -1,0 +1,209 @@
+/* Packs float32 matrices as TT-NN stores them: rows of bfloat16, or 32 x 32 tiles of bfloat16, bfloat8_b or bfloat4_b.
+ *
+ * The same bytes as `packing.py` makes with numpy; that module says what they mean. Here each tile is read, rounded and
+ * written while it is in the processor's cache, straight from an array of any strides, so that a transposed weight is
+ * never copied. The GIL is released meanwhile.
+ *
+ * The loops that do the work run over the rows of a tile, which lie side by side in it, so that a compiler makes vectors
+ * of them.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdint.h>
+#include <string.h>
+
+enum { TILE = 32, FACE = 16, BLOCKS = TILE * TILE / FACE };
+
+/* Compiled for processors with AVX2 and for all others; the C library chooses when the module is loaded. */
+#if defined(__x86_64__) && defined(__GLIBC__)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx2", "default")))
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define FOR_EACH_PROCESSOR
+#define INLINE static inline
+#endif
+
+typedef struct {
+    const char *data;
+    Py_ssize_t rows, columns;
+    Py_ssize_t row_stride, column_stride; /* in bytes */
+} Matrix;
+
+/* A tile as float32 bits, column by column. */
+typedef uint32_t Tile[TILE][TILE];
+
+typedef enum { BFLOAT16_ROWS, BFLOAT16_TILES, BFLOAT8_B_TILES, BFLOAT4_B_TILES, FORMATS } Format;
+
+static const Py_ssize_t tile_bytes[FORMATS] = {0, 2 * TILE * TILE, BLOCKS + TILE * TILE, BLOCKS + TILE * TILE / 2};
+
+/* Zeros where the matrix has ended. */
+INLINE void read_tile(const Matrix *matrix, Py_ssize_t top, Py_ssize_t left, Tile tile) {
+    const char *corner = matrix->data + top * matrix->row_stride + left * matrix->column_stride;
+    int rows = matrix->rows - top < TILE ? (int)(matrix->rows - top) : TILE;
+    int columns = matrix->columns - left < TILE ? (int)(matrix->columns - left) : TILE;
+    if (rows == TILE && columns == TILE && matrix->row_stride == 4) {
+        for (int column = 0; column < TILE; column++) {
+            memcpy(tile[column], corner + column * matrix->column_stride, sizeof tile[column]);
+        }
+        return;
+    }
+    memset(tile, 0, sizeof(Tile));
+    for (int row = 0; row < rows; row++) {
+        for (int column = 0; column < columns; column++) {
+            memcpy(&tile[column][row], corner + row * matrix->row_stride + column * matrix->column_stride, 4);
+        }
+    }
+}
+
+/* Where a row's left or right half begins, counted in halves: a tile is stored in four faces, one after another. */
+INLINE int place_of(int row, int side) {
+    return (row / FACE * 2 + side) * FACE + row % FACE;
+}
+
+INLINE uint16_t to_bfloat16(uint32_t bits) {
+    return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+INLINE void write_bfloat16(Tile tile, char *target) {
+    for (int row = 0; row < TILE; row++) {
+        for (int side = 0; side < 2; side++) {
+            uint16_t line[FACE];
+            for (int column = 0; column < FACE; column++) {
+                line[column] = to_bfloat16(tile[side * FACE + column][row]);
+            }
+            memcpy(target + place_of(row, side) * sizeof line, line, sizeof line);
+        }
+    }
+}
+
+INLINE void write_blocks(Tile tile, char *target, int bits) {
+    const uint32_t dropped = 24 - bits, half = 1u << (dropped - 1), largest = (1u << bits) - 1;
+    const int bytes = FACE * (bits + 1) / 8; /* of a block */
+    for (int side = 0; side < 2; side++) {
+        const uint32_t(*columns)[TILE] = (const uint32_t(*)[TILE])tile[side * FACE];
+        uint32_t shared[TILE] = {0};
+        for (int column = 0; column < FACE; column++) {
+            for (int row = 0; row < TILE; row++) {
+                uint32_t exponent = columns[column][row] >> 23 & 0xff;
+                shared[row] = shared[row] > exponent ? shared[row] : exponent;
+            }
+        }
+        uint8_t packed[FACE][TILE];
+        for (int column = 0; column < FACE; column++) {
+            for (int row = 0; row < TILE; row++) {
+                uint32_t value = columns[column][row], exponent = value >> 23 & 0xff, distance = shared[row] - exponent;
+                uint32_t mantissa = ((value & 0x7fffff) | 0x800000) >> (distance < 24 ? distance : 24);
+                mantissa = (mantissa + half - 1 + (mantissa >> dropped & 1)) >> dropped;
+                mantissa = mantissa < largest ? mantissa : largest;
+                mantissa = exponent ? mantissa : 0;
+                packed[column][row] = (uint8_t)(mantissa | (mantissa ? value >> 31 << bits : 0));
+            }
+        }
+        for (int row = 0; row < TILE; row++) {
+            int place = place_of(row, side);
+            char *mantissas = target + BLOCKS + place * bytes;
+            target[place] = (char)shared[row];
+            for (int i = 0; i < bytes; i++) {
+                mantissas[i] = (char)(bits == 7 ? packed[i][row] : packed[2 * i][row] | packed[2 * i + 1][row] << 4);
+            }
+        }
+    }
+}
+
+FOR_EACH_PROCESSOR
+static void pack_tiles(const Matrix *matrix, char *target, Format format) {
+    Py_ssize_t down = (matrix->rows + TILE - 1) / TILE, across = (matrix->columns + TILE - 1) / TILE;
+    int is_transposed = matrix->row_stride < matrix->column_stride;
+    for (Py_ssize_t i = 0; i < down * across; i++) {
+        /* In the order of the source. */
+        Py_ssize_t row = is_transposed ? i % down : i / across, column = is_transposed ? i / down : i % across;
+        char *place = target + (row * across + column) * tile_bytes[format];
+        Tile tile;
+        read_tile(matrix, row * TILE, column * TILE, tile);
+        if (format == BFLOAT16_TILES) {
+            write_bfloat16(tile, place);
+        } else if (format == BFLOAT8_B_TILES) {
+            write_blocks(tile, place, 7);
+        } else {
+            write_blocks(tile, place, 3);
+        }
+    }
+}
+
+FOR_EACH_PROCESSOR
+static void pack_rows(const Matrix *matrix, char *target) {
+    for (Py_ssize_t row = 0; row < matrix->rows; row++) {
+        const char *source = matrix->data + row * matrix->row_stride;
+        for (Py_ssize_t column = 0; column < matrix->columns; column++, target += 2) {
+            uint32_t bits;
+            memcpy(&bits, source + column * matrix->column_stride, 4);
+            uint16_t rounded = to_bfloat16(bits);
+            memcpy(target, &rounded, 2);
+        }
+    }
+}
+
+static Py_ssize_t packed_bytes(Py_ssize_t rows, Py_ssize_t columns, Format format) {
+    if (format == BFLOAT16_ROWS) {
+        return 2 * rows * columns;
+    }
+    return (rows + TILE - 1) / TILE * ((columns + TILE - 1) / TILE) * tile_bytes[format];
+}
+
+static PyObject *pack(PyObject *Py_UNUSED(module), PyObject *arguments) {
+    PyObject *array, *buffer, *result = NULL;
+    int format;
+    if (!PyArg_ParseTuple(arguments, "OOi", &array, &buffer, &format)) {
+        return NULL;
+    }
+    if (format < 0 || format >= FORMATS) {
+        PyErr_SetString(PyExc_ValueError, "there is no such format");
+        return NULL;
+    }
+    Py_buffer source, target;
+    if (PyObject_GetBuffer(array, &source, PyBUF_STRIDED_RO | PyBUF_FORMAT)) {
+        return NULL;
+    }
+    if (PyObject_GetBuffer(buffer, &target, PyBUF_WRITABLE)) {
+        PyBuffer_Release(&source);
+        return NULL;
+    }
+    if (source.ndim != 3 || strcmp(source.format, "f")) {
+        PyErr_SetString(PyExc_ValueError, "the array is not of float32 in three dimensions");
+    } else if (target.len != source.shape[0] * packed_bytes(source.shape[1], source.shape[2], (Format)format)) {
+        PyErr_SetString(PyExc_ValueError, "the buffer is not of the size of the packed array");
+    } else {
+        const Py_ssize_t *shape = source.shape, *strides = source.strides;
+        char *place = target.buf;
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t i = 0; i < shape[0]; i++) {
+            Matrix matrix = {(const char *)source.buf + i * strides[0], shape[1], shape[2], strides[1], strides[2]};
+            if (format == BFLOAT16_ROWS) {
+                pack_rows(&matrix, place);
+            } else {
+                pack_tiles(&matrix, place, (Format)format);
+            }
+            place += target.len / shape[0];
+        }
+        Py_END_ALLOW_THREADS
+        result = Py_NewRef(Py_None);
+    }
+    PyBuffer_Release(&target);
+    PyBuffer_Release(&source);
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"pack", pack, METH_VARARGS,
+     "pack(array, buffer, format)\n\nPack a float32 array (matrices, rows, columns) of any strides into a buffer of just the "
+     "right size.\n`format` is 0 for rows of bfloat16, and 1, 2, 3 for tiles of bfloat16, bfloat8_b, bfloat4_b."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_pack", NULL, 0, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__pack(void) {
+    return PyModuleDef_Init(&definition);
+}

@@ -1,0 +1,101 @@
+"""The packs of a model, made of its weights by threads of their own, ahead of whoever publishes them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Semaphore
+from types import TracebackType
+
+import numpy as np
+
+from ..cache.digest import blake3_of
+from ..cache.manifest import TensorEntry
+from ..recipe.bert import canonical_names, check_tensors
+from ..recipe.recipe import MEMORY, PackRecipe, Recipe, TensorRecipe
+from ..recipe.steps import run_steps
+from .checkpoint import open_checkpoint
+from .codec import choose_codec
+from .source import Source
+from .tensorbin import file_bytes
+
+_THREADS = 2
+_HELD = 32
+"""Packs in memory at most. BERT-large's have 8 MB on average."""
+
+Progress = Callable[[TensorEntry], None]
+Made = tuple[memoryview, tuple[TensorEntry, ...]]
+"""A pack's bytes, and its tensors in their order."""
+
+
+class Maker:
+    """Inside of `with`, makes the packs of a recipe in their order, and no more until what was taken is given back.
+
+    Fetches the weights. `progress` is called with each tensor that was made, from a thread; `note` with what the user should
+    know of the way in which tensors are packed here. Raises CheckpointError where the weights are not what the recipe expects.
+    """
+
+    def __init__(self, source: Source, recipe: Recipe, progress: Progress, note: Callable[[str], None]) -> None:
+        self._recipe, self._progress = recipe, progress
+        self._checkpoint = open_checkpoint(source)
+        shapes = self._checkpoint.shapes
+        self._names = canonical_names(shapes)
+        check_tensors(recipe, {name: shapes[stored] for name, stored in self._names.items()})
+        self._checkpoint.check_dtypes(self._names[name] for name in recipe.sources)
+        self._codec = choose_codec()
+        if self._codec.remark:
+            note(self._codec.remark)
+        self._held = Semaphore(_HELD)
+        self._is_over = False
+
+    @property
+    def packer(self) -> str:
+        """Who packs, for the record."""
+        return self._codec.name
+
+    def __enter__(self) -> Maker:
+        self._threads = ThreadPoolExecutor(_THREADS)
+        self._made = deque((pack, self._threads.submit(self._make, pack)) for pack in self._recipe.packs)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._is_over = True
+        self._held.release(_THREADS)  # for those who wait
+        self._threads.shutdown(cancel_futures=True)
+
+    def packs(self) -> Iterator[tuple[PackRecipe, Future[Made]]]:
+        """Every pack in turn, made or still to be made. Whoever is done with one calls `give_back`."""
+        while self._made:
+            yield self._made.popleft()  # whoever takes it holds it alone
+
+    def give_back(self) -> None:
+        self._held.release()
+
+    def _make(self, pack: PackRecipe) -> Made:
+        self._held.acquire()
+        if self._is_over:
+            raise RuntimeError("nobody waits for this pack any more")
+        sizes = [file_bytes(each.shape, each.dtype, each.layout) for each in pack.tensors]
+        content = np.empty(sum(sizes), np.uint8).data
+        entries = []
+        for tensor, size, end in zip(pack.tensors, sizes, np.cumsum(sizes), strict=True):
+            part = content[end - size : end]
+            arrays = [self._checkpoint.read(self._names[name]) for name in tensor.sources]
+            self._codec.pack_into(part, run_steps(tensor.steps, arrays), tensor.dtype, tensor.layout)
+            entries.append(_entry(tensor, part))
+            self._progress(entries[-1])
+        return content, tuple(entries)
+
+
+def _entry(tensor: TensorRecipe, made: memoryview) -> TensorEntry:
+    return TensorEntry(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        layout=tensor.layout,
+        tile=tensor.tile,
+        memory=MEMORY,
+        digest=blake3_of(made),
+        size=len(made),
+    )
