@@ -543,6 +543,18 @@ def test_what_nothing_leads_to_is_not_deleted_at_once_while_somebody_converts(ca
     assert collect(cache, grace=0) > 6000 and left(root) == []
 
 
+def test_whoever_may_write_nothing_can_still_use_what_is_condemned(cache: Cache, root: Path) -> None:
+    cached = publish(cache)
+    used_days_ago(cache, root, {TINY: 40})
+    collect(cache, Limits(older_than=30 * DAY))
+    before = files(root)
+    reader = open_cache(str(root), read_only=True)
+    assert reader.claim(cached) and reader.resolve(TINY) == cached
+    reader.move_ref(TINY, cached, "someone/tiny", COMMIT)
+    reader.note_use(cached.digest)
+    assert files(root) == before
+
+
 # On an object store
 
 
