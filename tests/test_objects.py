@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -74,6 +75,14 @@ def test_a_write_that_meets_a_fault_is_published_once(url: str, proxy: FaultProx
     assert store.put(KEY, CONTENT) is True
     assert store.get(KEY) == CONTENT and len(retries) == 1 and proxy.count("PUT") == 2
     assert store.put(KEY, b"another") is False and store.get(KEY) == CONTENT
+
+
+def test_a_large_write_without_an_answer_is_tried_again_in_bounded_time(url: str, proxy: FaultProxy) -> None:
+    content = os.urandom(2 << 20)
+    proxy.meet(silent, "PUT")
+    started = time.monotonic()
+    assert ObjectStore(url, IMPATIENT).put(KEY, content) is True
+    assert time.monotonic() - started < 20 and ObjectStore(url).get(KEY) == content
 
 
 def test_a_write_whose_every_answer_is_lost_is_read_back(url: str, proxy: FaultProxy) -> None:

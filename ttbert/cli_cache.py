@@ -44,15 +44,19 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
     source, local_source = chosen_by(context, "cache"), chosen_by(context, "local")
     access = cache.store.access
     trusted = [key.name for key in cache.trust.keys]
-    if not as_json:
-        # What is in force helps most where the next step, asking the store, fails.
-        say(f"cache        {cache.store.url}  (from {source})")
-        if access:
-            say(f"reached at   {access.endpoint or access.kind}{f', region {access.region}' if access.region else ''}")
-            say(f"credentials  from {access.credentials}")
-        say(f"local tier   {local or 'none'}  (from {local_source})")
-        say(f"may publish  {'no: --read-only' if places.read_only else 'yes, where its owner permits it'}")
-        say(f"signatures   {'required, of ' + ', '.join(trusted) if trusted else 'not required: no key is trusted'}")
+    in_force = [f"cache        {cache.store.url}  (from {source})"]
+    if access:
+        in_force += [
+            f"reached at   {access.endpoint or access.kind}{f', region {access.region}' if access.region else ''}",
+            f"credentials  from {access.credentials}",
+        ]
+    in_force += [
+        f"local tier   {local or 'none'}  (from {local_source})",
+        f"may publish  {'no: --read-only' if places.read_only else 'yes, where its owner permits it'}",
+        f"signatures   {'required, of ' + ', '.join(trusted) if trusted else 'not required: no key is trusted'}",
+    ]
+    if access and not as_json:
+        say("\n".join(in_force))  # now, since it helps most where the next step fails, which is to ask the store
     census = take_census(cache.authority)
     near = take_census(cache.near) if cache.near else None
     document: dict[str, Any] = {
@@ -83,6 +87,8 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
     if as_json:
         show(document)
         return
+    if not access:
+        say("\n".join(in_force))
     exact = "exactly once" + (", if the server does as it says: tried out before the first write" if access else "")
     say(f"publishing   {exact if document['creates_atomically'] else 'not exactly once: two writers can collide'}")
     say(f"models       {document['models']}")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.manifest import TensorEntry
 from ttbert.convert.codec import Codec, choose_codec
+from ttbert.convert.tensorbin import head
 from ttbert.errors import IntegrityError
 from ttbert.recipe.recipe import payload_size
 from ttbert.recipe.tensorbin import HEADER_SIZE, check_header, header
@@ -55,6 +56,14 @@ def test_the_header_is_the_one_that_ttnn_writes(codec: Codec, dtype: str, layout
         assert packed[:HEADER_SIZE] == header(shape, dtype, layout), shape
         assert len(packed) == HEADER_SIZE + payload_size(shape, dtype, layout)
         check_header(packed, entry_of(shape, dtype, layout), "here")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, (1 << 31) - 1), min_size=1, max_size=8).map(tuple), st.sampled_from(FORMATS))
+def test_the_header_is_the_one_that_conversions_write(shape: tuple[int, ...], form: tuple[str, str]) -> None:
+    """Which is made in another way, of the schema."""
+    if payload_size(shape, *form) < 1 << 63:
+        assert header(shape, *form) == head(shape, *form)
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])

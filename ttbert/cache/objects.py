@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
 import obstore
@@ -33,6 +33,9 @@ from .access import PATIENCE, Access, Connector, Patience
 from .ranges import RANGE, RangeStream
 from .store import Capabilities, Entry, Store, check_key, is_key
 
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore as Client
+
 _log = logging.getLogger(__name__)
 
 TRIES = 6
@@ -41,6 +44,8 @@ _DONE_WITHIN = 300.0
 _FIRST_PAUSE = 0.1
 _WORKERS = 16
 _SMALL = 1 << 20
+_SLOWEST = 250_000
+"""Bytes a second of an upload that is still waited for."""
 _PROBES, _WRITERS = 3, 8
 
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -67,12 +72,10 @@ class ObjectStore(Store):
         on_retry: Callable[[], None] = lambda: None,
     ) -> None:
         """Nothing is sent yet."""
-        connector = Connector(url)
+        self._connector = connector = Connector(url)
         self.url = url.rstrip("/")
         self.access = connector.access
         self._client = connector.open(patience)
-        # Until a large object is sent, no answer comes, and that is not silence.
-        self._uploads = connector.open(replace(patience, silence=patience.total))
         self._patience, self._on_retry = patience, on_retry
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="ranges")
         self._lock = threading.Lock()
@@ -80,7 +83,7 @@ class ObjectStore(Store):
 
     def put(self, key: str, content: bytes | memoryview) -> bool:
         check_key(key)
-        client = self._client if len(content) <= _SMALL else self._uploads
+        client = self._client if len(content) <= _SMALL else self._patient_client(len(content))
         unheard: BaseError | None = None
         for attempt in range(1, TRIES + 1):
             try:
@@ -177,6 +180,11 @@ class ObjectStore(Store):
 
     def remove_debris(self, key: str) -> bool:
         raise ValueError(f"not a temporary file: {key!r:.100}")
+
+    def _patient_client(self, size: int) -> Client:
+        """A client for an upload: until all of it is sent, no answer comes, and that is not silence."""
+        seconds = 2 * self._patience.silence + size / _SLOWEST
+        return self._connector.open(replace(self._patience, silence=seconds, total=seconds))
 
     def _race(self, key: str) -> bool:
         with ThreadPoolExecutor(_WRITERS) as writers:

@@ -116,7 +116,7 @@ def entries_to_verify(cache: Cache, census: Census, only: Model | None = None) -
     NotCached where there is no cache, such as in a folder on which no disk is mounted.
     """
     stored = {**census.blobs, **census.manifests}
-    if not stored and not census.models:
+    if not census.entries:
         raise NotCached(f"there is no cache in {cache.store.url}", "see `ttbert cache info`; is something not mounted?")
     return {key: stored[key] for key in sorted(stored if only is None else _owners(census, only)) if key in stored}
 

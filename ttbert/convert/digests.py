@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -37,25 +38,31 @@ def recall_sha256(path: Path) -> Digest | None:
     if not any(notes_folder().glob(f"{size}-*")):
         return None
     hasher = blake3.blake3()
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK):
-            hasher.update(chunk)
+    for chunk in _chunks(path):
+        hasher.update(chunk)
     return _read_note(_note(size, hasher.hexdigest()))
 
 
 def compute_sha256(path: Path) -> Digest:
     """The SHA-256 of a file by reading it, which is noted if it is large."""
     fast, slow, size = blake3.blake3(), hashlib.sha256(), 0
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK):
-            # One reading for both: the file might change between two.
-            fast.update(chunk)
-            slow.update(chunk)
-            size += len(chunk)
+    for chunk in _chunks(path):
+        # One reading for both: the file might change between two.
+        fast.update(chunk)
+        slow.update(chunk)
+        size += len(chunk)
     digest = Digest("sha256", slow.hexdigest())
     if size >= _LARGE:
         _write_note(_note(size, fast.hexdigest()), digest)
     return digest
+
+
+def _chunks(path: Path) -> Iterator[memoryview]:
+    """A file's content, piece by piece, each in the place of the one before."""
+    buffer = memoryview(bytearray(_CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            yield buffer[:count]
 
 
 def _note(size: int, blake3_hex: str) -> Path:

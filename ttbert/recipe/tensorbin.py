@@ -5,7 +5,8 @@ bytes) and the packed tensor. Nobody parses a header here. What a manifest says 
 TT-NN would write, so that one is written and compared: whatever differs from it by a bit, in its length, types, counts,
 offsets or padding, is refused before TT-NN sees it.
 
-The bytes were read off files that `ttnn.dump_tensor` of ttnn 0.81 wrote.
+The bytes were read off files that `ttnn.dump_tensor` of ttnn 0.81 wrote. `convert.tensorbin`, which writes such files, builds
+them of the schema instead, and neither uses the other: what one of them got wrong, the other would refuse.
 """
 
 from __future__ import annotations
