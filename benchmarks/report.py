@@ -165,7 +165,8 @@ def _draw(panel: Any, found: Table) -> None:
         panel.annotate(text, (1000 * row["slowest"], i), va="center", fontsize=8)
     if found.limit:
         panel.axvline(1000 * found.limit.seconds, color="#c0392b", linestyle="--", linewidth=1)
-        panel.annotate(found.limit.name, (1000 * found.limit.seconds, -0.6), color="#c0392b", fontsize=7, va="bottom")
+        place = (1000 * found.limit.seconds, len(rows) - 0.5)
+        panel.annotate(f" {found.limit.name}", place, color="#c0392b", fontsize=7, va="bottom")
     panel.set_xlim(0, 1.2 * max(1000 * row["slowest"] for row in rows))
     panel.invert_yaxis()
     panel.set_title(found.title, loc="left", fontsize=10)

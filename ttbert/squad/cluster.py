@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,18 +91,19 @@ def open_cluster(address: str, subject: Subject, tell: Callable[[str], None]) ->
         raise TtbertError("the package `ray` is not installed", "pip install 'ttbert[ray]'") from error
     hint = "start it with `ray start --head`, and run this on one of its machines"
     _reach(address, hint)
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except Exception as error:  # whatever gRPC and its dozen exceptions have to say
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ClusterError(f"no Ray cluster at {address}: {first}", hint) from error
-    cluster = Cluster(ray, address, subject.target.board, tell)
-    try:
-        cluster.start(subject)
-        yield cluster
-    finally:
-        cluster.close()
-        ray.shutdown()
+    with redirect_stdout(sys.stderr):  # Ray prints there what befalls its nodes, where only results belong
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+        except Exception as error:  # whatever gRPC and its dozen exceptions have to say
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ClusterError(f"no Ray cluster at {address}: {first}", hint) from error
+        cluster = Cluster(ray, address, subject.target.board, tell)
+        try:
+            cluster.start(subject)
+            yield cluster
+        finally:
+            cluster.close()
+            ray.shutdown()
 
 
 def _reach(address: str, hint: str) -> None:
