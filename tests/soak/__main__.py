@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from machines import Lab  # noqa: E402
-from soak.trial import soak  # noqa: E402
+from machines import Lab
+from soak.trial import soak
 
 
 def main() -> None:
