@@ -26,8 +26,8 @@ from ttbert.cli_tiers import bring_near
 from ttbert.console import show
 from ttbert.errors import NotCached
 
-LONGEST = 300.0
-"""Seconds after which an operation is taken for stuck."""
+LONGEST = 1200.0
+"""Seconds after which an operation is taken for stuck. A writer waits up to 900 for a collector that was killed."""
 
 
 @cli.command("load")
