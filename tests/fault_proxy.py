@@ -92,6 +92,17 @@ async def stalled(exchange: Exchange) -> None:
     await asyncio.sleep(30)
 
 
+async def slow(exchange: Exchange) -> None:
+    """The body comes in ten pieces, over three seconds."""
+    head, body = await exchange.forward()
+    exchange.writer.write(_closing(head))
+    step = len(body) // 10 + 1
+    for start in range(0, len(body), step):
+        exchange.writer.write(body[start : start + step])
+        await exchange.writer.drain()
+        await asyncio.sleep(0.3)
+
+
 async def wrong_bytes(exchange: Exchange) -> None:
     """One bit of the body is another."""
     head, body = await exchange.forward()
@@ -108,8 +119,9 @@ async def forgets_condition(exchange: Exchange) -> None:
 class FaultProxy(S3Server):
     """An S3 server with faults: `proxy.meet(fault, ...)` says which requests meet one."""
 
-    def __init__(self, server: S3Server) -> None:
-        self._server = server
+    def __init__(self, server: S3Server, host: str = "127.0.0.1") -> None:
+        """Started by `with`. Another host than the loopback device is for network namespaces."""
+        self._server, self._host = server, host
         self._faults: list[tuple[Fault, str, str, int]] = []
         self.seen: list[tuple[str, str]] = []
 
@@ -132,7 +144,7 @@ class FaultProxy(S3Server):
         self._thread = threading.Thread(target=self._run, args=(started,))
         self._thread.start()
         started.wait()
-        super().__init__(f"http://127.0.0.1:{self._port}", self._server.key, self._server.secret)
+        super().__init__(f"http://{self._host}:{self._port}", self._server.key, self._server.secret)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -141,7 +153,7 @@ class FaultProxy(S3Server):
 
     def _run(self, started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
-        listening = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        listening = self._loop.run_until_complete(asyncio.start_server(self._serve, self._host, 0))
         self._port = listening.sockets[0].getsockname()[1]
         self._loop.call_soon(started.set)
         self._loop.run_forever()

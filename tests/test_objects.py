@@ -177,6 +177,14 @@ def test_wrong_bytes_are_never_used(url: str, proxy: FaultProxy) -> None:
         load(cache, cached.manifest.packs[0])
 
 
+def test_a_sound_object_stays_where_it_is_when_its_bytes_are_damaged_on_the_way(url: str, proxy: FaultProxy) -> None:
+    cache = open_cache(url)
+    digest = cache.publish_blob(CONTENT)
+    proxy.meet(wrong_bytes, "GET", "/blobs/")
+    assert cache.publish_blob(CONTENT) == digest
+    assert proxy.count("DELETE", "/blobs/") == 0 and not list(cache.store.list("quarantine"))
+
+
 def test_a_model_is_published_through_many_faults(url: str, proxy: FaultProxy) -> None:
     for fault in (reset_after, unavailable, reset_before):
         proxy.meet(fault, "PUT", times=3)

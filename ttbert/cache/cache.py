@@ -326,7 +326,8 @@ class Cache:
                 return
             self.store.touch(key)
             self._objections.reprieve([key])
-            if self.hash(key) == (digest, len(content)):
+            # Looked at twice, since bytes may be damaged on their way here, and others need what is moved away.
+            if any(self.hash(key) == (digest, len(content)) for _ in range(2)):
                 return
             with contextlib.suppress(KeyError):  # another writer may have moved it first
                 self.store.quarantine(key)
