@@ -432,6 +432,17 @@ def test_a_writer_waits_for_a_sweep_that_may_not_have_seen_it(cache: Cache, root
     assert len(list(cache.store.list(f"{record.folder}/reprieved"))) == 3, "only what is condemned needs a word"
 
 
+def test_a_writer_that_waits_long_for_a_sweep_says_so(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ttbert.cache.condemned._SILENT", 0.1)
+    key = blob_key(cache.publish_blob(b"content"))
+    Sweeper(cache.store, condemn(cache.store, [], {key: "waste"}), seconds=0.0).announce()
+    Objections(cache.store).reprieve([key])
+    (said,) = caplog.messages
+    assert said.startswith("waiting for a `gc` that is deleting")
+
+
 def test_a_writer_waits_for_a_sweep_whose_record_another_collector_removed(cache: Cache, root: Path) -> None:
     key = blob_key(cache.publish_blob(b"content"))
     record = condemn(cache.store, [], {key: "waste"})

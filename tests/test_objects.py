@@ -30,8 +30,10 @@ from s3_server import MotoServer, S3Server, free_port
 
 from ttbert.cache.access import Patience
 from ttbert.cache.cache import Cache, open_cache
+from ttbert.cache.census import take_census
 from ttbert.cache.objects import TRIES, ObjectStore
 from ttbert.cache.ranges import AHEAD, RANGE
+from ttbert.cache.verify import verify
 from ttbert.errors import CacheError, InputError, IntegrityError, StoreReadOnly, StoreUnavailable
 
 KEY = "blobs/aa/one"
@@ -183,6 +185,15 @@ def test_a_sound_object_stays_where_it_is_when_its_bytes_are_damaged_on_the_way(
     proxy.meet(wrong_bytes, "GET", "/blobs/")
     assert cache.publish_blob(CONTENT) == digest
     assert proxy.count("DELETE", "/blobs/") == 0 and not list(cache.store.list("quarantine"))
+
+
+def test_repair_leaves_a_sound_object_whose_bytes_are_damaged_on_the_way(url: str, proxy: FaultProxy) -> None:
+    cache = open_cache(url)
+    publish(cache)
+    proxy.meet(wrong_bytes, "GET", "/blobs/")
+    (finding,) = verify(cache, take_census(cache), repair=True).findings
+    assert finding.moved is None and not list(cache.store.list("quarantine"))
+    assert verify(cache, take_census(cache), repair=True).sound
 
 
 def test_a_model_is_published_through_many_faults(url: str, proxy: FaultProxy) -> None:

@@ -30,6 +30,7 @@ says, and converting it again restores it: a wrong byte is never served.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 import uuid
@@ -55,6 +56,11 @@ _FORGOTTEN = 3600.0
 """Seconds after which a sweep that lost its record has certainly ended, even where clocks differ."""
 
 _PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+
+_SILENT = 5.0
+"""Seconds that a writer waits for a collector without a word."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -185,8 +191,12 @@ class Objections:
 
     def _wait(self, sweeping: dict[str, float], now: float) -> None:
         """Until each of these sweeps has ended, or can no longer act by what it saw; `now` is the store's clock."""
-        started, pause = time.monotonic(), _PAUSE
+        started, pause, told = time.monotonic(), _PAUSE, False
         while sweeping:
+            if not told and time.monotonic() - started > _SILENT:
+                longest = max(sweeping.values()) - now - _SILENT
+                _log.warning("waiting for a `gc` that is deleting, or was killed while it was: %.0f s at most", longest)
+                told = True
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
             passed = now + time.monotonic() - started

@@ -144,7 +144,7 @@ def _examine(cache: Cache, key: str, models: tuple[str, ...], repair: bool) -> F
     if problem is None:
         return None
     moved = None
-    if repair:
+    if repair and _check(cache, key):  # looked at again, since bytes may be damaged on their way here
         with contextlib.suppress(KeyError):  # somebody else has just moved or deleted it
             moved = cache.store.quarantine(key)
     return Finding(key, problem, models, moved)
