@@ -15,7 +15,7 @@ from ttbert.errors import TtbertError
 
 from .report import Report, machine_text, to_json
 
-BENCHMARKS = ("convert", "load", "startup", "hash", "infer", "scale")
+BENCHMARKS = ("convert", "load", "s3", "startup", "hash", "infer", "scale")
 """Each is a module of this package with `run(folder, small, rounds) -> Report`."""
 
 

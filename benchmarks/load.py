@@ -24,9 +24,10 @@ import blake3
 import numpy as np
 
 from ttbert.cache.cache import Cache, Cached, blob_key, open_cache
+from ttbert.cache.manifest import TensorEntry
 from ttbert.recipe.bert import bert_recipe
 from ttbert.recipe.policy import POLICIES
-from ttbert.recipe.recipe import Recipe
+from ttbert.recipe.recipe import Recipe, TensorRecipe
 from ttbert.runtime.loader import CachedModel
 from ttbert.tt import host_ttnn
 
@@ -34,7 +35,7 @@ from .inputs import make_cache, make_checkpoint, shape_of, stored_name
 from .measure import Case, Clock, can_evict, compare, evict, warm
 from .report import Limit, Report, Table
 
-_SAFETENSORS = "payloads.safetensors"
+SAFETENSORS = "payloads.safetensors"
 
 
 def run(folder: Path, small: bool, rounds: int) -> Report:
@@ -51,7 +52,7 @@ def run(folder: Path, small: bool, rounds: int) -> Report:
         Case("packs read into fresh memory", "load:read_packs", places),
     ]
     read = [path for place in (checkpoint, cache / "blobs", files) for path in place.rglob("*") if path.is_file()]
-    size = sum(each.size for each in _cached(open_cache(str(cache))).manifest.packs)
+    size = sum(each.size for each in cached_model(open_cache(str(cache))).manifest.packs)
     tables: list[Table] = []
     states = {"warm": partial(warm, read), "cold": partial(evict, read)}
     if not can_evict(folder):
@@ -73,39 +74,43 @@ def make_files(folder: Path, cache: Cache) -> Path:
     unfinished = folder.with_suffix(".unfinished")
     unfinished.mkdir(exist_ok=True)
     payloads = {}
-    for pack in _cached(cache).manifest.packs:
+    for pack in cached_model(cache).manifest.packs:
         content = cache.store.get(blob_key(pack.blob))
         for tensor, offset in pack.places():
             file = content[offset : offset + tensor.size]
-            name = f"{tensor.name}_dtype_{tensor.dtype.upper()}_layout_{_LAYOUTS[tensor.layout]}.tensorbin"
-            (unfinished / name).write_bytes(file)
+            (unfinished / file_name(tensor)).write_bytes(file)
             payloads[tensor.name] = np.frombuffer(file, np.uint8)
-    for each in _recipe(cache).tensors:
+    for each in recipe_of(cache).tensors:
         payloads[each.name] = payloads[each.name][-each.payload :]
-    save_file(payloads, unfinished / _SAFETENSORS)
+    save_file(payloads, unfinished / SAFETENSORS)
     return unfinished.rename(folder)
+
+
+def file_name(tensor: TensorEntry | TensorRecipe) -> str:
+    """A tensor's file, as ttnn.as_tensor names it."""
+    return f"{tensor.name}_dtype_{tensor.dtype.upper()}_layout_{_LAYOUTS[tensor.layout]}.tensorbin"
 
 
 def open_model(cache: str) -> CachedModel:
     """The one model in a cache."""
     opened = open_cache(cache)
-    return CachedModel(opened, _cached(opened))
+    return CachedModel(opened, cached_model(opened))
 
 
 def load_ttbert(clock: Clock, cache: str, **places: str) -> Any:
     ttnn = host_ttnn()
     with clock:
         tensors = {entry.name: tensor for entry, tensor in open_model(cache).tensors()}
-        payloads = {name: _payload(ttnn, tensor) for name, tensor in tensors.items()}
-        _touch(payloads)
-    return _facts(payloads)
+        payloads = {name: payload_of(ttnn, tensor) for name, tensor in tensors.items()}
+        touch(payloads)
+    return facts(payloads)
 
 
 def load_upstream(clock: Clock, checkpoint: str, cache: str, files: str, read: bool) -> Any:
     import torch
     from transformers import BertForQuestionAnswering
 
-    ttnn, recipe = host_ttnn(), _recipe(open_cache(cache))
+    ttnn, recipe = host_ttnn(), recipe_of(open_cache(cache))
     with clock:
         weights = BertForQuestionAnswering.from_pretrained(checkpoint, dtype=torch.float32).state_dict()
         if read:
@@ -119,36 +124,35 @@ def load_upstream(clock: Clock, checkpoint: str, cache: str, files: str, read: b
             )
             for each in recipe.tensors
         }
-        payloads = {name: _payload(ttnn, tensor) for name, tensor in tensors.items()}
-        _touch(payloads)
-    return _facts(payloads)
+        payloads = {name: payload_of(ttnn, tensor) for name, tensor in tensors.items()}
+        touch(payloads)
+    return facts(payloads)
 
 
 def load_files(clock: Clock, cache: str, files: str, **places: str) -> Any:
-    ttnn, recipe = host_ttnn(), _recipe(open_cache(cache))
+    ttnn, recipe = host_ttnn(), recipe_of(open_cache(cache))
     with clock:
         payloads = {}
         for each in recipe.tensors:
-            name = f"{each.name}_dtype_{each.dtype.upper()}_layout_{_LAYOUTS[each.layout]}.tensorbin"
-            payloads[each.name] = _payload(ttnn, ttnn.load_tensor(str(Path(files, name)))).copy()
-        _touch(payloads)
-    return _facts(payloads)
+            payloads[each.name] = payload_of(ttnn, ttnn.load_tensor(str(Path(files, file_name(each))))).copy()
+        touch(payloads)
+    return facts(payloads)
 
 
 def load_safetensors(clock: Clock, cache: str, files: str, **places: str) -> Any:
     from safetensors.numpy import load_file
 
-    recipe = _recipe(open_cache(cache))
+    recipe = recipe_of(open_cache(cache))
     with clock:
-        loaded = load_file(Path(files, _SAFETENSORS))
+        loaded = load_file(Path(files, SAFETENSORS))
         payloads = {each.name: loaded[each.name].copy() for each in recipe.tensors}
-        _touch(payloads)
-    return _facts(payloads)
+        touch(payloads)
+    return facts(payloads)
 
 
 def read_packs(clock: Clock, cache: str, **places: str) -> Any:
     opened = open_cache(cache)
-    recipe, packs = _recipe(opened), _cached(opened).manifest.packs
+    recipe, packs = recipe_of(opened), cached_model(opened).manifest.packs
 
     def read(key: str) -> memoryview:
         with opened.store.open(key) as stream:
@@ -164,7 +168,7 @@ def read_packs(clock: Clock, cache: str, **places: str) -> Any:
     ends: dict[str, memoryview] = {}
     for pack, content in zip(packs, contents, strict=True):
         ends |= {tensor.name: content[: offset + tensor.size] for tensor, offset in pack.places()}
-    return _facts({each.name: np.asarray(ends[each.name][-each.payload :]) for each in recipe.tensors})
+    return facts({each.name: np.asarray(ends[each.name][-each.payload :]) for each in recipe.tensors})
 
 
 _LAYOUTS = {"tile": "TILE", "row_major": "ROW_MAJOR"}
@@ -172,28 +176,31 @@ _LAYOUTS = {"tile": "TILE", "row_major": "ROW_MAJOR"}
 _Payloads = dict[str, "np.typing.NDArray[np.uint8]"]
 
 
-def _cached(cache: Cache) -> Cached:
+def cached_model(cache: Cache) -> Cached:
+    """The one model in a cache."""
     (ref,) = cache.list_refs()
     found = cache.resolve(ref)
     assert found
     return found
 
 
-def _recipe(cache: Cache) -> Recipe:
-    return bert_recipe(CachedModel(cache, _cached(cache)).shape, POLICIES["bfp8"])
+def recipe_of(cache: Cache) -> Recipe:
+    """What that model is made of, in the order in which it is converted."""
+    return bert_recipe(CachedModel(cache, cached_model(cache)).shape, POLICIES["bfp8"])
 
 
-def _payload(ttnn: Any, tensor: Any) -> Any:
+def payload_of(ttnn: Any, tensor: Any) -> Any:
     """The packed bytes of a host tensor, where they are."""
     return np.from_dlpack(tensor.host_buffer().get_shard(ttnn.MeshCoordinate(0, 0))).view(np.uint8).reshape(-1)
 
 
-def _touch(payloads: _Payloads) -> int:
+def touch(payloads: _Payloads) -> int:
     """Read a byte of every page, as whoever uploads it would all of them."""
     return sum(int(each[::4096].sum()) for each in payloads.values())
 
 
-def _facts(payloads: _Payloads) -> Any:
+def facts(payloads: _Payloads) -> Any:
+    """What was loaded, for the comparison with what another case had in its hands."""
     hasher = blake3.blake3()
     for name in sorted(payloads):
         hasher.update(payloads[name].data)

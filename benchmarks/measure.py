@@ -18,35 +18,45 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import PIPE
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from ttbert.errors import TtbertError
 
 from .report import Row, Sample
 
 _ROOT = Path(__file__).parent.parent
+_READY = "ready for the clock"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to do the work: `function` is `module:name` below `benchmarks`."""
+    """One way to do the work: `function` is `module:name` below `benchmarks`, run by so many processes at once."""
 
     name: str
     function: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    at_once: int = 1
 
 
 class Clock:
     """What the body of a `with` statement took: seconds, CPU seconds of this process and its children, peak memory."""
 
     def __init__(self) -> None:
+        self._waits = True
         self.seconds = self.cpu_seconds = 0.0
         self.peak_rss = self.added_rss = 0
 
     def __enter__(self) -> Clock:
+        if self._waits:  # for those that run at once with it, at the first time
+            print(_READY, flush=True)
+            sys.stdin.readline()
+            self._waits = False
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is used now
         self._rss = _status("VmRSS")
         self._cpu = _cpu_seconds()
@@ -69,21 +79,37 @@ def compare(cases: Sequence[Case], rounds: int, before: Callable[[], None] = lam
         for case in cases:
             before()
             print(f"  round {i + 1} of {rounds}: {case.name}", file=sys.stderr)
-            sample, facts[case.name] = run_case(case)
-            samples[case.name].append(sample)
+            for sample, found in run_case(case):
+                samples[case.name].append(sample)
+                if found != facts.setdefault(case.name, found):
+                    raise AssertionError(f"the runs of {case.name} did not do the same: {found}, {facts[case.name]}")
     if any(each != facts[cases[0].name] for each in facts.values()):
         raise AssertionError(f"the cases did not do the same: {facts}")
     return [Row(name, tuple(each)) for name, each in samples.items()]
 
 
-def run_case(case: Case) -> tuple[Sample, Any]:
-    """Run a case once in a process of its own; what it took, and its facts."""
+def run_case(case: Case) -> list[tuple[Sample, Any]]:
+    """Run a case once, in processes of its own whose clocks start together; what each took, and its facts."""
     command = [sys.executable, "-m", "benchmarks.measure", case.function, json.dumps(dict(case.arguments))]
-    done = subprocess.run(command, cwd=_ROOT, env=environment(), stdout=subprocess.PIPE, check=False)
-    if done.returncode:
-        raise TtbertError(f"the case {case.name} failed with exit code {done.returncode}", "its own message is above")
-    answer = json.loads(done.stdout.splitlines()[-1])
-    return Sample(**answer["sample"]), answer["facts"]
+    settings = {**environment(), **case.environment}
+    with ExitStack() as stack:
+        running = []
+        for _ in range(case.at_once):
+            child = subprocess.Popen(command, cwd=_ROOT, env=settings, stdin=PIPE, stdout=PIPE, text=True)
+            running.append(stack.enter_context(child))
+            stack.callback(child.kill)
+        for child in running:
+            _wait_until_ready(child)
+        for child in running:
+            with suppress(BrokenPipeError):  # it has failed already
+                _pipe(child.stdin).write("go\n")
+                _pipe(child.stdin).flush()
+        said = [_pipe(child.stdout).read() for child in running]
+        failed = next((code for child in running if (code := child.wait())), 0)
+    if failed:
+        raise TtbertError(f"the case {case.name} failed with exit code {failed}", "its own message is above")
+    answers = [json.loads(text.splitlines()[-1]) for text in said]
+    return [(Sample(**answer["sample"]), answer["facts"]) for answer in answers]
 
 
 def environment() -> dict[str, str]:
@@ -134,6 +160,17 @@ def _pages_in_memory(descriptor: int) -> int:
         if failed:
             raise OSError(ctypes.get_errno(), "mincore")
         return sum(state & 1 for state in states)
+
+
+def _wait_until_ready(child: subprocess.Popen[str]) -> None:
+    """Until its clock is about to start, or it has ended."""
+    while (line := _pipe(child.stdout).readline()) and line.rstrip("\n") != _READY:
+        pass
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    assert pipe
+    return pipe
 
 
 def _cpu_seconds() -> float:

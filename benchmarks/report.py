@@ -14,7 +14,10 @@ from typing import Any
 
 from ttbert.console import size_text, table
 
-_PACKAGES = ("ttbert", "ttnn", "torch", "transformers", "numpy", "safetensors", "blake3", "obstore", "s3fs", "boto3")
+_PACKAGES = (
+    *("ttbert", "ttnn", "torch", "transformers", "numpy", "safetensors", "blake3"),
+    *("obstore", "s3fs", "boto3", "runai-model-streamer"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,19 @@ class Row:
         """The median, as every number of a row is."""
         return median(each.seconds for each in self.samples)
 
+    @property
+    def cpu_seconds(self) -> float:
+        return median(each.cpu_seconds for each in self.samples)
+
     def document(self, ours: Row | None) -> dict[str, Any]:
-        ratio = {"ours_to_this": ours.seconds / self.seconds} if ours else {}
+        cpu = self.cpu_seconds
+        ratio = {"ours_to_this": ours.seconds / self.seconds, "cpu_ours_to_this": ours.cpu_seconds / cpu} if ours else {}
         return {
             "name": self.name,
             "seconds": self.seconds,
             "fastest": min(each.seconds for each in self.samples),
             "slowest": max(each.seconds for each in self.samples),
-            "cpu_seconds": median(each.cpu_seconds for each in self.samples),
+            "cpu_seconds": cpu,
             "peak_rss": int(median(each.peak_rss for each in self.samples)),
             "added_rss": int(median(each.added_rss for each in self.samples)),
             **ratio,
@@ -82,16 +90,16 @@ class Table:
         return {"title": self.title, "rows": rows, "limit": asdict(self.limit) if self.limit else None}
 
     def text(self) -> str:
-        last = f"CPU ms a {self.grows_by}" if self.counts else "ttbert / this"
-        rows: list[tuple[str, ...]] = [("", "ms", "fastest", "slowest", "CPU ms", "peak RSS", "grew by", last)]
+        last = (f"CPU ms a {self.grows_by}",) if self.counts else ("ttbert / this", "in CPU")
+        rows: list[tuple[str, ...]] = [("", "ms", "fastest", "slowest", "CPU ms", "peak RSS", "grew by", *last)]
         for row in self.document()["rows"]:
             times = (_ms(row[name]) for name in ("seconds", "fastest", "slowest", "cpu_seconds"))
             sizes = (size_text(row[name]) for name in ("peak_rss", "added_rss"))
-            ratio = _ms(row["cpu_seconds_each"]) if self.counts else f"{row['ours_to_this']:.2f}"
-            rows.append((row["name"], *times, *sizes, ratio))
+            ratios = [f"{row[name]:.2f}" for name in ("ours_to_this", "cpu_ours_to_this") if name in row]
+            rows.append((row["name"], *times, *sizes, *(ratios or [_ms(row["cpu_seconds_each"])])))
         if self.limit:
-            rows.append((f"limit: {self.limit.name}", _ms(self.limit.seconds), *[""] * 6))
-        return f"{self.title}\n{table(rows, right=range(1, 8))}"
+            rows.append((f"limit: {self.limit.name}", _ms(self.limit.seconds), *[""] * (len(rows[0]) - 2)))
+        return f"{self.title}\n{table(rows, right=range(1, len(rows[0])))}"
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,20 @@ def test_load_compares_the_same_bytes_warm_and_cold(tmp_path: Path) -> None:
         assert table["rows"][0]["ours_to_this"] == 1 and table["limit"]["seconds"] > 0
 
 
+def test_s3_compares_the_same_bytes_and_names_the_peers_that_are_missing(tmp_path: Path) -> None:
+    report = report_of("s3", "--folder", tmp_path)
+    table, machines = report["tables"]
+    peers = [
+        *("s3fs cat, a tensor an object", "obstore, the same, 64 at once"),
+        *("boto3, the same, 8 threads", "Run:ai streamer, one safetensors"),
+    ]
+    missing = [note.partition(":")[0] if not note.startswith("Run:ai") else peers[3] for note in report["notes"]]
+    assert names(table)[:2] == ["ttbert, into an empty local tier", "ttbert --no-local"]
+    assert sorted(names(table)[2:] + missing) == sorted(peers)
+    assert table["limit"]["seconds"] > 0 and table["rows"][0]["cpu_ours_to_this"] == 1
+    assert [len(row["samples"]) for row in machines["rows"]] == [1, 8, 1, 8]
+
+
 def test_startup_runs_whole_commands() -> None:
     (table,) = report_of("startup")["tables"]
     assert names(table) == ["ttbert --help", "ttbert cache ls, 5 models", "import ttnn", "import torch"]
