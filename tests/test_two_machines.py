@@ -79,12 +79,16 @@ def test_a_machine_whose_link_breaks_while_it_publishes_leaves_nothing_half(lab:
             leased = bool(client.list_objects_v2(Bucket=lab.bucket, Prefix="ttbert/leases/").get("KeyCount"))
         if leased:
             break
+        out, err = running.communicate()
+        assert running.returncode == 0 and "converted in" in out, out + err
     else:
         pytest.skip("both conversions were over before their leases were seen")
     first.unplug()
     out, err = running.communicate(timeout=200)
     first.plug_in()
     if running.returncode == 0:
+        assert f":{policy}" in second.ttbert("cache", "ls").succeeded().out
+        second.ttbert("cache", "verify").succeeded()
         pytest.skip("the conversion was over before its link was down")
     assert running.returncode == 11, out + err
     assert f":{policy}" not in second.ttbert("cache", "ls").succeeded().out
