@@ -101,9 +101,8 @@ def run_case(case: Case) -> list[tuple[Sample, Any]]:
         for child in running:
             _wait_until_ready(child)
         for child in running:
-            with suppress(BrokenPipeError):  # it has failed already
-                _pipe(child.stdin).write("go\n")
-                _pipe(child.stdin).flush()
+            with suppress(BrokenPipeError):  # it has failed already; a buffer would fail once more when it is closed
+                os.write(_pipe(child.stdin).fileno(), b"go\n")
         said = [_pipe(child.stdout).read() for child in running]
         failed = next((code for child in running if (code := child.wait())), 0)
     if failed:
