@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ttbert.cache.cache import Cache, blob_key
 from ttbert.cache.digest import Digest, blake3_of
-from ttbert.cache.local import LocalStore
 from ttbert.cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry, TensorEntry
 from ttbert.cache.refs import Ref
+from ttbert.cache.stores.local import LocalStore
 from ttbert.model import BertShape
 from ttbert.recipe.bert import bert_recipe
 from ttbert.recipe.policy import POLICIES

@@ -87,7 +87,7 @@ def _run(arguments: list[str], cache: str, kill_at: int, kill_with: int, written
 def _serve() -> None:
     import torch  # noqa: F401
 
-    import ttbert.cli_cache
+    import ttbert.cli.cache
     import ttbert.convert.convert  # noqa: F401
 
     for line in sys.stdin:

@@ -20,8 +20,8 @@ from models import DAY, TINY, open_local, publish
 from ttbert.cache.cache import Cache
 from ttbert.cache.census import take_census
 from ttbert.cache.gc import Limits, plan_gc
-from ttbert.cache.local import LocalStore
 from ttbert.cache.places import Places
+from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.sweep import run_gc
 
 KEY = "blobs/aa/one"

@@ -34,8 +34,8 @@ from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key, open_cache
 from ttbert.cache.census import find_model, take_census
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.gc import plan_gc
-from ttbert.cache.local import LocalStore
 from ttbert.cache.refs import Ref, RefEntry, move_ref
+from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.verify import Finding, Verdict, survey, verify
 from ttbert.errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, StoreReadOnly
 

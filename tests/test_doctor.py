@@ -15,9 +15,9 @@ from program import Done, environment, ttbert
 from s3_server import MotoServer
 
 from ttbert.cache.doctor import Check, examine, exit_code
-from ttbert.cache.local import LocalStore
-from ttbert.cache.mounts import find_mount
-from ttbert.cache.store import Entry
+from ttbert.cache.stores.local import LocalStore
+from ttbert.cache.stores.mounts import find_mount
+from ttbert.cache.stores.store import Entry
 
 AS_NOBODY = """
 import os, sys

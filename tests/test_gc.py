@@ -22,8 +22,8 @@ from ttbert.cache.condemned import Objections, Sweeper, condemn
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.gc import GRACE, Limits, Plan, plan_gc
 from ttbert.cache.lease import leased
-from ttbert.cache.local import LocalStore
 from ttbert.cache.refs import Ref
+from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.sweep import run_gc
 from ttbert.cache.used import stamp
 from ttbert.cache.verify import verify

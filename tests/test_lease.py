@@ -16,7 +16,7 @@ from ttbert.cache.cache import open_store
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.document import canonical
 from ttbert.cache.lease import leased
-from ttbert.cache.store import Store
+from ttbert.cache.stores.store import Store
 
 WORK = blake3_of(b"a conversion")
 SHORT = 2.0

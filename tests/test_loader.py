@@ -15,7 +15,7 @@ import pytest
 from models import flip_bit
 
 from ttbert.cache.cache import Cache, Cached, blob_key, open_cache
-from ttbert.cache.local import LocalStore
+from ttbert.cache.stores.local import LocalStore
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import BUNDLED, Wanted
 from ttbert.errors import IntegrityError

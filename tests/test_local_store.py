@@ -18,7 +18,7 @@ from models import TENSORS, TINY, age, blob_path, files, load, open_local, publi
 
 from ttbert.cache.cache import Cache
 from ttbert.cache.census import take_census
-from ttbert.cache.local import LocalStore
+from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.verify import verify
 from ttbert.errors import CacheError, NoSpaceError, StoreReadOnly, StoreUnavailable
 
@@ -123,7 +123,7 @@ def test_killed_repair_keeps_the_damaged_bytes_and_completes(tmp_path: Path, run
 WRITER = """
 import os, sys, time
 from pathlib import Path
-from ttbert.cache.local import LocalStore
+from ttbert.cache.stores.local import LocalStore
 root, key, start = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 content = bytes([int(sys.argv[4])]) * 300_000
 store = LocalStore(root)
@@ -148,7 +148,7 @@ def test_of_racing_writers_exactly_one_wins(tmp_path: Path) -> None:
 CHURN = """
 import sys, time
 from pathlib import Path
-from ttbert.cache.local import LocalStore
+from ttbert.cache.stores.local import LocalStore
 store, key, end = LocalStore(Path(sys.argv[1])), sys.argv[2], time.time() + 1.5
 while time.time() < end:
     store.put(key, b"x")

@@ -28,11 +28,11 @@ from fault_proxy import (
 from models import TENSORS, TINY, load, publish
 from s3_server import MotoServer, S3Server, free_port
 
-from ttbert.cache.access import Patience
 from ttbert.cache.cache import Cache, open_cache
 from ttbert.cache.census import take_census
-from ttbert.cache.objects import TRIES, ObjectStore
-from ttbert.cache.ranges import AHEAD, RANGE
+from ttbert.cache.stores.access import Patience
+from ttbert.cache.stores.objects import TRIES, ObjectStore
+from ttbert.cache.stores.ranges import AHEAD, RANGE
 from ttbert.cache.verify import verify
 from ttbert.errors import CacheError, InputError, IntegrityError, StoreReadOnly, StoreUnavailable
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from models import COMMIT, files
 
 from ttbert.cache.digest import Digest, blake3_of
-from ttbert.cache.local import LocalStore
 from ttbert.cache.refs import LogEntry, Ref, RefEntry, list_refs, move_ref, parse_ref, read_latest, read_ref
-from ttbert.cache.store import is_key
+from ttbert.cache.stores.local import LocalStore
+from ttbert.cache.stores.store import is_key
 from ttbert.errors import InputError, IntegrityError
 
 HUB = Ref("someone/bert-large", "main", "bfp8")
@@ -135,7 +135,7 @@ MOVER = """
 import sys, time
 from pathlib import Path
 from ttbert.cache.digest import blake3_of
-from ttbert.cache.local import LocalStore
+from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.refs import Ref, RefEntry, move_ref
 store, ref, mover = LocalStore(Path(sys.argv[1])), Ref("someone/bert-large", "main", "bfp8"), sys.argv[2]
 time.sleep(max(0, float(sys.argv[3]) - time.time()))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from models import TINY, open_local, publish
 
-from ttbert.cache.local import LocalStore, open_folder
 from ttbert.cache.lock import machine_lock
+from ttbert.cache.stores.local import LocalStore, open_folder
 from ttbert.errors import InputError
 
 GROUP = "daemon" if os.geteuid() == 0 else grp.getgrgid(os.getegid()).gr_name

@@ -10,8 +10,8 @@ from forks import Forks
 from models import files
 
 from ttbert.cache.cache import open_cache
-from ttbert.cache.local import LocalStore
 from ttbert.cache.space import require_space
+from ttbert.cache.stores.local import LocalStore
 from ttbert.errors import NoSpaceError
 
 

@@ -19,12 +19,12 @@ from models import COMMIT, TINY, files, flip_bit, load, open_local, publish
 from ttbert.cache.cache import Cache, manifest_key
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.document import canonical
-from ttbert.cache.foreign import FsspecStore
 from ttbert.cache.history import Memory
 from ttbert.cache.keys import PrivateKey, PublicKey, find_signer, list_trusted, make_key, read_public_key, trust
-from ttbert.cache.local import LocalStore
 from ttbert.cache.refs import LogEntry, Ref
-from ttbert.cache.store import Entry
+from ttbert.cache.stores.foreign import FsspecStore
+from ttbert.cache.stores.local import LocalStore
+from ttbert.cache.stores.store import Entry
 from ttbert.cache.trust import Trust, has_signature, publish_signature, signature_key, signers
 from ttbert.errors import InputError, IntegrityError, StoreUnavailable, UntrustedError
 

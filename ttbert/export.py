@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cache.local import LocalStore, open_folder
 from .cache.manifest import TensorEntry
 from .cache.space import require_space
+from .cache.stores.local import LocalStore, open_folder
 from .errors import CacheError, InputError
 from .recipe.tensorbin import HEADER_SIZE, check_header
 from .recipe.tt_metal import check_for_demo, file_name

@@ -14,11 +14,11 @@ import fsspec
 import pytest
 from s3_server import S3Server
 
-from ttbert.cache.foreign import FsspecStore
-from ttbert.cache.local import LocalStore
-from ttbert.cache.objects import ObjectStore
-from ttbert.cache.ranges import RANGE
-from ttbert.cache.store import Store
+from ttbert.cache.stores.foreign import FsspecStore
+from ttbert.cache.stores.local import LocalStore
+from ttbert.cache.stores.objects import ObjectStore
+from ttbert.cache.stores.ranges import RANGE
+from ttbert.cache.stores.store import Store
 
 bucket_of = functools.cache(S3Server.bucket)
 

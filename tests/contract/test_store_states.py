@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from s3_server import MotoServer
 
-from ttbert.cache.foreign import FsspecStore
-from ttbert.cache.local import LocalStore
-from ttbert.cache.objects import ObjectStore
-from ttbert.cache.store import Store
+from ttbert.cache.stores.foreign import FsspecStore
+from ttbert.cache.stores.local import LocalStore
+from ttbert.cache.stores.objects import ObjectStore
+from ttbert.cache.stores.store import Store
 
 KEYS = st.sampled_from(["blobs/aa/1", "blobs/aa/2", "blobs/ab/1", "blobs-old/1", "manifests/aa/1", "refs/a%2Fb:c/00000001"])
 PREFIXES = st.sampled_from(["", "blobs", "blobs/aa", "refs", "nothing"])

@@ -213,7 +213,7 @@ class Client:
         result("after the loss of a client", visible=len(listed), left_behind=len(left), published_since=len(again))
 
     def store(self, folder: str) -> Any:
-        from ttbert.cache.local import LocalStore
+        from ttbert.cache.stores.local import LocalStore
 
         return LocalStore(MOUNT / folder)
 

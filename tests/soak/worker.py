@@ -21,8 +21,8 @@ from typing import Any
 import click
 
 from ttbert.cli import cli, main
-from ttbert.cli_options import default_cache, places_option
-from ttbert.cli_tiers import bring_near
+from ttbert.cli.options import default_cache, places_option
+from ttbert.cli.tiers import bring_near
 from ttbert.console import show
 from ttbert.errors import NotCached
 
@@ -94,7 +94,7 @@ def _wait(child: int, kill_after: float | None) -> tuple[int, bool, bool]:
 def _serve() -> None:
     import numpy  # noqa: F401
 
-    import ttbert.cache.objects
+    import ttbert.cache.stores.objects
     import ttbert.convert.convert
     import ttbert.runtime.loader  # noqa: F401
 

@@ -15,18 +15,18 @@ from typing import BinaryIO
 
 from ..errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, UntrustedError
 from . import refs
-from .access import SCHEMES
 from .blob import Blob, check_end, damaged, hash_stream, read_blob, skip
 from .condemned import Objections
 from .counters import Counters
 from .digest import Digest, blake3_of
 from .document import LARGEST, Fields, canonical
 from .keys import PrivateKey
-from .local import open_folder
 from .manifest import FileEntry, Manifest, Outline, PackEntry, TensorEntry
-from .readonly import ReadOnlyStore
 from .refs import LogEntry, Ref, RefEntry
-from .store import Store
+from .stores.access import SCHEMES
+from .stores.local import open_folder
+from .stores.readonly import ReadOnlyStore
+from .stores.store import Store
 from .trust import Trust, publish_signature, user_trust
 from .used import stamp
 
@@ -369,11 +369,11 @@ def open_store(url: str, on_retry: Callable[[], None] = lambda: None, group: str
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme in SCHEMES:
-        from .objects import ObjectStore  # likewise, and most of it is botocore
+        from .stores.objects import ObjectStore  # likewise, and most of it is botocore
 
         return ObjectStore(url, on_retry=on_retry)
     if separator and scheme not in ("file", "local"):
-        from .foreign import FsspecStore  # fsspec takes a tenth of a second, which a local folder need not wait for
+        from .stores.foreign import FsspecStore  # fsspec takes a tenth of a second, which a local folder need not wait for
 
         return FsspecStore(url)
     folder = rest if separator else url

@@ -15,7 +15,7 @@ from . import refs
 from .cache import Cache, Outlined, blob_key
 from .digest import Digest
 from .refs import Ref, RefEntry, entry_key, is_entry_name
-from .store import Entry
+from .stores.store import Entry
 from .used import last_used
 
 

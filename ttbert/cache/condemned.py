@@ -39,7 +39,7 @@ from dataclasses import dataclass
 
 from ..errors import IncompatibleError, IntegrityError, StoreReadOnly
 from .document import LARGEST, Fields, canonical
-from .store import Entry, Store, is_key
+from .stores.store import Entry, Store, is_key
 
 FOLDER = "gc"
 LOOK = 60.0

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import CacheError, IntegrityError, StoreUnavailable, TtbertError
-from .local import LocalStore
-from .mounts import find_mount, nearest_existing
-from .store import Store
+from .stores.local import LocalStore
+from .stores.mounts import find_mount, nearest_existing
+from .stores.store import Store
 
 State = Literal["ok", "warning", "failed", "skipped"]
 

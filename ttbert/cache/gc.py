@@ -23,7 +23,7 @@ from .condemned import Condemned, CondemnedRef, read_record, record_names
 from .digest import Digest
 from .reach import Scope, find_unused, keys_in_use, union
 from .refs import Ref
-from .store import Entry
+from .stores.store import Entry
 from .used import superseded
 
 GRACE = 24 * 3600.0

@@ -16,7 +16,7 @@ from ..errors import IncompatibleError, IntegrityError
 from .digest import Digest, blake3_of
 from .document import Fields, canonical
 from .refs import LogEntry, Ref, entry_numbers, parse_entry, read_content, read_entry
-from .store import Store
+from .stores.store import Store
 
 SCHEMA = "ttbert.seen/1"
 _FARTHEST = 1000

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from ..errors import CacheError, StoreUnavailable
 from .digest import Digest
 from .document import canonical
-from .store import Store
+from .stores.store import Store
 
 _log = logging.getLogger(__name__)
 

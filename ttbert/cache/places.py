@@ -8,9 +8,9 @@ from ..errors import InputError, NotCached
 from .cache import Cache, open_store
 from .counters import Counters
 from .keys import PrivateKey
-from .local import LocalStore
-from .readonly import ReadOnlyStore
-from .store import Store
+from .stores.local import LocalStore
+from .stores.readonly import ReadOnlyStore
+from .stores.store import Store
 from .tiers import TieredCache
 from .trust import user_trust
 

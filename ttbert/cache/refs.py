@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote
 from ..errors import CacheError, IncompatibleError, InputError, IntegrityError
 from .digest import Digest, blake3_of
 from .document import Fields, canonical
-from .store import Store
+from .stores.store import Store
 
 SCHEMA = "ttbert.ref/2"
 _TEXT = re.compile(r"(?P<name>[^@:\s]+)(?:@(?P<revision>[^:\s]+))?(?::(?P<policy>[a-z0-9_]+))?")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import NoSpaceError
-from .store import Store
+from .stores.store import Store
 
 
 def require_space(store: Store, needed: int, what: str, option: str = "--cache") -> None:

@@ -15,7 +15,7 @@ from .condemned import LOOK, Condemned, Sweeper, condemn, read_record
 from .gc import GRACE, Limits, Plan
 from .lease import LASTS
 from .reach import OWN, Scope, find_unused, keys_in_use, union
-from .store import Entry, is_temporary
+from .stores.store import Entry, is_temporary
 
 
 def run_gc(cache: Cache, plan: Plan, look: float = LOOK) -> int:

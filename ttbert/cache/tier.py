@@ -21,9 +21,9 @@ from ..errors import IntegrityError, NoSpaceError, StoreReadOnly
 from .blob import Blob, read_blob
 from .counters import Counters
 from .digest import Digest
-from .local import LocalStore
 from .lock import machine_lock
-from .store import Store
+from .stores.local import LocalStore
+from .stores.store import Store
 
 _log = logging.getLogger(__name__)
 

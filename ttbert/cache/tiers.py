@@ -16,11 +16,11 @@ from .blob import Blob
 from .cache import Cache, Cached, Missing, Outlined, action_key, blob_key, manifest_key
 from .counters import Counters
 from .digest import Digest, blake3_of
-from .local import LocalStore
 from .manifest import FileEntry, Manifest, Outline, PackEntry, TensorEntry
 from .refs import Ref
 from .space import require_space
-from .store import Store
+from .stores.local import LocalStore
+from .stores.store import Store
 from .tier import LocalTier
 from .trust import Trust, signatures
 

@@ -30,7 +30,7 @@ from .digest import Digest
 from .history import Memory, doubt
 from .keys import PrivateKey, PublicKey, required_keys
 from .refs import LogEntry, Ref, read_entry, read_latest
-from .store import Store
+from .stores.store import Store
 
 Kind = Literal["manifest", "ref"]
 _ID = re.compile(r"[0-9a-f]{64}")

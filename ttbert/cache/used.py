@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 
 from ..errors import CacheError
 from .digest import Digest
-from .store import Entry, Store
+from .stores.store import Entry, Store
 
 _KEY = re.compile(r"used/([0-9a-f]{64})/[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _DAY = 24 * 3600.0

@@ -16,7 +16,7 @@ from .census import Census, Model
 from .digest import blake3_of
 from .document import LARGEST
 from .manifest import Manifest
-from .store import Entry
+from .stores.store import Entry
 
 
 @dataclass(frozen=True)

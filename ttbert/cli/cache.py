@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_options import cache_option, chosen_by, default_cache, json_option, places_option, progress_option, read_only
-from .cli_trust import signed_by
-from .console import Progress, agree, say, show, size_text, table, tell
-from .errors import InputError, IntegrityError
+from ..console import Progress, agree, say, show, size_text, table, tell
+from ..errors import InputError, IntegrityError
+from .options import cache_option, chosen_by, default_cache, json_option, places_option, progress_option, read_only
+from .trust import signed_by
 
 if TYPE_CHECKING:
-    from .cache.cache import Cache
-    from .cache.census import Census, Model
-    from .cache.places import Places
-    from .cache.verify import Verdict
+    from ..cache.cache import Cache
+    from ..cache.census import Census, Model
+    from ..cache.places import Places
+    from ..cache.verify import Verdict
 
 
 @click.group("cache")
@@ -37,7 +37,7 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
     \b
     ttbert cache info
     """
-    from .cache.census import take_census
+    from ..cache.census import take_census
 
     cache = places.open()
     local = cache.near.store.url if cache.near else None
@@ -115,8 +115,8 @@ def ls_command(sort: str, cache_url: str, as_json: bool) -> None:
     \b
     ttbert cache ls --sort size
     """
-    from .cache.cache import open_cache
-    from .cache.census import take_census
+    from ..cache.cache import open_cache
+    from ..cache.census import take_census
 
     cache = open_cache(cache_url)
     census = take_census(cache)
@@ -147,8 +147,8 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     \b
     ttbert cache show bundled
     """
-    from .cache.cache import open_cache
-    from .cache.census import find_model, take_census
+    from ..cache.cache import open_cache
+    from ..cache.census import find_model, take_census
 
     cache = open_cache(cache_url)
     census = take_census(cache)
@@ -217,8 +217,8 @@ def verify_command(ref: str | None, fast: bool, repair: bool, places: Places, as
     ttbert cache verify --repair
     ttbert cache verify --fast
     """
-    from .cache.census import find_model, take_census
-    from .cache.verify import entries_to_verify, survey, verify
+    from ..cache.census import find_model, take_census
+    from ..cache.verify import entries_to_verify, survey, verify
 
     if fast and repair:
         raise InputError("--fast cannot tell what is damaged, so there is nothing to repair", "leave out --fast or --repair")
@@ -264,8 +264,8 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
     \b
     ttbert cache rm bundled
     """
-    from .cache.cache import open_cache
-    from .cache.census import find_model, take_census
+    from ..cache.cache import open_cache
+    from ..cache.census import find_model, take_census
 
     cache = open_cache(cache_url, read_only=read_only())
     census = take_census(cache)
@@ -304,7 +304,7 @@ def _model_row(model: Model, census: Census) -> dict[str, Any]:
 
 
 def _signed_by(cache: Cache, model: Model) -> list[dict[str, Any]]:
-    from .cache.trust import signers
+    from ..cache.trust import signers
 
     return signed_by(signers(cache.store, "manifest", model.entry.manifest)) if model.entry else []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 
-from ..errors import StoreReadOnly
+from ...errors import StoreReadOnly
 from .store import Entry, Store
 
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, StoreUnavailable
+from ...errors import InputError, StoreUnavailable
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .boards import AUTO, BOARDS
-from .cli_options import (
+from ..boards import AUTO, BOARDS
+from ..console import say, show, size_text, table, tell
+from ..errors import AccuracyError, DeviceError
+from .options import (
     batch_option,
     json_option,
     model_option,
@@ -19,16 +21,14 @@ from .cli_options import (
     revision_option,
     trace_option,
 )
-from .cli_tiers import supply
-from .console import say, show, size_text, table, tell
-from .errors import AccuracyError, DeviceError
+from .tiers import supply
 
 if TYPE_CHECKING:
-    from .cache.places import Places
-    from .runtime.bench import Measured
-    from .runtime.loader import CachedModel
-    from .runtime.target import Target
-    from .runtime.tokens import Batch
+    from ..cache.places import Places
+    from ..runtime.bench import Measured
+    from ..runtime.loader import CachedModel
+    from ..runtime.target import Target
+    from ..runtime.tokens import Batch
 
 _board_option = click.option(
     "--board", type=click.Choice((AUTO, *BOARDS)), default=AUTO, show_default=True, help="The device; auto is the one here."
@@ -68,9 +68,9 @@ def bench_command(
     ttbert bench --board n150 --batch 8 --json
     ttbert bench --model bundled
     """
-    from .convert.wanted import Wanted
-    from .runtime.check import LEAST_PCC
-    from .runtime.target import choose_target
+    from ..convert.wanted import Wanted
+    from ..runtime.check import LEAST_PCC
+    from ..runtime.target import choose_target
 
     target = choose_target(board, batch, trace)
     if not target.is_device:
@@ -78,9 +78,9 @@ def bench_command(
     cache = places.open(offline)
     cached = supply(Wanted(model, revision, policy, offline), places, cache)
 
-    from .runtime.bench import measure
-    from .runtime.loader import CachedModel
-    from .runtime.tokens import TOKENS
+    from ..runtime.bench import measure
+    from ..runtime.loader import CachedModel
+    from ..runtime.tokens import TOKENS
 
     loaded = CachedModel(cache, cached)
     loaded.require_answer_head()
@@ -100,8 +100,8 @@ def bench_command(
 
 def _batches(model: CachedModel, rows: int, tokens: int) -> list[Batch]:
     """The built-in questions in whole batches, over again where they do not fill the last one."""
-    from .demo.inputs import built_in_questions
-    from .runtime.tokens import STRIDE, Encoder, make_batches
+    from ..demo.inputs import built_in_questions
+    from ..runtime.tokens import STRIDE, Encoder, make_batches
 
     encoder = Encoder(model.tokenizer, tokens, min(STRIDE, tokens // 2))
     windows = [encoder.windows(each.question, each.context)[0] for each in built_in_questions()]

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .boards import CPU
-from .cli_options import (
+from ..boards import CPU
+from ..console import ScoreProgress, count_text, plain, say, show, table, tell, tell_error
+from ..errors import AccuracyError, InputError
+from ..recipe.policy import FLOAT32
+from .options import (
     batch_option,
     board_option,
     json_option,
@@ -24,22 +27,19 @@ from .cli_options import (
     revision_option,
     trace_option,
 )
-from .cli_tiers import supply
-from .console import ScoreProgress, count_text, plain, say, show, table, tell, tell_error
-from .errors import AccuracyError, InputError
-from .recipe.policy import FLOAT32
+from .tiers import supply
 
 if TYPE_CHECKING:
-    from .cache.cache import Cache
-    from .cache.places import Places
-    from .convert.wanted import Wanted
-    from .runtime.target import Target
-    from .squad.compare import Comparison, LogitsByWindow
-    from .squad.dataset import Dataset
-    from .squad.engine import Engine
-    from .squad.result import Result
-    from .squad.runner import Progress
-    from .squad.subject import Subject
+    from ..cache.cache import Cache
+    from ..cache.places import Places
+    from ..convert.wanted import Wanted
+    from ..runtime.target import Target
+    from ..squad.compare import Comparison, LogitsByWindow
+    from ..squad.dataset import Dataset
+    from ..squad.engine import Engine
+    from ..squad.result import Result
+    from ..squad.runner import Progress
+    from ..squad.subject import Subject
 
 _CHANGES_SHOWN = 3
 
@@ -117,8 +117,8 @@ def diff_command(first: Path, second: Path, as_json: bool) -> None:
     \b
     ttbert squad diff monday tuesday
     """
-    from .squad.compare import compare_documents
-    from .squad.document import read_document
+    from ..squad.compare import compare_documents
+    from ..squad.document import read_document
 
     comparison = compare_documents(read_document(first), read_document(second))
     if as_json:
@@ -155,12 +155,12 @@ class _Options:
 
 
 def _score(options: _Options) -> None:
-    from .runtime.target import Target, choose_target
+    from ..runtime.target import Target, choose_target
 
     if options.cluster is None:
         target = choose_target(options.board, options.batch, options.trace, options.precision)
     else:
-        from .squad.cluster import choose_cluster_target
+        from ..squad.cluster import choose_cluster_target
 
         target = choose_cluster_target(options.board, options.batch, options.trace, options.precision)
     if target.is_mock and (options.compare or options.report or options.fail_below is not None):
@@ -169,10 +169,10 @@ def _score(options: _Options) -> None:
         )
     dataset = _dataset(options)
 
-    from .convert.wanted import Wanted
-    from .squad.compare import compare_documents
-    from .squad.result import result_document
-    from .squad.score import check_bounds, other_model
+    from ..convert.wanted import Wanted
+    from ..squad.compare import compare_documents
+    from ..squad.result import result_document
+    from ..squad.score import check_bounds, other_model
 
     cache = options.places.open(options.offline)
     wanted = Wanted(options.model, options.revision, options.policy, options.offline)
@@ -187,7 +187,7 @@ def _score(options: _Options) -> None:
         other, other_logits, _ = _run(options, dataset, subject, folder / "compare" / _plain(options.compare), True)
         comparison = compare_documents(result_document(result), result_document(other), (logits, other_logits))
     if options.report is not None:
-        from .squad.report import write_report
+        from ..squad.report import write_report
 
         tell(f"report: {write_report(options.report, result, comparison)}")
     failure = None
@@ -218,7 +218,7 @@ def _score(options: _Options) -> None:
 
 
 def _dataset(options: _Options) -> Dataset:
-    from .squad.dataset import Part, choose_part, load_hub_dataset, read_dataset
+    from ..squad.dataset import Part, choose_part, load_hub_dataset, read_dataset
 
     dataset = read_dataset(options.data_path) if options.data_path else load_hub_dataset(options.offline)
     if dataset.moved:
@@ -227,13 +227,13 @@ def _dataset(options: _Options) -> Dataset:
 
 
 def _cached(wanted: Wanted, places: Places, cache: Cache, target: Target, batch: int) -> Subject:
-    from .squad.subject import load_cached
+    from ..squad.subject import load_cached
 
     return load_cached(wanted, places, cache, supply(wanted, places, cache), target, batch)
 
 
 def _other(wanted: Wanted, compare: str, places: Places, cache: Cache, target: Target, batch: int) -> Subject:
-    from .squad.subject import load_float32
+    from ..squad.subject import load_float32
 
     return load_float32(wanted) if compare == FLOAT32 else _cached(wanted, places, cache, target, batch)
 
@@ -241,8 +241,8 @@ def _other(wanted: Wanted, compare: str, places: Places, cache: Cache, target: T
 def _run(
     options: _Options, dataset: Dataset, subject: Subject, folder: Path | None, keep_logits: bool
 ) -> tuple[Result, LogitsByWindow, Path]:
-    from .squad.batches import Layout
-    from .squad.score import Run, score
+    from ..squad.batches import Layout
+    from ..squad.score import Run, score
 
     target = subject.target
     with _engine(options.cluster, subject) as engine:
@@ -267,12 +267,12 @@ def _run(
 @contextmanager
 def _engine(address: str | None, subject: Subject) -> Iterator[Engine]:
     if address is None:
-        from .squad.engine import open_local
+        from ..squad.engine import open_local
 
         with open_local(subject) as engine:
             yield engine
         return
-    from .squad.cluster import open_cluster
+    from ..squad.cluster import open_cluster
 
     with open_cluster(address, subject, tell) as cluster:
         yield cluster
@@ -339,7 +339,7 @@ def _print_comparison(comparison: Comparison) -> None:
         say(f"PCC of the {comparison.correlated}: {comparison.correlation:.6f}")
     elif comparison.correlated == "logits":
         say("PCC of the logits: none, the models have different tokenizers")
-    from .squad.compare import worst_and_best
+    from ..squad.compare import worst_and_best
 
     for each in worst_and_best(comparison.changes, _CHANGES_SHOWN):
         say(f"  {100 * each.gain:+5.0f}  {plain(each.id)}  A: {_short(each.first)}  B: {_short(each.second)}")

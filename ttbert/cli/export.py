@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from .cli_options import cache_option, json_option, progress_option, space_option
-from .console import Progress, count_text, say, show, size_text, tell
-from .errors import InputError
+from ..console import Progress, count_text, say, show, size_text, tell
+from ..errors import InputError
+from .options import cache_option, json_option, progress_option, space_option
 
 
 @click.command("export")
@@ -29,10 +29,10 @@ def export_command(ref: str, folder: Path, layout: str, no_space_check: bool, ca
     \b
     ttbert cache export phiyodr/bert-large-finetuned-squad2 ./tt-cache --layout tt-metal
     """
-    from .cache.cache import open_cache
-    from .cache.census import find_model, take_census
-    from .export import export_for_tt_metal
-    from .runtime.loader import CachedModel
+    from ..cache.cache import open_cache
+    from ..cache.census import find_model, take_census
+    from ..export import export_for_tt_metal
+    from ..runtime.loader import CachedModel
 
     cache = open_cache(cache_url)
     found = find_model(take_census(cache), ref)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import fsspec
 
-from ..errors import InputError, StoreReadOnly, StoreUnavailable, TtbertError
+from ...errors import InputError, StoreReadOnly, StoreUnavailable, TtbertError
 from .store import Capabilities, Entry, Store, check_key, is_key
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)

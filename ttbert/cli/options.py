@@ -10,11 +10,11 @@ from typing import Any, TypeVar, cast
 import click
 import platformdirs
 
-from .boards import AUTO, BOARDS, CPU
-from .console import set_progress
-from .errors import InputError
-from .recipe.policy import FLOAT32, POLICIES, PRECISIONS
-from .settings import setting, settings_path
+from ..boards import AUTO, BOARDS, CPU
+from ..console import set_progress
+from ..errors import InputError
+from ..recipe.policy import FLOAT32, POLICIES, PRECISIONS
+from ..settings import setting, settings_path
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -116,7 +116,7 @@ def places_option(command: F) -> F:
         no_space_check: bool,
         **others: Any,
     ) -> object:
-        from .cache.places import Places, is_remote
+        from ..cache.places import Places, is_remote
 
         if local_url is None and is_remote(cache_url):
             local_url = default_cache()

@@ -10,13 +10,13 @@ from urllib.parse import unquote
 
 import click
 
-from .cli_options import cache_option, json_option, read_only
-from .cli_units import Seconds, Size
-from .console import agree, count_text, say, show, size_text, tell
-from .errors import IntegrityError
+from ..console import agree, count_text, say, show, size_text, tell
+from ..errors import IntegrityError
+from .options import cache_option, json_option, read_only
+from .units import Seconds, Size
 
 if TYPE_CHECKING:
-    from .cache.gc import Plan, Waste
+    from ..cache.gc import Plan, Waste
 
 
 @click.command("gc")
@@ -66,10 +66,10 @@ def gc_command(
     ttbert cache gc --dry-run
     ttbert cache gc --max-size 200GB --older-than 90d --yes
     """
-    from .cache.cache import open_cache
-    from .cache.census import find_model, take_census
-    from .cache.gc import Limits, plan_gc
-    from .cache.sweep import run_gc
+    from ..cache.cache import open_cache
+    from ..cache.census import find_model, take_census
+    from ..cache.gc import Limits, plan_gc
+    from ..cache.sweep import run_gc
 
     cache = open_cache(cache_url, read_only=read_only())
     census = take_census(cache)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_options import cache_option, json_option, read_only, sign_option
-from .console import plain, say, show, table, tell
-from .errors import InputError, UntrustedError
+from ..console import plain, say, show, table, tell
+from ..errors import InputError, UntrustedError
+from .options import cache_option, json_option, read_only, sign_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .cache.keys import PublicKey
+    from ..cache.keys import PublicKey
 
 
 @click.command("keygen")
@@ -27,7 +27,7 @@ def keygen_command(name: str, as_json: bool) -> None:
     \b
     ttbert cache keygen
     """
-    from .cache.keys import key_folder, make_key
+    from ..cache.keys import key_folder, make_key
 
     key = make_key(name)
     path = key_folder() / name
@@ -53,9 +53,9 @@ def sign_command(ref: str, sign_with: str | None, cache_url: str, as_json: bool)
     \b
     ttbert cache sign bundled
     """
-    from .cache.cache import open_cache
-    from .cache.census import find_model, take_census
-    from .cache.keys import find_signer
+    from ..cache.cache import open_cache
+    from ..cache.census import find_model, take_census
+    from ..cache.keys import find_signer
 
     key = find_signer(sign_with)
     if key is None:
@@ -102,7 +102,7 @@ def trust_add_command(key: str, name: str | None, as_json: bool) -> None:
     \b
     ttbert cache trust add alice.pub
     """
-    from .cache.keys import list_trusted, read_public_key, trust
+    from ..cache.keys import list_trusted, read_public_key, trust
 
     first = not list_trusted()
     trusted = trust(read_public_key(key), name)
@@ -122,7 +122,7 @@ def trust_list_command(as_json: bool) -> None:
     \b
     ttbert cache trust list
     """
-    from .cache.keys import list_trusted, own_keys, trusted_folder
+    from ..cache.keys import list_trusted, own_keys, trusted_folder
 
     trusted, own = list_trusted(), own_keys()
     if as_json:
@@ -153,7 +153,7 @@ def trust_remove_command(name: str, as_json: bool) -> None:
     \b
     ttbert cache trust remove alice
     """
-    from .cache.keys import distrust, list_trusted
+    from ..cache.keys import distrust, list_trusted
 
     key = distrust(name)
     left = list_trusted()
@@ -176,10 +176,10 @@ def log_command(ref: str, accept: bool, cache_url: str, as_json: bool) -> None:
     \b
     ttbert cache log bundled
     """
-    from .cache.cache import open_cache
-    from .cache.history import read_log
-    from .cache.refs import find_ref
-    from .cache.trust import signers
+    from ..cache.cache import open_cache
+    from ..cache.history import read_log
+    from ..cache.refs import find_ref
+    from ..cache.trust import signers
 
     cache = open_cache(cache_url)
     found = find_ref(cache.list_refs(), ref)
@@ -229,7 +229,7 @@ def log_command(ref: str, accept: bool, cache_url: str, as_json: bool) -> None:
 
 def _names() -> dict[str, tuple[str, bool]]:
     """The names of the keys that are known here by their ids, and whether they are trusted."""
-    from .cache.keys import list_trusted, own_keys
+    from ..cache.keys import list_trusted, own_keys
 
     return {key.id: (key.name, False) for key in own_keys()} | {key.id: (key.name, True) for key in list_trusted()}
 

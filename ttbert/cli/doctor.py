@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .cli_options import json_option, places_option
-from .console import say, show, styled
+from ..console import say, show, styled
+from .options import json_option, places_option
 
 if TYPE_CHECKING:
-    from .cache.doctor import Check
-    from .cache.places import Places
+    from ..cache.doctor import Check
+    from ..cache.places import Places
 
 _COLORS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "cyan"}
 
@@ -32,8 +32,8 @@ def doctor_command(url: str | None, no_write: bool, places: Places, as_json: boo
     ttbert cache doctor
     ttbert cache doctor s3://lab/ttbert
     """
-    from .cache.cache import open_store
-    from .cache.doctor import examine, exit_code
+    from ..cache.cache import open_store
+    from ..cache.doctor import examine, exit_code
 
     urls = {"cache": url or places.cache} | ({"local tier": places.local} if places.local and not url else {})
     checks: dict[str, list[Check]] = {}

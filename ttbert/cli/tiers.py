@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .cli_options import json_option, places_option, sign_option
-from .console import Progress, say, show, size_text, tell
-from .errors import InputError
+from ..console import Progress, say, show, size_text, tell
+from ..errors import InputError
+from .options import json_option, places_option, sign_option
 
 if TYPE_CHECKING:
-    from .cache.cache import Cache, Cached
-    from .cache.keys import PrivateKey
-    from .cache.places import Places
-    from .cache.refs import Ref
-    from .convert.wanted import Wanted
+    from ..cache.cache import Cache, Cached
+    from ..cache.keys import PrivateKey
+    from ..cache.places import Places
+    from ..cache.refs import Ref
+    from ..convert.wanted import Wanted
 
 
 def supply(wanted: Wanted, places: Places, cache: Cache) -> Cached:
     """The wanted model, converted first if it is not in the cache, and copied to this machine if there is a tier for that."""
-    from .demo.supply import supply_model
+    from ..demo.supply import supply_model
 
     miss = f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first"
     cached = supply_model(wanted, cache, places.options(), lambda: tell(miss))
@@ -51,8 +51,8 @@ def pull_command(ref: str, places: Places, as_json: bool) -> None:
     \b
     ttbert cache pull bundled --cache s3://lab/ttbert
     """
-    from .cache.census import find_model, take_census
-    from .errors import IntegrityError
+    from ..cache.census import find_model, take_census
+    from ..errors import IntegrityError
 
     cache, _ = _both(places)
     model = find_model(take_census(cache.authority), ref)
@@ -77,10 +77,10 @@ def push_command(ref: str, places: Places, sign_with: str | None, as_json: bool)
     \b
     ttbert cache push local/my-bert --cache s3://lab/ttbert
     """
-    from .cache.census import find_model, take_census
-    from .cache.keys import find_signer
-    from .cache.transfer import push
-    from .errors import IntegrityError
+    from ..cache.census import find_model, take_census
+    from ..cache.keys import find_signer
+    from ..cache.transfer import push
+    from ..errors import IntegrityError
 
     cache, near = _both(places, find_signer(sign_with))
     model = find_model(take_census(near), ref)

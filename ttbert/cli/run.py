@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_options import (
+from ..console import Progress, count_text, passage, plain, say, show, size_text, styled, table, tell
+from ..errors import NotCached
+from .options import (
     batch_option,
     board_option,
     json_option,
@@ -23,17 +25,15 @@ from .cli_options import (
     sign_option,
     trace_option,
 )
-from .cli_tiers import supply
-from .console import Progress, count_text, passage, plain, say, show, size_text, styled, table, tell
-from .errors import NotCached
+from .tiers import supply
 
 if TYPE_CHECKING:
-    from .cache.cache import Cache, Cached
-    from .cache.places import Places
-    from .convert.convert import Conversion, Plan
-    from .demo.demo import Outcome, Timings
-    from .demo.inputs import Question
-    from .runtime.target import Target
+    from ..cache.cache import Cache, Cached
+    from ..cache.places import Places
+    from ..convert.convert import Conversion, Plan
+    from ..demo.demo import Outcome, Timings
+    from ..demo.inputs import Question
+    from ..runtime.target import Target
 
 
 _NOTHING = "   nothing: a mock device computes no answer"
@@ -70,10 +70,10 @@ def convert_command(
     ttbert convert phiyodr/bert-large-finetuned-squad2
     ttbert convert ./my-finetuned-bert --policy bf16
     """
-    from .cache.cache import require_lasting
-    from .cache.keys import find_signer
-    from .convert.convert import convert, find_by_name, plan_conversion
-    from .convert.wanted import Wanted
+    from ..cache.cache import require_lasting
+    from ..cache.keys import find_signer
+    from ..convert.convert import convert, find_by_name, plan_conversion
+    from ..convert.wanted import Wanted
 
     cache = places.open(offline, find_signer(sign_with))
     if not dry_run:
@@ -140,9 +140,9 @@ def demo_command(
     ttbert demo --model bundled --batch 8
     ttbert demo --batch 7 --input my-questions.json
     """
-    from .convert.wanted import Wanted
-    from .demo.inputs import choose_questions
-    from .runtime.target import choose_target
+    from ..convert.wanted import Wanted
+    from ..demo.inputs import choose_questions
+    from ..runtime.target import choose_target
 
     target = choose_target(board, batch, trace, precision)
     questions = choose_questions(input_path, batch, pad, target.chips)
@@ -150,7 +150,7 @@ def demo_command(
     wanted = Wanted(model, revision, policy, offline)
     cached = supply(wanted, places, cache)
 
-    from .demo.demo import run_demo
+    from ..demo.demo import run_demo
 
     outcome = run_demo(target, cache, cached, questions, batch, lambda on: tell(f"running {model} ({policy}) on {on}"))
     if as_json:
@@ -161,7 +161,7 @@ def demo_command(
 
 
 def _report_plan(plan: Plan, cache: Cache, as_json: bool) -> None:
-    from .convert.convert import find_converted
+    from ..convert.convert import find_converted
 
     recipe = plan.recipe
     hit = find_converted(plan, cache) is not None
@@ -197,7 +197,7 @@ def _report_plan(plan: Plan, cache: Cache, as_json: bool) -> None:
 
 
 def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_json: bool) -> None:
-    from .cache.trust import has_signature
+    from ..cache.trust import has_signature
 
     cached = conversion.cached
     manifest = cached.manifest

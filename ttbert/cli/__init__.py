@@ -8,19 +8,19 @@ import sys
 
 import click
 
-from . import __version__
-from .cli_bench import bench_command
-from .cli_cache import cache_commands
-from .cli_doctor import doctor_command
-from .cli_export import export_command
-from .cli_plan import check_command, plan_command
-from .cli_run import convert_command, demo_command
-from .cli_space import gc_command
-from .cli_squad import squad_command
-from .cli_tiers import tier_commands
-from .cli_trust import trust_commands
-from .console import Remarks, show, tell, tell_error
-from .errors import InputError, Interrupted, ReportedError, TtbertError
+from .. import __version__
+from ..console import Remarks, show, tell, tell_error
+from ..errors import InputError, Interrupted, ReportedError, TtbertError
+from .bench import bench_command
+from .cache import cache_commands
+from .doctor import doctor_command
+from .export import export_command
+from .plan import check_command, plan_command
+from .run import convert_command, demo_command
+from .space import gc_command
+from .squad import squad_command
+from .tiers import tier_commands
+from .trust import trust_commands
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -52,7 +52,7 @@ for command in (*tier_commands, *trust_commands):
 
 def main() -> None:
     """The entry point: every error ends here, as two lines and an exit code."""
-    logging.getLogger(__package__).addHandler(Remarks())
+    logging.getLogger("ttbert").addHandler(Remarks())
     try:
         sys.exit(cli.main(standalone_mode=False))  # what click gives back is what a command left with, or None
     except click.ClickException as error:

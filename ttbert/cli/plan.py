@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .boards import BOARDS, Board
-from .cli_options import json_option, offline_option, places_option, policy_option, revision_option
-from .cli_tiers import supply
-from .console import say, show, size_text, table, tell
-from .errors import AccuracyError, BoardError, DeviceError
+from ..boards import BOARDS, Board
+from ..console import say, show, size_text, table, tell
+from ..errors import AccuracyError, BoardError, DeviceError
+from .options import json_option, offline_option, places_option, policy_option, revision_option
+from .tiers import supply
 
 if TYPE_CHECKING:
-    from .cache.places import Places
-    from .runtime.check import Comparison, Verdict
-    from .runtime.l1 import Usage
-    from .runtime.ops import Op
-    from .runtime.plan import Plan
+    from ..cache.places import Places
+    from ..runtime.check import Comparison, Verdict
+    from ..runtime.l1 import Usage
+    from ..runtime.ops import Op
+    from ..runtime.plan import Plan
 
 _board_option = click.option("--board", type=click.Choice(tuple(BOARDS)), default="n150", show_default=True, help="A board.")
 _batch_option = click.option("--batch", type=click.IntRange(1, 512), default=8, show_default=True, help="Inputs on each chip.")
@@ -61,18 +61,18 @@ def plan_command(
     ttbert plan bundled --board n150 --batch 8 --check
     ttbert plan phiyodr/bert-large-finetuned-squad2 --board p150 --batch 11 --picture l1.svg
     """
-    from .convert.wanted import Wanted
-    from .model import parse_config
-    from .recipe.recipe import CONFIG
-    from .runtime.plan import plan_bert
-    from .runtime.tokens import TOKENS
+    from ..convert.wanted import Wanted
+    from ..model import parse_config
+    from ..recipe.recipe import CONFIG
+    from ..runtime.plan import plan_bert
+    from ..runtime.tokens import TOKENS
 
     source = Wanted(model, revision, policy, offline).open_source()
     shape = parse_config(source.path(CONFIG).read_bytes(), f"{source.label}/{CONFIG}")
     plan = plan_bert(shape, batch, tokens or min(TOKENS, shape.positions), BOARDS[board].chip, policy)
     verdict = _judge(board, plan) if wants_check else None
     if picture:
-        from .picture import draw_l1
+        from ..picture import draw_l1
 
         draw_l1(plan, picture, f"{model} on {board}, batch {batch} of {plan.tokens} tokens, {policy}")
         tell(f"drew {picture}")
@@ -113,13 +113,13 @@ def check_command(
     \b
     ttbert check bundled --board n150 --batch 2
     """
-    from .convert.wanted import Wanted
-    from .model import parse_config
-    from .recipe.recipe import CONFIG
-    from .runtime.check import LEAST_PCC
-    from .runtime.checker import Request, compare_on
-    from .runtime.plan import plan_bert
-    from .runtime.tokens import TOKENS
+    from ..convert.wanted import Wanted
+    from ..model import parse_config
+    from ..recipe.recipe import CONFIG
+    from ..runtime.check import LEAST_PCC
+    from ..runtime.checker import Request, compare_on
+    from ..runtime.plan import plan_bert
+    from ..runtime.tokens import TOKENS
 
     _require_runs(board)
     cache = places.open(offline)
@@ -161,7 +161,7 @@ def _require_runs(board: str) -> None:
 
 
 def _judge(board: str, plan: Plan) -> Verdict:
-    from .runtime.checker import Request, judge_on
+    from ..runtime.checker import Request, judge_on
 
     _require_runs(board)
     tell(f"opening a mock {board} for TT-NN to judge the plan")
@@ -171,8 +171,8 @@ def _judge(board: str, plan: Plan) -> Verdict:
 
 def _weight_bytes(plan: Plan) -> dict[str, int]:
     """Bytes of DRAM of each op's weights, of one layer in the encoder."""
-    from .recipe.bert import bert_recipe
-    from .recipe.policy import POLICIES
+    from ..recipe.bert import bert_recipe
+    from ..recipe.policy import POLICIES
 
     sizes = {each.name: each.payload for each in bert_recipe(plan.shape, POLICIES[plan.policy]).tensors}
     in_layer = {op.name for op in plan.layer_ops}
@@ -183,8 +183,8 @@ def _weight_bytes(plan: Plan) -> dict[str, int]:
 
 def _dram_bytes(plan: Plan) -> int:
     """Weights, the position states that are looked up once, and the inputs of one batch."""
-    from .recipe.bert import bert_recipe
-    from .recipe.policy import POLICIES
+    from ..recipe.bert import bert_recipe
+    from ..recipe.policy import POLICIES
 
     weights = sum(each.payload for each in bert_recipe(plan.shape, POLICIES[plan.policy]).tensors)
     return weights + plan.batch * plan.tokens * (2 * plan.shape.hidden + 2 * 4)
@@ -201,7 +201,7 @@ def _grid_text(op: Op) -> str:
 
 
 def _print_plan(plan: Plan, board: Board, verdict: Verdict | None) -> None:
-    from .runtime.l1 import usage
+    from ..runtime.l1 import usage
 
     weights, layer = _weight_bytes(plan), {op.name for op in plan.layer_ops}
     used = {each.op: each for each in usage(plan)}
@@ -243,7 +243,7 @@ def _peak_text(peak: Usage) -> str:
 
 
 def _plan_document(plan: Plan, board: Board, verdict: Verdict | None) -> dict[str, Any]:
-    from .runtime.l1 import usage
+    from ..runtime.l1 import usage
 
     weights = _weight_bytes(plan)
     used = {each.op: each for each in usage(plan)}
@@ -278,7 +278,7 @@ def _plan_document(plan: Plan, board: Board, verdict: Verdict | None) -> dict[st
 
 
 def _print_comparison(comparison: Comparison) -> None:
-    from .runtime.check import by_op
+    from ..runtime.check import by_op
 
     rows = [("op", "PCC, first layer", "PCC, lowest")]
     rows += [(name, f"{first:.6f}", f"{lowest:.6f}") for name, first, lowest in by_op(comparison)]

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 
-from ..errors import StoreReadOnly, StoreUnavailable, TtbertError
+from ...errors import StoreReadOnly, StoreUnavailable, TtbertError
 from .access import PATIENCE, Access, Connector, Patience
 from .ranges import RANGE, RangeStream
 from .store import Capabilities, Entry, Store, check_key, is_key

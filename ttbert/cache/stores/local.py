@@ -26,7 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import CacheError, InputError, NoSpaceError, StoreReadOnly, StoreUnavailable, TtbertError
+from ...errors import CacheError, InputError, NoSpaceError, StoreReadOnly, StoreUnavailable, TtbertError
 from .mounts import find_mount, nearest_existing
 from .store import Capabilities, Entry, Store, check_key, is_key, is_temporary
 
