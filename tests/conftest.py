@@ -27,9 +27,14 @@ os.environ["TTBERT_BOARD"] = "cpu"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from ceph_server import CephServer  # noqa: E402
+from fault_proxy import FaultProxy  # noqa: E402
 from forks import Forks  # noqa: E402
 from hub_server import HubServer  # noqa: E402
+from models import open_local  # noqa: E402
 from s3_server import MotoServer  # noqa: E402
+
+from ttbert.cache.cache import Cache  # noqa: E402
+from ttbert.cache.stores.local import LocalStore  # noqa: E402
 
 
 @pytest.fixture
@@ -46,6 +51,18 @@ def moto() -> Iterator[MotoServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def bucket(moto: MotoServer) -> str:
+    return moto.bucket()
+
+
+@pytest.fixture(scope="module")
+def proxy(moto: MotoServer) -> Iterator[FaultProxy]:
+    """A way to that server on which things go wrong; see `FaultProxy.env`."""
+    with FaultProxy(moto) as started:
+        yield started
+
+
 @pytest.fixture(scope="session")
 def ceph() -> Iterator[CephServer]:
     """The S3 server of Ceph, where its programs are installed."""
@@ -54,6 +71,19 @@ def ceph() -> Iterator[CephServer]:
         pytest.skip(why_not)
     with CephServer() as server:
         yield server
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    """An empty cache in a folder."""
+    return open_local(tmp_path / "cache")
+
+
+@pytest.fixture
+def root(cache: Cache) -> Path:
+    """The folder of `cache`."""
+    assert isinstance(cache.store, LocalStore)
+    return cache.store.root
 
 
 @pytest.fixture

@@ -15,6 +15,9 @@ TENSORS = {"embeddings": b"e" * 3000, "layer": b"l" * 2000, "head": b"h" * 1000}
 """The bytes of each pack, which are those of a weight and, the last quarter, of a bias."""
 FILES = {"config.json": b'{"hidden_size": 64}', "tokenizer.json": b"{}"}
 TINY = Ref("local/tiny", None, "bfp8")
+OTHER = Ref("someone/other", "main", "bfp8")
+OTHER_TENSORS = {"embeddings": TENSORS["embeddings"], "other": b"o" * 4000}
+"""A model that shares one pack, and its files, with the usual one."""
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 HOUR = 3600.0
@@ -59,6 +62,10 @@ def publish(
     cached = cache.publish_manifest(build(cache, tensors, recipe, repo))
     cache.move_ref(ref, cached, repo, COMMIT)
     return cached
+
+
+def publish_other(cache: Cache) -> Cached:
+    return publish(cache, OTHER, OTHER_TENSORS, b"other recipe", "someone/other")
 
 
 def load(cache: Cache, entry: PackEntry | FileEntry) -> bytes:

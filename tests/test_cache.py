@@ -16,6 +16,8 @@ from models import (
     COMMIT,
     FILES,
     HOUR,
+    OTHER,
+    OTHER_TENSORS,
     TENSORS,
     TINY,
     age,
@@ -24,8 +26,8 @@ from models import (
     files,
     flip_bit,
     load,
-    open_local,
     publish,
+    publish_other,
 )
 from s3_server import MotoServer
 
@@ -38,25 +40,6 @@ from ttbert.cache.refs import Ref, RefEntry, move_ref
 from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.verify import Finding, Verdict, survey, verify
 from ttbert.errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, StoreReadOnly
-
-OTHER = Ref("someone/other", "main", "bfp8")
-OTHER_TENSORS = {"embeddings": TENSORS["embeddings"], "other": b"o" * 4000}
-"""A model that shares one tensor, and its files, with the usual one."""
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return open_local(tmp_path / "cache")
-
-
-@pytest.fixture
-def root(cache: Cache) -> Path:
-    assert isinstance(cache.store, LocalStore)
-    return cache.store.root
-
-
-def publish_other(cache: Cache) -> Cached:
-    return publish(cache, OTHER, OTHER_TENSORS, b"other recipe", "someone/other")
 
 
 def check(cache: Cache, repair: bool = False, only: str | None = None) -> Verdict:

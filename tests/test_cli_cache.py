@@ -8,15 +8,28 @@ import sys
 from pathlib import Path
 
 import pytest
-from models import COMMIT, DAY, TENSORS, TINY, age, blob_path, build, files, flip_bit, open_local, publish
+from models import (
+    COMMIT,
+    DAY,
+    OTHER,
+    OTHER_TENSORS,
+    TENSORS,
+    TINY,
+    age,
+    blob_path,
+    build,
+    files,
+    flip_bit,
+    open_local,
+    publish,
+    publish_other,
+)
 from program import Done, command, environment, ttbert
 
 from ttbert.cache.cache import blob_key, manifest_key
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.refs import Ref
 
-OTHER = Ref("someone/other", "main", "bfp8")
-OTHER_TENSORS = {"embeddings": TENSORS["embeddings"], "other": b"o" * 4000}
 COMMANDS = [("info",), ("ls",), ("show", "tiny"), ("verify",), ("rm", "tiny", "--yes"), ("gc", "--yes")]
 
 
@@ -25,7 +38,7 @@ def root(tmp_path: Path) -> Path:
     """A cache with two models that share a tensor and two files."""
     root = tmp_path / "cache"
     publish(open_local(root))
-    publish(open_local(root), OTHER, OTHER_TENSORS, b"other recipe", "someone/other")
+    publish_other(open_local(root))
     return root
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,12 +16,6 @@ from ttbert.cache.cache import open_cache
 from ttbert.cache.refs import Ref
 
 HUB = Ref("someone/tiny", "main", "bfp8")
-
-
-@pytest.fixture(scope="module")
-def proxy(moto: MotoServer) -> Iterator[FaultProxy]:
-    with FaultProxy(moto) as started:
-        yield started
 
 
 @pytest.fixture

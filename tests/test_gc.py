@@ -13,10 +13,27 @@ from pathlib import Path
 
 import pytest
 from killed import RunKilled, killed_processes
-from models import COMMIT, DAY, FILES, HOUR, TENSORS, TINY, age, blob_path, build, files, flip_bit, open_local, publish
+from models import (
+    COMMIT,
+    DAY,
+    FILES,
+    HOUR,
+    OTHER,
+    OTHER_TENSORS,
+    TENSORS,
+    TINY,
+    age,
+    blob_path,
+    build,
+    files,
+    flip_bit,
+    open_local,
+    publish,
+    publish_other,
+)
 from s3_server import MotoServer
 
-from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key, open_cache
+from ttbert.cache.cache import Cache, blob_key, manifest_key, open_cache
 from ttbert.cache.census import take_census
 from ttbert.cache.condemned import Objections, Sweeper, condemn
 from ttbert.cache.digest import blake3_of
@@ -28,25 +45,6 @@ from ttbert.cache.sweep import run_gc
 from ttbert.cache.used import stamp
 from ttbert.cache.verify import verify
 from ttbert.errors import CacheError, IntegrityError, StoreUnavailable
-
-OTHER = Ref("someone/other", "main", "bfp8")
-OTHER_TENSORS = {"embeddings": TENSORS["embeddings"], "other": b"o" * 4000}
-"""A model that shares one tensor, and its files, with the usual one."""
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return open_local(tmp_path / "cache")
-
-
-@pytest.fixture
-def root(cache: Cache) -> Path:
-    assert isinstance(cache.store, LocalStore)
-    return cache.store.root
-
-
-def publish_other(cache: Cache) -> Cached:
-    return publish(cache, OTHER, OTHER_TENSORS, b"other recipe", "someone/other")
 
 
 def plan(cache: Cache, limits: Limits | None = None, grace: float = GRACE, quarantined: bool = False) -> Plan:

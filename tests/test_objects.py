@@ -6,7 +6,6 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -39,17 +38,6 @@ from ttbert.errors import CacheError, InputError, IntegrityError, StoreReadOnly,
 KEY = "blobs/aa/one"
 CONTENT = bytes(range(256)) * 40
 IMPATIENT = Patience(connect=1, silence=1, total=3, pause=0.05)
-
-
-@pytest.fixture(scope="module")
-def proxy(moto: MotoServer) -> Iterator[FaultProxy]:
-    with FaultProxy(moto) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def bucket(moto: MotoServer) -> str:
-    return moto.bucket()
 
 
 @pytest.fixture

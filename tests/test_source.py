@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from hub_server import HubServer
+from program import NO_SOCKETS
 
 from ttbert.cache.digest import sha256_of_file
 from ttbert.convert.wanted import is_folder, open_source
@@ -44,16 +45,6 @@ except TtbertError as error:
     out["error"], out["message"], out["hint"] = type(error).__name__, error.message, error.hint
     out["chain"], out["exit_code"] = chain, error.exit_code
 print(json.dumps(out))
-"""
-NO_SOCKETS = """
-import sys
-def refuse(event, arguments):
-    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.bind", "socket.sendto"):
-        sys.stderr.write(f"opened a socket: {event} {arguments}")
-        sys.stderr.flush()
-        import os
-        os._exit(99)
-sys.addaudithook(refuse)
 """
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 from fault_proxy import FaultProxy, reset_before, truncated, unavailable, wrong_bytes
 from killed import killed_processes
 from models import COMMIT, FILES, TENSORS, TINY, blob_path, files, flip_bit, load, open_local, publish
-from s3_server import MotoServer
 from test_local_store import kill_at_every_step, read_only
 
 from ttbert.cache.cache import Cache, Cached, manifest_key, open_cache
@@ -26,17 +24,6 @@ from ttbert.cache.verify import verify
 from ttbert.errors import IntegrityError, NoSpaceError, NotCached, StoreReadOnly, StoreUnavailable, UntrustedError
 
 BLOBS = len(TENSORS) + len(FILES)
-
-
-@pytest.fixture(scope="module")
-def proxy(moto: MotoServer) -> Iterator[FaultProxy]:
-    with FaultProxy(moto) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def bucket(moto: MotoServer) -> str:
-    return moto.bucket()
 
 
 @pytest.fixture
