@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from s3_server import MotoServer
 
-from ttbert.cache.cache import open_store
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.document import canonical
 from ttbert.cache.lease import leased
+from ttbert.cache.stores.open import open_store
 from ttbert.cache.stores.store import Store
 
 WORK = blake3_of(b"a conversion")

@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, UntrustedError
@@ -23,8 +22,7 @@ from .document import LARGEST, Fields, canonical
 from .keys import PrivateKey
 from .manifest import FileEntry, Manifest, Outline, PackEntry, TensorEntry
 from .refs import LogEntry, Ref, RefEntry
-from .stores.access import SCHEMES
-from .stores.local import open_folder
+from .stores.open import open_store
 from .stores.readonly import ReadOnlyStore
 from .stores.store import Store
 from .trust import Trust, publish_signature, user_trust
@@ -360,29 +358,6 @@ def open_cache(url: str, signer: PrivateKey | None = None, accept_weak: bool = F
     """
     store = open_store(url)
     return Cache(ReadOnlyStore(store) if read_only else store, user_trust(signer), accept_weak)
-
-
-def open_store(url: str, on_retry: Callable[[], None] = lambda: None, group: str | None = None) -> Store:
-    """The store in a folder (`/path`, `~/path`, `file:///path`), in a bucket (`s3://`, ...), or at another fsspec URL.
-
-    `on_retry` is told of each attempt in vain; `group` is who a new folder is shared with.
-    """
-    scheme, separator, rest = url.partition("://")
-    if separator and scheme in SCHEMES:
-        from .stores.objects import ObjectStore  # likewise, and most of it is botocore
-
-        return ObjectStore(url, on_retry=on_retry)
-    if separator and scheme not in ("file", "local"):
-        from .stores.foreign import FsspecStore  # fsspec takes a tenth of a second, which a local folder need not wait for
-
-        return FsspecStore(url)
-    folder = rest if separator else url
-    if not folder:
-        raise InputError(f"{url!r} cannot be a cache", "give a folder or a URL with --cache or TTBERT_CACHE")
-    try:
-        return open_folder(Path(folder).expanduser().absolute(), group)
-    except RuntimeError as error:  # of a ~user who does not exist
-        raise InputError(f"{url!r} cannot be a cache: {error}", "give a folder with --cache or TTBERT_CACHE") from error
 
 
 def require_lasting(cache: Cache) -> None:

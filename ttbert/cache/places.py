@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InputError, NotCached
-from .cache import Cache, open_store
+from .cache import Cache
 from .counters import Counters
 from .keys import PrivateKey
 from .stores.local import LocalStore
+from .stores.open import open_store
 from .stores.readonly import ReadOnlyStore
 from .stores.store import Store
 from .tiers import TieredCache

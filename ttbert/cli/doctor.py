@@ -32,8 +32,8 @@ def doctor_command(url: str | None, no_write: bool, places: Places, as_json: boo
     ttbert cache doctor
     ttbert cache doctor s3://lab/ttbert
     """
-    from ..cache.cache import open_store
     from ..cache.doctor import examine, exit_code
+    from ..cache.stores.open import open_store
 
     urls = {"cache": url or places.cache} | ({"local tier": places.local} if places.local and not url else {})
     checks: dict[str, list[Check]] = {}

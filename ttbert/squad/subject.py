@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from ..boards import CPU
-from ..cache.cache import Cache, Cached, open_store
+from ..cache.cache import Cache, Cached
 from ..cache.digest import Digest
 from ..cache.places import Places
+from ..cache.stores.open import open_store
 from ..convert.checkpoint import open_checkpoint
 from ..convert.convert import plan_conversion
 from ..convert.tokenizer import build_tokenizer
