@@ -18,9 +18,7 @@ def open_store(url: str, on_retry: Callable[[], None] = lambda: None, group: str
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme in SCHEMES:
-        from .objects import (
-            ObjectStore,  # takes its time, which a local folder need not wait for
-        )
+        from .objects import ObjectStore  # takes its time, which a local folder need not wait for
 
         return ObjectStore(url, on_retry=on_retry)
     if separator and scheme not in ("file", "local"):
