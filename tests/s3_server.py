@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 from types import TracebackType
 
 import botocore.config
@@ -61,7 +62,7 @@ class MotoServer(S3Server):
 
     def __enter__(self) -> MotoServer:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", self._host, "-p", str(self._port)],
+            [sys.executable, Path(__file__).with_name("moto_server.py"), self._host, str(self._port)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
