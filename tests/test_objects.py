@@ -79,6 +79,19 @@ def test_a_write_that_meets_a_fault_is_published_once(url: str, proxy: FaultProx
     assert store.put(KEY, b"another") is False and store.get(KEY) == CONTENT
 
 
+def test_no_request_of_a_deletion_is_sent_after_its_time(url: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else may rely on it by then. So a deletion is given up that a retry would still have carried out."""
+    monkeypatch.setattr("ttbert.cache.stores.objects._DELETING", 0.5)
+    store = ObjectStore(url, IMPATIENT)
+    store.put(KEY, CONTENT)
+    for method, deletions in (("HEAD", 0), ("POST", 1)):  # to S3 a deletion is a POST
+        proxy.calm()
+        proxy.meet(silent, method)
+        with pytest.raises(StoreUnavailable, match="no answer in time"):
+            store.delete(KEY)
+        assert proxy.count("HEAD") == 1 and proxy.count("POST") == deletions
+
+
 def test_a_large_write_without_an_answer_is_tried_again_in_bounded_time(url: str, proxy: FaultProxy) -> None:
     content = os.urandom(2 << 20)
     proxy.meet(silent, "PUT")
