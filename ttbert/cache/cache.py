@@ -328,11 +328,13 @@ class Cache:
                 return
             self.store.touch(key)
             self._objections.reprieve([key])
-            # Looked at twice, since bytes may be damaged on their way here, and others need what is moved away.
-            if any(self.hash(key) == (digest, len(content)) for _ in range(2)):
+            # Read twice, since bytes may be damaged on their way here, differently each time; others need what is moved away.
+            reading, right = self.hash(key), (digest, len(content))
+            if reading == right or (again := self.hash(key)) == right:
                 return
-            with contextlib.suppress(KeyError):  # another writer may have moved it first
-                self.store.quarantine(key)
+            if reading == again:
+                with contextlib.suppress(KeyError):  # another writer may have moved it first
+                    self.store.quarantine(key)
         raise CacheError(f"{self._where(key)} could not be published: whatever is there is damaged", "look at the disk")
 
     def _require_exact_writes(self) -> None:

@@ -43,7 +43,7 @@ from dataclasses import dataclass
 
 from ..errors import IncompatibleError, IntegrityError, StoreReadOnly
 from .document import LARGEST, Fields, canonical
-from .stores.store import Entry, Store, is_key
+from .stores.store import Entry, Store, is_key, read_twice
 
 FOLDER = "gc"
 LOOKS = (20.0, 80.0, 320.0)
@@ -116,7 +116,7 @@ def read_record(store: Store, name: str) -> Condemned | None:
     key = f"{FOLDER}/{name}/condemned"
     entry = store.head(key)
     try:
-        fields = Fields.parse(store.get(key, 0, LARGEST + 1), f"{store.url}/{key}")
+        fields = Fields.parse(read_twice(store, key, LARGEST + 1), f"{store.url}/{key}")
     except KeyError:
         return None
     fields.schema(_RECORD)
@@ -189,7 +189,7 @@ class Objections:
         for entry in entries:
             if entry.key.rpartition("/")[0].removesuffix("/sweeping") in folders and "/sweeping/" in entry.key:
                 with contextlib.suppress(KeyError, IntegrityError, IncompatibleError):
-                    fields = Fields.parse(self._store.get(entry.key, 0, 1000), entry.key)
+                    fields = Fields.parse(read_twice(self._store, entry.key, 1000), entry.key)
                     fields.schema(_SWEEPING)
                     found[entry.key] = entry.modified + min(fields.size("seconds"), _LONGEST)
         return found
@@ -246,7 +246,7 @@ class Sweeper:
         keys = set()
         for entry in self._store.list(f"{self._record.folder}/reprieved"):
             with contextlib.suppress(KeyError):
-                fields = Fields.parse(self._store.get(entry.key, 0, LARGEST + 1), f"{self._store.url}/{entry.key}")
+                fields = Fields.parse(read_twice(self._store, entry.key, LARGEST + 1), f"{self._store.url}/{entry.key}")
                 fields.schema(_REPRIEVE)
                 keys |= {_key(each, "key", (*_OWN, *_REFS)) for each in fields.objects("keys")}
         # In this order: the record goes first, so if it is there now, no reprieve was missing above.

@@ -58,6 +58,8 @@ _CAUSE = re.compile(r'message: "([^"]+)"')
 _NO_ANSWER = "no answer in time"
 _IN_FLIGHT = ("ConditionalRequestConflict", "OperationAborted")
 """Codes of S3 for a create-only write that met another one that is not done: neither has won yet."""
+_DAMAGED = ("XAmzContentSHA256Mismatch", "BadDigest")
+"""Codes of S3 for a write of which other bytes arrived than were sent; nothing was written."""
 
 T = TypeVar("T")
 
@@ -296,7 +298,7 @@ def _is_transient(error: Exception) -> bool:
     status, code = _status(error), _code(error)
     if status is None:
         return code is None or code in ("InternalError", "SlowDown", "ServiceUnavailable")
-    return status in (408, 409, 425, 429) or status >= 500 or code == "RequestTimeout"
+    return status in (408, 409, 425, 429) or status >= 500 or code in ("RequestTimeout", *_DAMAGED)
 
 
 def _reason(error: Exception) -> str:
