@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import socket
 import struct
@@ -40,6 +41,11 @@ class Exchange:
         self.writer.write(_closing(head) + (b"" if self.method == "HEAD" else body))
         await self.writer.drain()
 
+    @property
+    def sender(self) -> str:
+        """The address of who sent it."""
+        return str(self.writer.get_extra_info("peername")[0])
+
     def reset(self) -> None:
         """Break the connection off, so that the other side gets an error at once."""
         sock = self.writer.get_extra_info("socket")
@@ -73,6 +79,12 @@ async def conflict(exchange: Exchange) -> None:
     await exchange.answer(b"HTTP/1.1 409 Conflict\r\nContent-Length: %d\r\n\r\n" % len(body), body)
 
 
+async def refused_as_damaged(exchange: Exchange) -> None:
+    """What S3 says where other bytes arrived than the request's signature is of."""
+    body = b"<Error><Code>XAmzContentSHA256Mismatch</Code><Message>They differ.</Message></Error>"
+    await exchange.answer(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+
+
 async def silent(exchange: Exchange) -> None:
     """The request is carried out, and its answer does not come for a long time."""
     await exchange.forward()
@@ -104,10 +116,21 @@ async def slow(exchange: Exchange) -> None:
 
 
 async def wrong_bytes(exchange: Exchange) -> None:
-    """One bit of the body is another."""
+    """One bit of the body is another, in the middle."""
     head, body = await exchange.forward()
-    middle = len(body) // 2
-    await exchange.answer(head, body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :])
+    await exchange.answer(head, _flipped(body, len(body) // 2, 1))
+
+
+async def wrong_somewhere(exchange: Exchange) -> None:
+    """One bit of the body, any, is another."""
+    head, body = await exchange.forward()
+    await exchange.answer(head, _flipped_somewhere(body))
+
+
+async def wrong_arrival(exchange: Exchange) -> None:
+    """One bit of what the request sends, any, is another when it arrives."""
+    head, _, body = exchange.request.partition(b"\r\n\r\n")
+    await exchange.answer(*await exchange.forward(head + b"\r\n\r\n" + _flipped_somewhere(body)))
 
 
 async def forgets_condition(exchange: Exchange) -> None:
@@ -191,6 +214,14 @@ class FaultProxy(S3Server):
                     del self._faults[number]
                 return fault
         return None
+
+
+def _flipped_somewhere(body: bytes) -> bytes:
+    return _flipped(body, random.randrange(len(body)), 1 << random.randrange(8)) if body else body
+
+
+def _flipped(body: bytes, at: int, bit: int) -> bytes:
+    return body[:at] + bytes([body[at] ^ bit]) + body[at + 1 :]
 
 
 def _closing(head: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -35,12 +36,13 @@ from s3_server import MotoServer
 
 from ttbert.cache.cache import Cache, blob_key, manifest_key, open_cache
 from ttbert.cache.census import take_census
-from ttbert.cache.condemned import Objections, Sweeper, condemn
+from ttbert.cache.condemned import LOOKS, CondemnedRef, Objections, Sweeper, condemn
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.gc import GRACE, Limits, Plan, plan_gc
 from ttbert.cache.lease import leased
-from ttbert.cache.refs import Ref
+from ttbert.cache.refs import Ref, entry_numbers
 from ttbert.cache.stores.local import LocalStore
+from ttbert.cache.stores.store import Entry
 from ttbert.cache.sweep import run_gc
 from ttbert.cache.used import stamp
 from ttbert.cache.verify import verify
@@ -411,13 +413,13 @@ def test_a_writer_waits_for_a_sweep_that_may_not_have_seen_it(cache: Cache, root
     """And for no longer than the sweep said that it acts on what it saw; a sweep that was killed keeps nobody waiting."""
     key = blob_key(cache.publish_blob(b"content"))
     record = condemn(cache.store, [], {key: "waste"})
-    sweeper = Sweeper(cache.store, record, seconds=0.0)
-    sweeper.announce()
+    sweeper = Sweeper(cache.store, record)
+    sweeper.announce(seconds=0.0)
     started = time.monotonic()
     Objections(cache.store).reprieve([key])
     waited = time.monotonic() - started
     assert 1 < waited < 4, "the look is over, but a deletion that was begun may be on its way for two seconds"
-    assert sweeper.reprieved() == {key} and not sweeper.fresh
+    assert sweeper.reprieved() == {key} and not sweeper.left
     started = time.monotonic()
     Objections(cache.store).reprieve([key, "blobs/aa/another"])
     assert time.monotonic() - started < 0.5, "the announcement is out of date"
@@ -435,7 +437,7 @@ def test_a_writer_that_waits_long_for_a_sweep_says_so(
 ) -> None:
     monkeypatch.setattr("ttbert.cache.condemned._SILENT", 0.1)
     key = blob_key(cache.publish_blob(b"content"))
-    Sweeper(cache.store, condemn(cache.store, [], {key: "waste"}), seconds=0.0).announce()
+    Sweeper(cache.store, condemn(cache.store, [], {key: "waste"})).announce(seconds=0.0)
     Objections(cache.store).reprieve([key])
     (said,) = caplog.messages
     assert said.startswith("waiting for a `gc` that is deleting")
@@ -448,7 +450,7 @@ def test_a_writer_waits_for_a_sweep_whose_record_another_collector_removed(cache
     slow.announce()
     quick.announce()
     quick.finish()
-    assert slow.reprieved() is None and slow.fresh, "it finds out when it looks, and may act by an earlier look until then"
+    assert slow.reprieved() is None and slow.left, "it finds out when it looks, and may act by an earlier look until then"
     threading.Timer(0.3, slow.stop).start()
     started = time.monotonic()
     Objections(cache.store).reprieve([key])
@@ -477,8 +479,51 @@ def test_a_look_that_takes_too_long_is_not_acted_on(cache: Cache, root: Path) ->
     age(root, GRACE + HOUR)
     before = {key for key in files(root) if not key.startswith("gc/")}
     with pytest.raises(StoreUnavailable, match="too slow"):
-        run_gc(cache, plan(cache), look=0.0)
+        run_gc(cache, plan(cache), looks=(0.0,))
     assert {key for key in files(root) if not key.startswith("gc/")} == before
+
+
+class SlowOnce(LocalStore):
+    """The first listing of everything takes a second."""
+
+    slow = True
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        if not prefix and self.slow:
+            self.slow = False
+            time.sleep(1)
+        return super().list(prefix)
+
+
+def test_where_looking_takes_long_the_next_look_is_good_for_longer(cache: Cache, root: Path) -> None:
+    publish(cache)
+    cache.remove_ref(TINY)
+    collect(cache)
+    age(root, GRACE + HOUR)
+    ripe = plan(cache)
+    assert run_gc(Cache(SlowOnce(root)), ripe, looks=(0.5, 60.0)) > 6000 and left(root) == []
+
+
+def test_what_a_collector_that_looked_too_long_ago_wants_to_delete_stays(cache: Cache) -> None:
+    key = blob_key(cache.publish_blob(b"content"))
+    sweeper = Sweeper(cache.store, condemn(cache.store, [], {key: "waste"}))
+    sweeper.announce(seconds=0.0)
+    assert not sweeper.delete(key) and cache.store.head(key)
+    sweeper.announce()
+    assert sweeper.delete(key) and cache.store.head(key) is None
+
+
+def test_a_name_that_was_relied_on_since_it_was_condemned_is_not_forgotten_however_late(cache: Cache, root: Path) -> None:
+    """What a stopped collector has sent may still be on its way: it names the entry that it saw, and that is not the last."""
+    cached = publish(cache)
+    (number,) = entry_numbers(cache.store, TINY)
+    condemn(cache.store, [CondemnedRef(TINY.folder, number, "not used for long")], {})
+    cache.move_ref(TINY, cached, "someone/tiny", COMMIT)
+    cache.remove_ref(TINY, after=number)
+    assert cache.resolve(TINY) == cached and entry_numbers(cache.store, TINY) == [number, number + 1]
+    cache.move_ref(OTHER, cached, "someone/tiny", COMMIT)
+    cache.move_ref(OTHER, cached, "someone/tiny", COMMIT)
+    assert entry_numbers(cache.store, OTHER) == [1], "of what nobody condemned nothing is written twice"
 
 
 class NotTouched(LocalStore):
@@ -593,6 +638,17 @@ def test_a_bucket_is_collected_in_two_phases_too(bucket: str) -> None:
     assert cache.store.head(blob_key(blake3_of(TENSORS["head"]))) is None
     assert cache.resolve(OTHER) == other and sound(cache) and not list(cache.store.list("gc"))
     assert publish(cache) == cached and sound(cache)
+
+
+def test_nobody_waits_long_for_a_collector_that_was_killed(bucket: str, root: Path) -> None:
+    """For as long as its announcement says; on an object store, where that is longest, for little more than a minute."""
+    for url, longest in ((bucket, 75), (str(root), 30)):
+        store = open_cache(url).store
+        key = blob_key(open_cache(url).publish_blob(b"content"))
+        Sweeper(store, condemn(store, [], {key: "waste"})).announce()
+        (announced,) = (entry.key for entry in store.list("gc") if "/sweeping/" in entry.key)
+        seconds = json.loads(store.get(announced))["seconds"]
+        assert LOOKS[0] + store.capabilities.done_within <= seconds <= longest
 
 
 def test_in_a_bucket_too_a_conversion_that_meets_a_sweep_is_whole_in_the_end(bucket: str) -> None:

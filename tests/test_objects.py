@@ -16,6 +16,7 @@ from fault_proxy import (
     FaultProxy,
     conflict,
     forgets_condition,
+    refused_as_damaged,
     reset_after,
     reset_before,
     silent,
@@ -23,15 +24,19 @@ from fault_proxy import (
     truncated,
     unavailable,
     wrong_bytes,
+    wrong_somewhere,
 )
-from models import TENSORS, TINY, load, publish
+from models import COMMIT, TENSORS, TINY, load, publish
 from s3_server import MotoServer, S3Server, free_port
 
-from ttbert.cache.cache import Cache, open_cache
+from ttbert.cache.cache import Cache, blob_key, open_cache
 from ttbert.cache.census import take_census
+from ttbert.cache.condemned import Objections, Sweeper, condemn
+from ttbert.cache.history import read_log
 from ttbert.cache.stores.access import Patience
 from ttbert.cache.stores.objects import TRIES, ObjectStore
 from ttbert.cache.stores.ranges import AHEAD, RANGE
+from ttbert.cache.stores.store import read_twice
 from ttbert.cache.verify import verify
 from ttbert.errors import CacheError, InputError, IntegrityError, StoreReadOnly, StoreUnavailable
 
@@ -56,7 +61,7 @@ def use(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
 # Faults on the way
 
 
-@pytest.mark.parametrize("fault", [unavailable, reset_before, reset_after, conflict, silent])
+@pytest.mark.parametrize("fault", [unavailable, reset_before, reset_after, conflict, refused_as_damaged, silent])
 def test_a_write_that_meets_a_fault_is_published_once(url: str, proxy: FaultProxy, fault: Fault) -> None:
     """Whether it was carried out before the fault or not: this call published it, and says so."""
     retries = []
@@ -65,6 +70,19 @@ def test_a_write_that_meets_a_fault_is_published_once(url: str, proxy: FaultProx
     assert store.put(KEY, CONTENT) is True
     assert store.get(KEY) == CONTENT and len(retries) == 1 and proxy.count("PUT") == 2
     assert store.put(KEY, b"another") is False and store.get(KEY) == CONTENT
+
+
+def test_no_request_of_a_deletion_is_sent_after_its_time(url: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else may rely on it by then. So a deletion is given up that a retry would still have carried out."""
+    monkeypatch.setattr("ttbert.cache.stores.objects._DELETING", 0.5)
+    store = ObjectStore(url, IMPATIENT)
+    store.put(KEY, CONTENT)
+    for method, deletions in (("HEAD", 0), ("POST", 1)):  # to S3 a deletion is a POST
+        proxy.calm()
+        proxy.meet(silent, method)
+        with pytest.raises(StoreUnavailable, match="no answer in time"):
+            store.delete(KEY)
+        assert proxy.count("HEAD") == 1 and proxy.count("POST") == deletions
 
 
 def test_a_large_write_without_an_answer_is_tried_again_in_bounded_time(url: str, proxy: FaultProxy) -> None:
@@ -170,9 +188,10 @@ def test_wrong_bytes_are_never_used(url: str, proxy: FaultProxy) -> None:
 def test_a_sound_object_stays_where_it_is_when_its_bytes_are_damaged_on_the_way(url: str, proxy: FaultProxy) -> None:
     cache = open_cache(url)
     digest = cache.publish_blob(CONTENT)
-    proxy.meet(wrong_bytes, "GET", "/blobs/")
-    assert cache.publish_blob(CONTENT) == digest
-    assert proxy.count("DELETE", "/blobs/") == 0 and not list(cache.store.list("quarantine"))
+    for times in (1, 2, 5):  # other bits each time
+        proxy.meet(wrong_somewhere, "GET", "/blobs/", times)
+        assert cache.publish_blob(CONTENT) == digest
+    assert not list(cache.store.list("quarantine")) and cache.store.head(blob_key(digest))
 
 
 def test_repair_leaves_a_sound_object_whose_bytes_are_damaged_on_the_way(url: str, proxy: FaultProxy) -> None:
@@ -181,7 +200,43 @@ def test_repair_leaves_a_sound_object_whose_bytes_are_damaged_on_the_way(url: st
     proxy.meet(wrong_bytes, "GET", "/blobs/")
     (finding,) = verify(cache, take_census(cache), repair=True).findings
     assert finding.moved is None and not list(cache.store.list("quarantine"))
+    proxy.meet(wrong_somewhere, "GET", "/blobs/", times=8)
+    findings = verify(cache, take_census(cache), repair=True).findings
+    assert findings and all("on its way here" in finding.problem and not finding.moved for finding in findings)
+    proxy.calm()
     assert verify(cache, take_census(cache), repair=True).sound
+
+
+def test_an_entry_that_is_damaged_on_the_way_does_not_spoil_the_history_of_a_name(url: str, proxy: FaultProxy) -> None:
+    """The next entry holds its digest, for good."""
+    cache = open_cache(url)
+    cached = publish(cache)
+    for times in (1, 3):
+        cache.remove_ref(TINY)
+        proxy.meet(wrong_somewhere, "GET", "/refs/", times)
+        cache.move_ref(TINY, cached, "someone/tiny", COMMIT)
+    log = read_log(cache.store, TINY)
+    assert len(log) == 5 and not any(line.problem for line in log)
+
+
+def test_a_record_that_is_damaged_on_the_way_is_obeyed_all_the_same(url: str, proxy: FaultProxy) -> None:
+    """A writer reads what is condemned, and a collector what is reprieved."""
+    cache = open_cache(url)
+    key = blob_key(cache.publish_blob(CONTENT))
+    record = condemn(cache.store, [], {key: "waste"})
+    proxy.meet(wrong_somewhere, "GET", f"/{record.folder}/", times=3)
+    assert Objections(cache.store).reprieve([key]) == {key}
+    proxy.meet(wrong_somewhere, "GET", f"/{record.folder}/reprieved/", times=3)
+    assert Sweeper(cache.store, record).reprieved() == {key}
+
+
+def test_what_comes_otherwise_each_time_is_not_acted_on(url: str, proxy: FaultProxy) -> None:
+    store = ObjectStore(url)
+    store.put(KEY, CONTENT)
+    proxy.meet(wrong_somewhere, "GET", "/blobs/", times=100)
+    with pytest.raises(StoreUnavailable, match="other bytes come each time"):
+        read_twice(store, KEY, len(CONTENT))
+    proxy.calm()
 
 
 def test_a_model_is_published_through_many_faults(url: str, proxy: FaultProxy) -> None:

@@ -22,16 +22,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--machines", type=int, default=8)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--log", type=Path, help="Write every operation and its outcome into this file.")
+    parser.add_argument("--log", type=Path, help="Write every operation and its outcome into this file, as it ends.")
     chosen = parser.parse_args()
     why_not = Lab.why_not()
     if why_not:
         sys.exit(why_not)
     with tempfile.TemporaryDirectory(prefix="ttbert-soak-") as folder:
-        result = soak(Path(folder), chosen.minutes, chosen.machines, chosen.seed)
+        log = chosen.log.open("w") if chosen.log else None
+        result = soak(Path(folder), chosen.minutes, chosen.machines, chosen.seed, log)
     print(result.report())
-    if chosen.log:
-        chosen.log.write_text("".join(f"{each}\n" for each in result.history.operations))
     for failure in result.failures:
         print(failure, file=sys.stderr)
     sys.exit(1 if result.failures else 0)

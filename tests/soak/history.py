@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from ttbert import errors
 
@@ -60,14 +60,21 @@ class Operation:
 
 
 class History:
-    """All operations of a soak. `expected` is what each model holds."""
+    """All operations of a soak. `expected` is what each model holds; `log` gets a line or some of each operation that ended."""
 
-    def __init__(self, expected: Mapping[str, Content]) -> None:
+    def __init__(self, expected: Mapping[str, Content], log: TextIO | None = None) -> None:
         self.operations: list[Operation] = []
-        self._expected = expected
+        self._expected, self._log = expected, log
+        self._misled: list[tuple[int, float]] = []
 
     def add(self, operation: Operation) -> None:
         self.operations.append(operation)
+        if self._log:
+            print(operation, file=self._log, flush=True)
+
+    def mislead(self, machine: int, now: float) -> None:
+        """Note that a machine got wrong bytes of what no digest protects: a name, or a listing."""
+        self._misled.append((machine, now))
 
     def outcomes(self) -> dict[str, Counter[str]]:
         """How many operations of each kind ended in which way."""
@@ -94,7 +101,22 @@ class History:
         return [each for each in self.operations if is_rude(each)]
 
     def lost(self) -> list[Operation]:
-        """Loads that did not find a model, or a part of it, that had been published, and not been removed since."""
+        """Loads that did not find a model, or a part of it, that had been published, and not been removed since.
+
+        Those are left out that were misled; what is really lost, the next ones do not find either.
+        """
+        return [each for each in self._not_found() if not self._was_misled(each)]
+
+    def misled(self) -> list[Operation]:
+        """Loads that did not find what had been published, since they were given wrong bytes of a name or of a listing."""
+        return [each for each in self._not_found() if self._was_misled(each)]
+
+    def _was_misled(self, operation: Operation) -> bool:
+        return any(
+            machine == operation.machine and operation.started <= when <= operation.ended for machine, when in self._misled
+        )
+
+    def _not_found(self) -> list[Operation]:
 
         def is_absent(each: Operation) -> bool:
             return _NAMES.get(each.exit_code) in ("NotCached", "InputError") or "is missing" in each.err

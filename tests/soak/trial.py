@@ -14,11 +14,11 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import tiny
 from ceph_server import CephServer
@@ -34,7 +34,8 @@ from fault_proxy import (
     stalled,
     truncated,
     unavailable,
-    wrong_bytes,
+    wrong_arrival,
+    wrong_somewhere,
 )
 from machines import Lab, Machine
 from program import environment
@@ -43,10 +44,13 @@ from s3_server import MotoServer
 from .history import Content, History, Operation
 
 WORKER = Path(__file__).with_name("worker.py")
-OPERATIONS = {"convert": 8, "load": 10, "pull": 3, "push": 3, "rm": 2, "gc": 3, "verify": 1, "ls": 1, "wipe": 2}
+OPERATIONS = {"convert": 8, "load": 10, "pull": 3, "push": 3, "rm": 2, "gc": 3, "verify": 1, "repair": 1, "ls": 1, "wipe": 2}
 """What the machines do, and how often in proportion."""
 
-FAULTS: dict[str, tuple[int, Fault, str, str]] = {
+FaultOften = tuple[int, Fault, str, str]
+Note = Callable[[str, str], None]
+
+FAULTS: dict[str, FaultOften] = {
     "503": (6, unavailable, "", ""),
     "reset before": (6, reset_before, "", ""),
     "reset after": (6, reset_after, "", ""),
@@ -55,11 +59,21 @@ FAULTS: dict[str, tuple[int, Fault, str, str]] = {
     "truncated": (6, truncated, "GET", ""),
     "stalled": (1, stalled, "GET", ""),
     "silent": (1, silent, "", ""),
-    # Of objects that are named by their digest, which is what protects them. TCP and TLS have to protect the others.
-    "wrong bytes (blob)": (4, wrong_bytes, "GET", "/blobs/"),
-    "wrong bytes (manifest)": (4, wrong_bytes, "GET", "/manifests/"),
+    "wrong bytes (blob)": (4, wrong_somewhere, "GET", "/blobs/"),
+    "wrong bytes (manifest)": (4, wrong_somewhere, "GET", "/manifests/"),
+    "wrong bytes (action)": (1, wrong_somewhere, "GET", "/actions/"),
+    "wrong bytes (name)": (2, wrong_somewhere, "GET", "/refs/"),
+    "wrong bytes (lease)": (2, wrong_somewhere, "GET", "/leases/"),
+    "wrong bytes (record)": (2, wrong_somewhere, "GET", "/gc/"),
+    "wrong bytes (listing)": (2, wrong_somewhere, "GET", "?list-type=2"),
 }
 """How often each fault comes in proportion, and the method and the path of the requests that meet it."""
+
+MISLEADING = {"wrong bytes (name)", "wrong bytes (listing)"}
+"""After these one cannot find what is there: names and listings are not named by a digest, and TLS has to protect them."""
+
+CHECKED = {"wrong bytes (write)": (2, wrong_arrival, "PUT", "")}
+"""A fault for servers that compare what arrives with the digest in the request's signature, as moto does not."""
 
 SEASON = 100.0
 """Seconds in which models are converted, and then are not. While somebody converts, nothing young is collected."""
@@ -129,6 +143,7 @@ class Result:
                 f"collected   {self.freed:,} bytes",
                 f"served      {len(history.served()):,} models, {contents:,} tensors and files, {len(history.wrong())} wrong",
                 f"at the end  {self.verified:,} objects verified, {len(self.unsound)} not as they should be",
+                f"misled      {len(history.misled())} loads by wrong bytes of a name or a listing did not find what was there",
                 f"losses      {len(history.lost())}",
             ]
         )
@@ -167,11 +182,13 @@ def _arguments(what: str, model: Model) -> list[str]:
         "gc": ["cache", "gc", "--grace", GRACE, "--yes", "--json"],
         "rm": ["cache", "rm", model.ref, "--yes", "--json"],
         "verify": ["cache", "verify", "--json"],
+        "repair": ["cache", "verify", "--repair", "--json"],
+        "info": ["cache", "info", "--json"],
         "ls": ["cache", "ls", "--json"],
     }.get(what, ["cache", what, model.ref, "--json"])
 
 
-def soak(folder: Path, minutes: float, count: int, seed: int) -> Result:
+def soak(folder: Path, minutes: float, count: int, seed: int, log: TextIO | None = None) -> Result:
     """Do it, in an empty folder; what came of it."""
     random_ = random.Random(seed)
     models = [
@@ -185,7 +202,7 @@ def soak(folder: Path, minutes: float, count: int, seed: int) -> Result:
         server = stack.enter_context(server_type())
         proxy = stack.enter_context(FaultProxy(server, lab.address))
         machines = lab.machines({**proxy.env, "TTBERT_CACHE": f"s3://{server.bucket()}/ttbert"})
-        history, began = History(expected), time.monotonic()
+        history, began = History(expected, log), time.monotonic()
         result = Result("moto" if server_type is MotoServer else "Ceph radosgw", count, minutes, seed, history)
         workers = [_worker(number, machine, history, began) for number, machine in enumerate(machines)]
         for worker in workers:
@@ -195,13 +212,21 @@ def soak(folder: Path, minutes: float, count: int, seed: int) -> Result:
             workers[0].do("convert", model)
         until = time.monotonic() + 60 * minutes
         over = threading.Event()
+        faults = FAULTS if server_type is MotoServer else {**FAULTS, **CHECKED}
+
+        def note(name: str, sender: str) -> None:
+            result.faults[name] += 1
+            if name in MISLEADING:
+                (number,) = (number for number, machine in enumerate(machines) if machine.address == sender)
+                history.mislead(number, time.monotonic() - began)
+
         tasks = [
             threading.Thread(target=_work, args=(worker, models, random.Random(random_.random()), began, until))
             for worker in workers
         ]
         troubles = [
-            threading.Thread(target=trouble, args=(random.Random(random_.random()), result.faults, over, of))
-            for trouble, of in ((_break_requests, proxy), (_break_links, machines))
+            threading.Thread(target=_break_requests, args=(random.Random(random_.random()), note, over, proxy, faults)),
+            threading.Thread(target=_break_links, args=(random.Random(random_.random()), note, over, machines)),
         ]
         for thread in (*tasks, *troubles):
             thread.start()
@@ -256,28 +281,30 @@ def _work(worker: Worker, models: list[Model], random_: random.Random, began: fl
         time.sleep(random_.uniform(0, 1.5))
 
 
-def _break_requests(random_: random.Random, met: Counter[str], over: threading.Event, proxy: FaultProxy) -> None:
+def _break_requests(
+    random_: random.Random, note: Note, over: threading.Event, proxy: FaultProxy, faults: Mapping[str, FaultOften]
+) -> None:
     """One request or some in a row meet a fault, every second or so."""
 
-    def counted(name: str, fault: Fault) -> Fault:
+    def noted(name: str, fault: Fault) -> Fault:
         async def run(exchange: Exchange) -> None:
-            met[name] += 1
+            note(name, exchange.sender)
             await fault(exchange)
 
         return run
 
     while not over.wait(random_.uniform(0.3, 1.7)):
-        (name,) = random_.choices(list(FAULTS), [weight for weight, *_ in FAULTS.values()])
-        _, fault, method, path = FAULTS[name]
-        proxy.meet(counted(name, fault), method, path, random_.choice((1, 1, 1, 1, 1, 2, 6)))
+        (name,) = random_.choices(list(faults), [weight for weight, *_ in faults.values()])
+        _, fault, method, path = faults[name]
+        proxy.meet(noted(name, fault), method, path, random_.choice((1, 1, 1, 1, 1, 2, 6)))
 
 
-def _break_links(random_: random.Random, met: Counter[str], over: threading.Event, machines: list[Machine]) -> None:
+def _break_links(random_: random.Random, note: Note, over: threading.Event, machines: list[Machine]) -> None:
     """One machine after another has no network for some seconds."""
     while not over.wait(random_.uniform(3, 15)):
         machine = random_.choice(machines)
         machine.unplug()
-        met["link down"] += 1
+        note("link down", machine.address)
         over.wait(0.1 * 100 ** random_.random())
         machine.plug_in()
 
@@ -287,6 +314,9 @@ def _look_at_the_end(result: Result, workers: list[Worker], models: list[Model])
     history = result.history
     first, other = workers[0], workers[-1]
     first.do("wipe", models[0])
+    info = first.do("info", models[0])
+    if not info.succeeded or info.document["quarantined"]:
+        result.unsound.append(f"something sound was moved to quarantine: {info}\n{info.out}")
     _verify(result, first, models)
     for model in models:
         now = history.operations[-1].ended

@@ -26,8 +26,8 @@ from ttbert.cli.tiers import bring_near
 from ttbert.console import show
 from ttbert.errors import NotCached
 
-LONGEST = 1200.0
-"""Seconds after which an operation is taken for stuck. A writer waits up to 900 for a collector that was killed."""
+LONGEST = 300.0
+"""Seconds after which an operation is taken for stuck. For each collector that was killed a writer may wait 70."""
 
 
 @cli.command("load")

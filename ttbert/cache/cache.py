@@ -249,15 +249,17 @@ class Cache:
         """Make `ref` mean a manifest. UntrustedError where that had to be signed, and there is no trusted key to do it.
 
         A manifest that no ref led to may be condemned, and in the middle of being deleted. So all that belongs to it is
-        reprieved first, and looked for once more before and after: CacheError if something is gone.
+        reprieved first, and looked for once more before and after: CacheError if something is gone. A ref that is
+        condemned itself gets a new entry in any case, since only the last one that was condemned can be forgotten.
         """
         for key in keys_of(cached):
             self.store.touch(key)
-        if self._objections.reprieve([*keys_of(cached), ref.folder]):
+        condemned = self._objections.reprieve([*keys_of(cached), ref.folder])
+        if condemned:
             self._publish(manifest_key(cached.digest), cached.manifest.to_bytes(), cached.digest)
             self.trust.sign(self.store, "manifest", cached.digest)
         self._check_whole(cached.manifest)
-        self._append(ref, RefEntry(cached.digest, repo, commit, created=""))
+        self._append(ref, RefEntry(cached.digest, repo, commit, created=""), anew=ref.folder in condemned)
         self._check_whole(cached.manifest)
         self.note_use(cached.digest)
 
@@ -293,7 +295,7 @@ class Cache:
             "convert the model again, which restores it",
         )
 
-    def _append(self, ref: Ref, means: RefEntry | None, after: int | None = None) -> None:
+    def _append(self, ref: Ref, means: RefEntry | None, after: int | None = None, anew: bool = False) -> None:
         def sign(digest: Digest) -> None:
             if means:
                 self._require_exact_writes()
@@ -304,7 +306,7 @@ class Cache:
             if means is None:
                 return True
             self.trust.check_history(self.store, ref, latest)
-            return self.trust.believes(self.store, "ref", latest.digest)
+            return not anew and self.trust.believes(self.store, "ref", latest.digest)
 
         entry = refs.move_ref(self.store, ref, means, sign, accept, after)
         if entry:
@@ -324,11 +326,13 @@ class Cache:
                 return
             self.store.touch(key)
             self._objections.reprieve([key])
-            # Looked at twice, since bytes may be damaged on their way here, and others need what is moved away.
-            if any(self.hash(key) == (digest, len(content)) for _ in range(2)):
+            # Read twice, since bytes may be damaged on their way here, differently each time; others need what is moved away.
+            reading, right = self.hash(key), (digest, len(content))
+            if reading == right or (again := self.hash(key)) == right:
                 return
-            with contextlib.suppress(KeyError):  # another writer may have moved it first
-                self.store.quarantine(key)
+            if reading == again:
+                with contextlib.suppress(KeyError):  # another writer may have moved it first
+                    self.store.quarantine(key)
         raise CacheError(f"{self._where(key)} could not be published: whatever is there is damaged", "look at the disk")
 
     def _require_exact_writes(self) -> None:

@@ -8,7 +8,8 @@ No store can delete an object on the condition that no other one leads to it. So
 
 *Mark*: a collector writes the record, and deletes nothing. *Sweep*: when the record is older than the grace period, a
 collector writes `sweeping`, looks at everything that counts (refs, stamps, reprieves), deletes what is still in nobody's way,
-and removes the record at the end. By what it saw it acts for `LOOK` seconds; then it writes and looks again.
+and removes the record at the end. By what it saw it acts for some seconds, the first of `LOOKS`; then it writes and looks
+again. Where looking takes most of these seconds, the next look is good for longer.
 
 *Writers*: blobs are named by content, so a writer may find that one is there already, perhaps condemned. Before it relies
 on it, it calls `reprieve`: that writes `reprieved`, and only then looks for `sweeping`. One of the two sees the other,
@@ -18,11 +19,14 @@ publishes it once more if it went; `move_ref` does all this for everything that 
 
 What a sweep removes last is the record, then the reprieves, then its own announcement. A collector that finds its record
 gone stops; so the reprieves that it saw are all there were. A writer that meets an announcement without a record waits for
-that, too. A killed collector leaves a record, which the next one sweeps from the start, and announcements that time out.
+that, too. A killed collector leaves a record, which the next one sweeps from the start, and announcements that time out:
+when the look was good no more, and a deletion begun at its very end is done or never will be (`Capabilities.done_within`).
+Refs need none of this time: whoever relies on a condemned one adds an entry to it, and it is forgotten only up to the last
+entry that was condemned.
 
 What this rests on, and what it does not cover: a listing shows what was written before it (on network file systems after
 `Capabilities.seen_within`, which collectors wait for); a conversion takes less than the grace period from the first blob
-that it relies on to its ref. And a collector that the machine suspends for longer than a look, exactly between its last
+that it relies on to its ref. And a collector that the machine suspends for as long as `done_within`, exactly between its last
 glance at the clock and the deletion, may delete what was reprieved meanwhile. Then a model lacks a blob, which every command
 says, and converting it again restores it: a wrong byte is never served.
 """
@@ -39,11 +43,12 @@ from dataclasses import dataclass
 
 from ..errors import IncompatibleError, IntegrityError, StoreReadOnly
 from .document import LARGEST, Fields, canonical
-from .stores.store import Entry, Store, is_key
+from .stores.store import Entry, Store, is_key, read_twice
 
 FOLDER = "gc"
-LOOK = 60.0
-"""Seconds for which a collector deletes by what it saw."""
+LOOKS = (20.0, 80.0, 320.0)
+"""Seconds for which a collector deletes by what it saw: at first, and where looking takes longer. Writers wait so long for a
+collector that was killed."""
 
 _RECORD, _REPRIEVE, _SWEEPING = "ttbert.condemned/1", "ttbert.reprieved/1", "ttbert.sweeping/1"
 _OWN, _REFS = ("blobs/", "manifests/", "actions/"), ("refs/",)
@@ -111,7 +116,7 @@ def read_record(store: Store, name: str) -> Condemned | None:
     key = f"{FOLDER}/{name}/condemned"
     entry = store.head(key)
     try:
-        fields = Fields.parse(store.get(key, 0, LARGEST + 1), f"{store.url}/{key}")
+        fields = Fields.parse(read_twice(store, key, LARGEST + 1), f"{store.url}/{key}")
     except KeyError:
         return None
     fields.schema(_RECORD)
@@ -137,15 +142,15 @@ class Objections:
         self._store = store
         self._known: dict[str, Condemned | None] = {}
 
-    def reprieve(self, keys: Collection[str]) -> bool:
-        """Keep what is stored under `keys` from being deleted, or wait until it is; False where nobody meant to.
+    def reprieve(self, keys: Collection[str]) -> set[str]:
+        """Keep what is stored under `keys` from being deleted, or wait until it is; those that somebody meant to delete.
 
-        If it gives True, look whether it is all still there. Costs one listing where nothing is condemned. For what leads
-        to a ref give the ref's folder.
+        If there are any, look whether it is all still there. Costs one listing where nothing is condemned. For what leads
+        to a ref give the ref's folder, and if it is among those, add an entry to it. Where nothing may be written, none are.
         """
         concerned = self._concerned(list(self._store.list(FOLDER)), set(keys))
         if not concerned:
-            return False
+            return set()
         now = time.time()
         for folder, found in concerned.items():
             document = {"schema": _REPRIEVE, "keys": [{"key": key} for key in sorted(found)]}
@@ -153,13 +158,13 @@ class Objections:
             try:
                 self._store.put(key, canonical(document))
             except StoreReadOnly:
-                return True  # whoever may write nothing will let nothing lead there, and is but a reader
+                return set()  # whoever may write nothing will let nothing lead there, and is but a reader
             written = self._store.head(key)
             now = written.modified if written else now
         entries = list(self._store.list(FOLDER))
         folders = {*concerned, *self._concerned(entries, set(keys))}
         self._wait({key: until for key, until in self._sweeping(entries, folders).items() if until > now}, now)
-        return True
+        return set().union(*concerned.values())
 
     def _concerned(self, entries: list[Entry], keys: set[str]) -> dict[str, set[str]]:
         """The folders of the records that name some of the keys, and these; all of them where a sweep has lost its record."""
@@ -184,7 +189,7 @@ class Objections:
         for entry in entries:
             if entry.key.rpartition("/")[0].removesuffix("/sweeping") in folders and "/sweeping/" in entry.key:
                 with contextlib.suppress(KeyError, IntegrityError, IncompatibleError):
-                    fields = Fields.parse(self._store.get(entry.key, 0, 1000), entry.key)
+                    fields = Fields.parse(read_twice(self._store, entry.key, 1000), entry.key)
                     fields.schema(_SWEEPING)
                     found[entry.key] = entry.modified + min(fields.size("seconds"), _LONGEST)
         return found
@@ -206,21 +211,20 @@ class Objections:
 class Sweeper:
     """A collector's side: announce a look, and know for how long it is good."""
 
-    def __init__(self, store: Store, record: Condemned, seconds: float = LOOK) -> None:
+    def __init__(self, store: Store, record: Condemned) -> None:
         self._store, self._record = store, record
         self._settles = 2 * store.capabilities.seen_within
-        self._seconds = seconds
         self._until = 0.0
         self._announced: list[str] = []
 
-    def announce(self) -> float:
-        """To be called before looking; the store's clock at that moment.
+    def announce(self, seconds: float = LOOKS[0]) -> float:
+        """To be called before a look that is to be good for so long; the store's clock at that moment.
 
         Where machines see each other's writes late, it returns only when every writer that could not yet see the
         announcement has made its own be seen.
         """
-        self._until = time.monotonic() + self._settles + self._seconds
-        lasts = self._settles + self._seconds + self._store.capabilities.done_within
+        self._until = time.monotonic() + self._settles + seconds
+        lasts = self._settles + seconds + self._store.capabilities.done_within
         key = f"{self._record.folder}/sweeping/{uuid.uuid4().hex}"
         self._store.put(key, canonical({"schema": _SWEEPING, "seconds": math.ceil(lasts)}))
         self._announced.append(key)
@@ -229,16 +233,20 @@ class Sweeper:
         return entry.modified if entry else time.time()
 
     @property
-    def fresh(self) -> bool:
-        """Whether what was seen since the announcement may still be acted on."""
-        return time.monotonic() < self._until
+    def left(self) -> float:
+        """Seconds for which what was seen since the announcement may still be acted on."""
+        return max(0.0, self._until - time.monotonic())
+
+    def delete(self, key: str) -> bool:
+        """Delete an object by what was seen; False where there is none, or that may not be acted on any more."""
+        return self.left > 0 and self._store.delete(key)
 
     def reprieved(self) -> set[str] | None:
         """The keys that writers rely on; None where another collector has finished with the record."""
         keys = set()
         for entry in self._store.list(f"{self._record.folder}/reprieved"):
             with contextlib.suppress(KeyError):
-                fields = Fields.parse(self._store.get(entry.key, 0, LARGEST + 1), f"{self._store.url}/{entry.key}")
+                fields = Fields.parse(read_twice(self._store, entry.key, LARGEST + 1), f"{self._store.url}/{entry.key}")
                 fields.schema(_REPRIEVE)
                 keys |= {_key(each, "key", (*_OWN, *_REFS)) for each in fields.objects("keys")}
         # In this order: the record goes first, so if it is there now, no reprieve was missing above.

@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote
 from ..errors import CacheError, IncompatibleError, InputError, IntegrityError
 from .digest import Digest, blake3_of
 from .document import Fields, canonical
-from .stores.store import Store
+from .stores.store import Store, read_twice
 
 SCHEMA = "ttbert.ref/2"
 _TEXT = re.compile(r"(?P<name>[^@:\s]+)(?:@(?P<revision>[^:\s]+))?(?::(?P<policy>[a-z0-9_]+))?")
@@ -216,7 +216,7 @@ def move_ref(
         if numbers:
             number = numbers[-1] + 1
             try:
-                content = read_content(store, ref, numbers[-1])
+                content = read_twice(store, entry_key(ref, numbers[-1]), _LARGEST + 1)  # its digest goes into the next entry
             except KeyError:
                 continue  # deleted between the listing and now
             before = blake3_of(content)

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from ..errors import StoreUnavailable
 from .cache import Cache
 from .census import Census, take_census
-from .condemned import LOOK, Condemned, Sweeper, condemn, read_record
+from .condemned import LOOKS, Condemned, Sweeper, condemn, read_record
 from .gc import GRACE, Limits, Plan
 from .lease import LASTS
 from .reach import OWN, Scope, find_unused, keys_in_use, union
 from .stores.store import Entry, is_temporary
 
 
-def run_gc(cache: Cache, plan: Plan, look: float = LOOK) -> int:
+def run_gc(cache: Cache, plan: Plan, looks: tuple[float, ...] = LOOKS) -> int:
     """Do what the plan says, as far as it is still right when the turn of each thing comes; the number of bytes freed.
 
-    A look at the cache is acted on for `look` seconds. StoreUnavailable where looking takes longer than that.
+    A look at the cache is acted on for the first of so many seconds; where looking takes most of them, for the next.
+    StoreUnavailable where it takes longer than the last.
     """
     freed = sum(_remove_leftover(cache, waste.entry) for waste in plan.leftovers)
     names = list(plan.ripe)
@@ -32,7 +33,7 @@ def run_gc(cache: Cache, plan: Plan, look: float = LOOK) -> int:
     for name in names:
         found = read_record(cache.store, name)
         if found:
-            freed += _Sweep(cache, found, plan.limits, look).run()
+            freed += _Sweep(cache, found, plan.limits, looks).run()
     return freed
 
 
@@ -55,9 +56,10 @@ class _Stop(Exception):
 class _Sweep:
     """One record being swept."""
 
-    def __init__(self, cache: Cache, record: Condemned, limits: Limits, look: float) -> None:
+    def __init__(self, cache: Cache, record: Condemned, limits: Limits, looks: tuple[float, ...]) -> None:
         self._cache, self._record, self._limits = cache, record, limits
-        self._sweeper = Sweeper(cache.store, record, look)
+        self._sweeper = Sweeper(cache.store, record)
+        self._looks = list(looks)
         self._scope = Scope(cache, limits.only)
         self._seen: _Seen | None = None
 
@@ -76,7 +78,7 @@ class _Sweep:
                 entry = store.head(key)
                 if entry and entry.modified < record.since and key not in seen.spared:
                     freed += self._remove_company(key)
-                    freed += entry.size if self._sweeper.fresh and store.delete(key) else 0
+                    freed += entry.size if self._sweeper.delete(key) else 0
         except _Stop:
             self._sweeper.stop()
             return freed
@@ -92,25 +94,31 @@ class _Sweep:
         kind, _, name = key.rpartition("/")
         folders = [f"used/{name}", f"signatures/manifest/{name}"] if kind.startswith("manifests/") else []
         entries = [entry for folder in folders for entry in self._cache.store.list(folder)]
-        return sum(entry.size for entry in entries if self._cache.store.delete(entry.key))
+        return sum(entry.size for entry in entries if self._sweeper.delete(entry.key))
 
     def _look(self) -> _Seen:
         """What counts at this moment: seen so recently that it may be acted on."""
-        if self._seen is None or not self._sweeper.fresh:
-            now = self._sweeper.announce()
-            reprieved = self._sweeper.reprieved()
-            census = take_census(self._cache)
-            if reprieved is None or any(model.cached is None for model in census.models):
-                raise _Stop
-            if now - self._record.since < GRACE and _somebody_converts(census, now):
-                raise _Stop
-            self._seen = _Seen(census, reprieved | union(keys_in_use(self._cache, census, self._limits.keep_last)))
-            if not self._sweeper.fresh:
+        while self._seen is None or not self._sweeper.left:
+            seconds = self._looks[0]
+            self._seen = self._look_anew(seconds)
+            if len(self._looks) > 1 and self._sweeper.left < seconds / 2:
+                del self._looks[0]
+            elif not self._sweeper.left:
                 raise StoreUnavailable(
                     f"{self._cache.store.url} is too slow: when everything had been looked at, that was out of date",
                     "collect on a machine that is nearer to the cache",
                 )
         return self._seen
+
+    def _look_anew(self, seconds: float) -> _Seen:
+        now = self._sweeper.announce(seconds)
+        reprieved = self._sweeper.reprieved()
+        census = take_census(self._cache)
+        if reprieved is None or any(model.cached is None for model in census.models):
+            raise _Stop
+        if now - self._record.since < GRACE and _somebody_converts(census, now):
+            raise _Stop
+        return _Seen(census, reprieved | union(keys_in_use(self._cache, census, self._limits.keep_last)))
 
 
 def _remove_leftover(cache: Cache, entry: Entry) -> int:

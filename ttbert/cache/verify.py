@@ -63,10 +63,10 @@ def verify(
 ) -> Verdict:
     """Read every blob and manifest, or those of one model, and compare their digests.
 
-    What is looked at is the shared store, of which `census` must be. With `repair`, what is damaged there is moved to
-    quarantine, and it and what is missing is restored from the local tier; what may not be read, cannot be reached, or was
-    written by another version of ttbert is left alone. Progress is told of each object that was read. NotCached where there
-    is no cache.
+    What is looked at is the shared store, of which `census` must be. With `repair`, what is damaged there, and the same at a
+    second look, is moved to quarantine, and it and what is missing is restored from the local tier; what may not be read,
+    cannot be reached, or was written by another version of ttbert is left alone. Progress is told of each object that was read.
+    NotCached where there is no cache.
     """
     owners, stored = _owners(census, only), entries_to_verify(cache, census, only)
     findings = []
@@ -143,10 +143,13 @@ def _examine(cache: Cache, key: str, models: tuple[str, ...], repair: bool) -> F
         return Finding(key, error.message, models, exit_code=error.exit_code)
     if problem is None:
         return None
+    if not repair:
+        return Finding(key, problem, models)
+    if _check(cache, key) != problem:
+        return Finding(key, f"{problem}; at a second look it is not so: it is damaged on its way here, and stays", models)
     moved = None
-    if repair and _check(cache, key):  # looked at again, since bytes may be damaged on their way here
-        with contextlib.suppress(KeyError):  # somebody else has just moved or deleted it
-            moved = cache.store.quarantine(key)
+    with contextlib.suppress(KeyError):  # somebody else has just moved or deleted it
+        moved = cache.store.quarantine(key)
     return Finding(key, problem, models, moved)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import random
 import re
 import threading
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 TRIES = 6
-_DONE_WITHIN = 300.0
-"""A deletion is a look and a deletion, each of them tried so often, with a silence of `PATIENCE` at most each time."""
+_DELETING = 20.0
+"""Seconds after which no request of a deletion is sent any more, answered or not. It can be begun again at any time."""
+_DONE_WITHIN = _DELETING + PATIENCE.connect + 25.0
+"""The last request of a deletion may still wait for its connection, and then the server has so long to carry it out."""
 _FIRST_PAUSE = 0.1
 _WORKERS = 16
 _SMALL = 1 << 20
@@ -55,6 +58,8 @@ _CAUSE = re.compile(r'message: "([^"]+)"')
 _NO_ANSWER = "no answer in time"
 _IN_FLIGHT = ("ConditionalRequestConflict", "OperationAborted")
 """Codes of S3 for a create-only write that met another one that is not done: neither has won yet."""
+_DAMAGED = ("XAmzContentSHA256Mismatch", "BadDigest")
+"""Codes of S3 for a write of which other bytes arrived than were sent; nothing was written."""
 
 T = TypeVar("T")
 
@@ -139,10 +144,9 @@ class ObjectStore(Store):
     def head(self, key: str) -> Entry | None:
         check_key(key)
         try:
-            found = self._try(key, lambda: obstore.head(self._client, key))
+            return _entry(self._head(key))
         except KeyError:
             return None
-        return _entry(found)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         if prefix:
@@ -151,10 +155,11 @@ class ObjectStore(Store):
         return iter(sorted((_entry(each) for each in found if is_key(each["path"])), key=lambda entry: entry.key))
 
     def delete(self, key: str) -> bool:
-        if self.head(key) is None:
-            return False
+        check_key(key)
+        until = time.monotonic() + _DELETING
         try:
-            self._try(key, lambda: obstore.delete(self._client, key), writing=True)
+            self._head(key, until)
+            self._try(key, lambda: obstore.delete(self._client, key), writing=True, until=until)
         except KeyError:
             return False
         return True
@@ -193,6 +198,9 @@ class ObjectStore(Store):
             self.delete(key)
         return won.count(True) == 1
 
+    def _head(self, key: str, until: float = math.inf) -> Any:
+        return self._try(key, lambda: obstore.head(self._client, key), until=until)
+
     def _holds(self, key: str, content: bytes | memoryview) -> bool:
         """Whether these very bytes are stored there."""
         try:
@@ -215,9 +223,14 @@ class ObjectStore(Store):
             raise KeyError(key)
         return b""
 
-    def _try(self, key: str, call: Callable[[], T], writing: bool = False) -> T:
-        """What the call gives, tried again a bounded number of times; KeyError where there is no such object."""
+    def _try(self, key: str, call: Callable[[], T], writing: bool = False, until: float = math.inf) -> T:
+        """What the call gives, tried again a bounded number of times; KeyError where there is no such object.
+
+        No attempt is begun after `until`, by the clock of `time.monotonic`.
+        """
         for attempt in range(1, TRIES + 1):
+            if time.monotonic() > until:
+                raise self._explain(TimeoutError("timed out"), writing)
             try:
                 return call()
             except FileNotFoundError as error:
@@ -285,7 +298,7 @@ def _is_transient(error: Exception) -> bool:
     status, code = _status(error), _code(error)
     if status is None:
         return code is None or code in ("InternalError", "SlowDown", "ServiceUnavailable")
-    return status in (408, 409, 425, 429) or status >= 500 or code == "RequestTimeout"
+    return status in (408, 409, 425, 429) or status >= 500 or code in ("RequestTimeout", *_DAMAGED)
 
 
 def _reason(error: Exception) -> str:

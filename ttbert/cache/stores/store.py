@@ -23,11 +23,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from ...errors import StoreUnavailable
+
 if TYPE_CHECKING:
     from .access import Access
 
 _KEY = re.compile(r"(?:[A-Za-z0-9_%@:+=~,-][A-Za-z0-9._%@:+=~,-]*/)*[A-Za-z0-9_%@:+=~,-][A-Za-z0-9._%@:+=~,-]*")
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
+_READINGS = 10
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,23 @@ def is_temporary(key: str) -> bool:
     """Whether a file is one that a store makes on the way to publishing; its folder must be one that keys can lead to."""
     folder, slash, name = key.rpartition("/")
     return _TEMPORARY.fullmatch(name) is not None and (not slash or is_key(folder))
+
+
+def read_twice(store: Store, key: str, length: int) -> bytes:
+    """The first `length` bytes of an object when two readings agree; KeyError if there is none.
+
+    For what no digest protects, before something is done by it that stays: bytes may be damaged on their way here, differently
+    each time. StoreUnavailable where no two readings agree.
+    """
+    before = store.get(key, 0, length)
+    for _ in range(_READINGS):
+        again = store.get(key, 0, length)
+        if again == before:
+            return again
+        before = again
+    raise StoreUnavailable(
+        f"{store.url}/{key}: other bytes come each time it is read", "look at the network and the memory here"
+    )
 
 
 def check_key(key: str) -> str:
