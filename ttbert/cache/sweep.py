@@ -13,7 +13,7 @@ from .cache import Cache
 from .census import Census, take_census
 from .condemned import LOOK, Condemned, Sweeper, condemn, read_record
 from .gc import GRACE, Limits, Plan
-from .lease import LASTS
+from .lease import LASTS, is_held
 from .reach import OWN, Scope, find_unused, keys_in_use, union
 from .stores.store import Entry, is_temporary
 
@@ -126,7 +126,7 @@ def _remove_leftover(cache: Cache, entry: Entry) -> int:
 
 def _somebody_converts(census: Census, now: float) -> bool:
     """Whether a lease is alive by the store's clock: its holder relies on blobs that nothing leads to yet."""
-    return any(now - entry.modified < 2 * LASTS for entry in census.below("leases") if "/clock/" not in entry.key)
+    return any(now - entry.modified < 2 * LASTS for entry in census.below("leases") if is_held(entry.key))
 
 
 def _rank(key: str) -> tuple[int, str]:

@@ -17,7 +17,7 @@ from ..cache.lease import leased
 from ..cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry
 from ..cache.refs import Ref
 from ..cache.space import require_space
-from ..errors import UntrustedError
+from ..errors import CheckpointError, UntrustedError
 from ..model import parse_config
 from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
@@ -137,8 +137,10 @@ def convert(
             cache.trust.check_may_publish()
             if cache.check_space:
                 require_space(cache.store, plan.stored_size, str(plan.ref))
-            # Of several that want it at once, one converts and the others wait.
-            with leased(cache.store, plan.action.key, lambda: find_converted(plan, cache.authority)) as found:
+            # Of several that want it at once, one converts and the others wait. What is wrong with a checkpoint is so for all.
+            with leased(
+                cache.store, plan.action.key, lambda: find_converted(plan, cache.authority), final=CheckpointError
+            ) as found:
                 conversion = found or Conversion(_publish(plan, cache, lambda: ahead or make()), plan.ref, hit=False)
     cache.move_ref(plan.ref, conversion.cached, plan.source.label, plan.source.commit)
     return conversion
