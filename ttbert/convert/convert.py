@@ -29,6 +29,8 @@ from .source import Source
 from .tokenizer import build_tokenizer, tokenizer_files
 from .wanted import Wanted
 
+Note = Callable[[str], None]
+
 _WRITERS = 4
 """Packs that are written at once. Writing is mostly waiting: for the disk to confirm, or for a server."""
 
@@ -116,7 +118,7 @@ def convert(
     plan: Plan,
     cache: Cache,
     progress: Progress = lambda entry: None,
-    note: Callable[[str], None] = lambda text: None,
+    note: Note = lambda text: None,
 ) -> Conversion:
     """Make sure that the planned model is in the cache under its ref, converting it on a miss.
 
@@ -146,14 +148,17 @@ def convert(
     return conversion
 
 
+def small_files(plan: Plan) -> dict[str, bytes]:
+    """What goes beside the tensors. CheckpointError where the tokenizer is not that of a BERT."""
+    source = plan.source
+    tokenizer = build_tokenizer({name: source.read(name) for name in plan.tokenizer}, plan.recipe.shape.vocabulary)
+    return {CONFIG: source.read(CONFIG), TOKENIZER: tokenizer, RECIPE: plan.action.to_bytes()}
+
+
 def _publish(plan: Plan, cache: Cache, make: Callable[[], Maker]) -> Cached:
     # Small and likely wrong things first, a store that cannot be written to among them: they need no download of weights.
     recipe, source = plan.recipe, plan.source
-    contents = {
-        CONFIG: source.read(CONFIG),
-        TOKENIZER: build_tokenizer({name: source.read(name) for name in plan.tokenizer}, recipe.shape.vocabulary),
-        RECIPE: plan.action.to_bytes(),
-    }
+    contents = small_files(plan)
     files = tuple(FileEntry(name, cache.publish_blob(content), len(content)) for name, content in contents.items())
     maker = make()
 
