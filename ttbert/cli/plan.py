@@ -12,7 +12,7 @@ import click
 from ..boards import BOARDS, Board
 from ..console import say, show, size_text, table, tell
 from ..errors import AccuracyError, BoardError, DeviceError
-from .options import json_option, offline_option, places_option, policy_option, revision_option
+from .options import json_option, offline_option, places_option, policy_option, progress_option, revision_option
 from .tiers import supply
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ _tokens_option = click.option(
 @click.option("--check", "wants_check", is_flag=True, help="Let TT-NN judge the plan on a mock device of the board.")
 @click.option("--picture", type=click.Path(path_type=Path), metavar="FILE", help="Draw L1 over the ops: a .svg or .png.")
 @offline_option
+@progress_option
 @json_option
 def plan_command(
     model: str,
@@ -93,6 +94,7 @@ def plan_command(
 @_tokens_option
 @places_option
 @offline_option
+@progress_option
 @json_option
 def check_command(
     model: str,

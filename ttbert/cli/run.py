@@ -135,6 +135,7 @@ def convert_command(
 @click.option("--pad", is_flag=True, help="Take any number of inputs; the last batch may be partly empty.")
 @places_option
 @offline_option
+@progress_option
 @json_option
 def demo_command(
     model: str,
