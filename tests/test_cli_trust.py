@@ -148,9 +148,7 @@ def test_verify_tells_of_a_signature_that_is_none(run: Run, root: Path) -> None:
     path = next(path for path in (root / "signatures/manifest").rglob("*") if path.is_file())
     flip_bit(path)
     done = run("cache", "verify", "tiny")
-    assert (
-        done.exit_code == 7 and "it is no signature of the manifest" in done.out and "whose owner can sign it again" in done.out
-    )
+    assert done.exit_code == 7 and "is no signature of the manifest" in done.out and "whose owner can sign it again" in done.out
     assert "moved to quarantine/signatures_manifest" in run("cache", "verify", "--repair").out
     run("cache", "sign", "tiny").succeeded()
     run("cache", "verify").succeeded()

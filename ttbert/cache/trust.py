@@ -26,7 +26,7 @@ from typing import Literal, cast
 import platformdirs
 
 from ..errors import CacheError, IncompatibleError, UntrustedError
-from .digest import Digest
+from .digest import Digest, blake3_of
 from .history import Memory, doubt
 from .keys import PrivateKey, PublicKey, required_keys
 from .refs import LogEntry, Ref, read_entry, read_latest
@@ -156,7 +156,8 @@ def find_signature_problem(key: str, content: bytes) -> str | None:
     )
     if _is_signature(content, kind, digest, public):
         return None
-    return f"it is no signature of the {_KINDS[kind]} {digest.short} by the key {public.id[:12]}, whose owner can sign it again"
+    what = f"what is there (blake3:{blake3_of(content).short}...) is no signature of the {_KINDS[kind]} {digest.short}"
+    return f"{what} by the key {public.id[:12]}, whose owner can sign it again"
 
 
 def signers(store: Store, kind: Kind, digest: Digest) -> list[PublicKey]:
