@@ -148,7 +148,7 @@ def find_signature_problem(key: str, content: bytes) -> str | None:
     """What is wrong with an object below `signatures/`, if anything. IncompatibleError for one that is called otherwise."""
     match = _KEY.fullmatch(key)
     if match is None:
-        raise IncompatibleError(f"{key}: no signature of this version of ttbert is called so", "look who put it there")
+        raise IncompatibleError(f"{key:.200}: no signature of this version of ttbert is called so", "look who put it there")
     kind, digest, public = (
         cast(Kind, match["kind"]),
         Digest("blake3", match["digest"]),
