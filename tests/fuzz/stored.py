@@ -5,6 +5,7 @@ Each is given the bytes of one object, and puts it where it belongs in a store i
 
 from __future__ import annotations
 
+import fsspec
 from models import TINY
 
 from ttbert.cache import lease
@@ -24,9 +25,10 @@ RECORD = Condemned("0" * 32, 0.0, (), {})
 
 def opened(*objects: tuple[str, bytes]) -> Cache:
     """A cache with nothing in it but these."""
+    memory = fsspec.filesystem("memory")
+    if memory.exists("/ttbert-fuzz-one"):
+        memory.rm("/ttbert-fuzz-one", recursive=True)  # folders, too, which would be in the way of objects
     cache = open_cache("memory://ttbert-fuzz-one", accept_weak=True)
-    for entry in list(cache.store.list()):
-        cache.store.delete(entry.key)
     for key, content in objects:
         cache.store.put(key, content)
     return cache
