@@ -346,7 +346,7 @@ class Cache:
         absent = self.authority.missing(manifest)
         if absent:
             raise CacheError(
-                f"{len(absent)} blobs vanished from {self.store.url} during the conversion, {absent[0].entry.name} first",
+                f"{len(absent)} of {len(manifest.blobs())} blobs vanished from {self.store.url}, {absent[0].entry.name} first",
                 "somebody is deleting there; convert again",
             )
 

@@ -17,6 +17,7 @@ from .tiers import supply
 
 if TYPE_CHECKING:
     from ..cache.places import Places
+    from ..model import BertShape
     from ..runtime.check import Comparison, Verdict
     from ..runtime.l1 import Usage
     from ..runtime.ops import Op
@@ -123,14 +124,16 @@ def check_command(
     from ..runtime.plan import plan_bert
     from ..runtime.tokens import TOKENS
 
+    def plan(shape: BertShape) -> Plan:
+        return plan_bert(shape, batch, tokens or min(TOKENS, shape.positions), BOARDS[board].chip, policy)
+
     _require_runs(board)
     cache = places.open(offline)
-    cached = supply(Wanted(model, revision, policy, offline), places, cache)
+    cached = supply(Wanted(model, revision, policy, offline), places, cache, require=plan)
     config = cached.manifest.file(CONFIG)
     assert config
     shape = parse_config(cache.load(config), f"{cached.digest}: {CONFIG}")
-    tokens = tokens or min(TOKENS, shape.positions)
-    plan_bert(shape, batch, tokens, BOARDS[board].chip, policy)
+    tokens = plan(shape).tokens
     tell(f"running {model} ({policy}) in the shadow of a mock {board}, batch {batch} of {tokens} tokens; no device is used")
     request = Request(shape, batch, tokens, policy, places, offline, str(cached.digest))
     comparison = compare_on(board, request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -16,15 +17,23 @@ if TYPE_CHECKING:
     from ..cache.keys import PrivateKey
     from ..cache.places import Places
     from ..cache.refs import Ref
+    from ..convert.convert import Plan
     from ..convert.wanted import Wanted
+    from ..model import BertShape
 
 
-def supply(wanted: Wanted, places: Places, cache: Cache) -> Cached:
-    """The wanted model, converted first if it is not in the cache, and copied to this machine if there is a tier for that."""
+def supply(wanted: Wanted, places: Places, cache: Cache, require: Callable[[BertShape], object] = lambda shape: None) -> Cached:
+    """The wanted model, converted first if it is not in the cache, and copied to this machine if there is a tier for that.
+
+    `require` may refuse the shape of a model by an error, before it is converted.
+    """
     from ..demo.supply import supply_model
 
-    miss = f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first"
-    cached = supply_model(wanted, cache, [*places.options(), *progress_options()], lambda: tell(miss))
+    def on_miss(plan: Plan) -> None:
+        require(plan.recipe.shape)
+        tell(f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first")
+
+    cached = supply_model(wanted, cache, [*places.options(), *progress_options()], on_miss)
     bring_near(wanted.model, cache, cached, wanted.ref)
     return cached
 
