@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from ..cache.cache import Cache, Cached
 from ..cache.lease import leased
 from ..cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry
 from ..cache.refs import Ref
-from ..cache.space import require_space
+from ..cache.space import left_behind, require_space
 from ..errors import CheckpointError, UntrustedError
 from ..model import parse_config
 from ..recipe.bert import bert_recipe
@@ -51,9 +51,14 @@ class Plan:
         return sum(tensor.payload for tensor in self.recipe.tensors)
 
     @property
+    def pack_sizes(self) -> list[int]:
+        """Bytes of each pack: its packed tensors with their headers."""
+        return [sum(each.payload + HEADER_SIZE for each in pack.tensors) for pack in self.recipe.packs]
+
+    @property
     def stored_size(self) -> int:
-        """Bytes of the packs: the packed tensors with their headers."""
-        return self.size + HEADER_SIZE * len(self.recipe.tensors)
+        """Bytes of all packs."""
+        return sum(self.pack_sizes)
 
     @property
     def is_identified(self) -> bool:
@@ -138,7 +143,8 @@ def convert(
         if conversion is None or not cache.authority.claim(conversion.cached):
             cache.trust.check_may_publish()
             if cache.check_space:
-                require_space(cache.store, plan.stored_size, str(plan.ref))
+                there = partial(left_behind, cache.authority, plan.pack_sizes)
+                require_space(cache.store, plan.stored_size, str(plan.ref), there=there)
             # Of several that want it at once, one converts and the others wait. What is wrong with a checkpoint is so for all.
             with leased(
                 cache.store, plan.action.key, lambda: find_converted(plan, cache.authority), final=CheckpointError
