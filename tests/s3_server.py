@@ -51,25 +51,6 @@ class S3Server:
         )
 
 
-_MOTO = """
-import io, sys, threading
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import run_simple
-
-moto, one_writer = DomainDispatcherApplication(create_backend_app), threading.Lock()
-
-def serve(environ, start_response):
-    if environ["REQUEST_METHOD"] != "PUT" or "CONTENT_LENGTH" not in environ:
-        return moto(environ, start_response)
-    environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
-    with one_writer:
-        return moto(environ, start_response)
-
-run_simple(sys.argv[1], int(sys.argv[2]), serve, threaded=True)
-"""
-"""moto looks whether an object is there, and then writes: of writers at the same moment, two may win. So they take turns."""
-
-
 class MotoServer(S3Server):
     """It keeps If-None-Match, also of racing writers, and checks neither secrets nor checksums."""
 
@@ -80,7 +61,7 @@ class MotoServer(S3Server):
 
     def __enter__(self) -> MotoServer:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _MOTO, self._host, str(self._port)],
+            [sys.executable, "-m", "moto.server", "-H", self._host, "-p", str(self._port)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
