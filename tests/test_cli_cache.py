@@ -28,7 +28,9 @@ from program import Done, command, environment, ttbert
 
 from ttbert.cache.cache import blob_key, manifest_key
 from ttbert.cache.digest import blake3_of
+from ttbert.cache.lease import leased
 from ttbert.cache.refs import Ref
+from ttbert.errors import CheckpointError
 
 COMMANDS = [("info",), ("ls",), ("show", "tiny"), ("verify",), ("rm", "tiny", "--yes"), ("gc", "--yes")]
 
@@ -350,6 +352,20 @@ def test_gc_with_a_name_touches_nothing_else(root: Path) -> None:
     run(root, "gc", "tiny", "--older-than", "30d", "--grace", "0", "--yes").succeeded()
     assert [row["ref"] for row in run(root, "ls", "--json").document] == [str(OTHER)]
     run(root, "verify").succeeded()
+
+
+def test_gc_says_why_it_deleted_less_than_it_meant_to(root: Path) -> None:
+    run(root, "rm", "tiny", "--yes").succeeded()
+    age(root, DAY)
+    work = blake3_of(b"a conversion")
+    with leased(open_local(root).store, work, lambda: None):
+        done = run(root, "gc", "--grace", "0", "--yes").succeeded()
+        assert "warning: stopped deleting" in done.err and "somebody is converting" in done.err
+        assert "delete now: " in done.out and done.out.endswith("freed 0 B\n")
+    with pytest.raises(CheckpointError), leased(open_local(root).store, work, lambda: None, final=CheckpointError):
+        raise CheckpointError("it cannot be done")
+    done = run(root, "gc", "--grace", "0", "--yes").succeeded()
+    assert "freed 0 B" not in done.out and "warning" not in done.err
 
 
 def test_gc_takes_another_grace_and_the_quarantine(root: Path) -> None:

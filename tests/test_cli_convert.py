@@ -16,11 +16,15 @@ import pytest
 import tiny
 from forks import Forks
 from hub_server import HubServer
-from program import NO_SOCKETS, Done, imported, make_hook, objects, ttbert
+from program import NO_SOCKETS, Done, command, environment, imported, make_hook, objects, ttbert
 
 from ttbert.cache.cache import open_cache
+from ttbert.cache.digest import Digest
+from ttbert.cache.lease import leased
 from ttbert.cache.manifest import Manifest
 from ttbert.cache.refs import Ref, RefEntry
+from ttbert.cache.stores.open import open_store
+from ttbert.errors import CheckpointError
 
 NEEDED = {"config.json", "vocab.txt", "model.safetensors"}
 
@@ -477,6 +481,30 @@ def test_damaged_and_incomplete_folders_are_refused(forks: Forks, tmp_path: Path
     folder = tiny.write(tmp_path / "model", files)
     forks.ttbert("convert", folder, cache=tmp_path / "cache").failed_at_once(3, says)
     assert no_model_in(tmp_path / "cache") and not Path("intruded").exists()
+
+
+def test_a_conversion_that_failed_elsewhere_is_not_tried_by_those_who_waited_and_again_by_who_asks_again(
+    tmp_path: Path,
+) -> None:
+    """The test is the machine that is at work on it, and fails."""
+    folder, cache = tiny.write(tmp_path / "tiny", tiny.checkpoint()), tmp_path / "cache"
+    action = ttbert("convert", folder, "--dry-run", "--json", "--cache", cache).succeeded().document["action"]
+    with (
+        pytest.raises(CheckpointError),
+        leased(open_store(str(cache)), Digest.parse(action), lambda: None, final=CheckpointError),
+    ):
+        waiting = subprocess.Popen(
+            command("convert", folder, "--cache", cache), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert waiting.stderr
+        line = waiting.stderr.readline().decode()
+        assert "is at work on this already; waiting for it" in line
+        raise CheckpointError("tensor 'x' holds 3 values that are NaN", "choose another one")
+    out, err = waiting.communicate(timeout=100)
+    done = Done(waiting.returncode, out.decode(), err.decode())
+    done.failed_at_once(3, "tensor 'x' holds 3 values that are NaN (so found ", "hint: choose another one")
+    assert not any(path.startswith("blobs/") for path in objects(cache))
+    assert not ttbert("convert", folder, "--json", "--cache", cache).succeeded().document["hit"]
 
 
 # Errors: of what was asked for

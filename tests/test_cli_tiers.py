@@ -170,7 +170,7 @@ def test_offline_opens_no_socket_and_lists_what_is_missing(url: str, tmp_path: P
     cached = publish(open_local(local), HUB, repo="someone/tiny")
     blob_path(local, TENSORS["head"]).unlink()
     done = ttbert("demo", "--model", "someone/tiny", *both(url, local), "--offline", hook=hook)
-    done.failed(6, "1 parts of someone/tiny@main:bfp8 are not in", "head", "ttbert cache pull")
+    done.failed(6, f"someone/tiny@main:bfp8 lacks 1 of its 5 parts in {local}", "head", "ttbert cache pull")
     ttbert("demo", "--model", "bundled", "--cache", url, "--no-local", "--offline", hook=hook).failed_at_once(
         6, "reached over the network"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from models import TINY, files, open_local, publish
+from models import TINY, files, flip_bit, open_local, publish
 from program import Done, imported, ttbert
 
 from ttbert.cache.refs import Ref
@@ -126,6 +126,32 @@ def test_sign_signs_what_is_there(run: Run, root: Path) -> None:
     run("cache", "sign", "tiny", TTBERT_SIGN_WITH="second").succeeded()
     names = {each["name"] for each in run("cache", "ls", "--json").document[0]["signed_by"]}
     assert names == {"default", "second"}
+
+
+def test_a_signed_model_is_pushed_by_a_machine_without_a_key(run: Run, root: Path, tmp_path: Path) -> None:
+    line = run("cache", "keygen", "--json").succeeded().document["line"]
+    run("cache", "sign", "tiny").succeeded()
+    other = {"XDG_CONFIG_HOME": str(tmp_path / "other"), "XDG_STATE_HOME": str(tmp_path / "other-state")}
+    run("cache", "trust", line, "--name", "lab", **other).succeeded()
+    far = tmp_path / "far"
+    run("cache", "push", "tiny", "--cache", far, "--local", root, **other).succeeded()
+    (row,) = run("cache", "ls", "--json", "--cache", far, **other).succeeded().document
+    assert [each["name"] for each in row["signed_by"]] == ["lab"]
+    pulled = run("cache", "pull", "tiny", "--cache", far, "--local", tmp_path / "third", "--json", **other).succeeded()
+    assert pulled.document["manifest"] == row["manifest"]
+
+
+def test_verify_tells_of_a_signature_that_is_none(run: Run, root: Path) -> None:
+    run("cache", "keygen").succeeded()
+    run("cache", "sign", "tiny").succeeded()
+    assert "8 objects" in run("cache", "verify").succeeded().out
+    path = next(path for path in (root / "signatures/manifest").rglob("*") if path.is_file())
+    flip_bit(path)
+    done = run("cache", "verify", "tiny")
+    assert done.exit_code == 7 and "is no signature of the manifest" in done.out and "whose owner can sign it again" in done.out
+    assert "moved to quarantine/signatures_manifest" in run("cache", "verify", "--repair").out
+    run("cache", "sign", "tiny").succeeded()
+    run("cache", "verify").succeeded()
 
 
 def test_log_shows_what_a_name_meant_and_that_it_was_removed(run: Run, root: Path) -> None:

@@ -71,6 +71,25 @@ def test_without_writing_nothing_is_written_and_readers_steps_are_tried(tmp_path
     assert not (tmp_path / "new").exists()
 
 
+def test_a_cache_that_is_not_there_is_said_to_be_so_and_not_made(tmp_path: Path) -> None:
+    done = run(tmp_path / "not" / "there", "--json").succeeded()
+    found = checks(done)
+    assert found["resolve"]["state"] == "warning" and f"no folder {tmp_path}/not/there yet" in str(found["resolve"]["what"])
+    assert "not mounted" in str(found["resolve"]["fix"]) and "no model yet" in str(found["list"]["what"])
+    assert found["create"]["state"] == "ok" and list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_opened_is_a_failed_check_and_the_other_tier_is_tried_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    done = run("--cache", tmp_path / "file", "--local", tmp_path / "local", "--json")
+    rows = done.document["checks"]
+    assert done.exit_code == 5 and rows[0]["name"] == "open" and "is a file" in rows[0]["what"] and "--cache" in rows[0]["fix"]
+    assert [row["name"] for row in rows if row["tier"] == "local tier"] == STEPS
+    assert "failed   open" in run(tmp_path / "file").out and (tmp_path / "file").read_bytes() == b"mine"
+    done = run("s3://lab", "--json")
+    assert done.exit_code == 11 and "no credentials were found" in checks(done)["open"]["what"]
+
+
 def test_temporary_storage_is_a_warning_and_no_failure(small_disk: Path) -> None:
     found = checks(run(small_disk / "cache", "--json").succeeded())
     assert found["storage"]["state"] == "warning" and "gone when the machine restarts" in str(found["storage"]["what"])

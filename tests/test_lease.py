@@ -10,13 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from models import age
 from s3_server import MotoServer
 
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.document import canonical
-from ttbert.cache.lease import leased
+from ttbert.cache.lease import Failure, leased
 from ttbert.cache.stores.open import open_store
 from ttbert.cache.stores.store import Store
+from ttbert.errors import CheckpointError, UnreadableError
 
 WORK = blake3_of(b"a conversion")
 SHORT = 2.0
@@ -135,3 +137,63 @@ def test_two_that_hold_it_at_once_both_go_on(tmp_path: Path) -> None:
         with leased(store, WORK, lambda: None) as second:
             assert first is None and second is None
     assert entries(store) == []
+
+
+def test_those_who_wait_for_work_that_cannot_be_done_are_told_why_and_do_not_try_it(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[int] = []
+
+    def machine(number: int) -> None:
+        with leased(open_store(url), WORK, lambda: None, final=CheckpointError):
+            tried.append(number)
+
+    with ThreadPoolExecutor(4) as machines:
+        with pytest.raises(CheckpointError), leased(open_store(url), WORK, lambda: None, final=CheckpointError):
+            others = [machines.submit(machine, number) for number in range(4)]
+            while sum("waiting for it" in message for message in caplog.messages) < len(others):
+                time.sleep(0.05)
+            raise CheckpointError("tensor 'x' holds NaN", "choose another one")
+        errors = [other.exception() for other in others]
+    for error in errors:
+        assert type(error) is CheckpointError and error.hint == "choose another one"
+        assert error.message.startswith("tensor 'x' holds NaN (so found ") and "which this waited for" in error.message
+    assert tried == []
+    machine(1)
+    assert tried == [1], "whoever comes later tries again"
+
+
+def test_what_only_one_machine_meets_is_not_told_to_others(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for error in (UnreadableError("the file is not there"), RuntimeError()):
+        with pytest.raises(type(error)), leased(store, WORK, lambda: None, final=CheckpointError):
+            raise error
+        assert entries(store) == []
+
+
+def test_reports_of_failures_are_removed_by_those_who_come_much_later(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for _ in range(2):
+        with pytest.raises(CheckpointError), leased(store, WORK, lambda: None, final=CheckpointError):
+            raise CheckpointError("NaN")
+    assert len(entries(store)) == 2
+    age(tmp_path, 61)
+    with leased(store, WORK, lambda: None, final=CheckpointError) as found:
+        assert found is None and [key for key in entries(store) if "failed" in key] == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", Failure("x", "\x1b[2J", "").to_bytes(), Failure("x", "m" * 20_000, "").to_bytes()]
+)
+def test_a_report_that_cannot_be_read_is_none(tmp_path: Path, content: bytes) -> None:
+    store = open_store(str(tmp_path))
+    hold_elsewhere(store)
+
+    def find() -> None:
+        if len(asked_so_far) == 1:
+            store.put(f"leases/{WORK.hex}/failed-x", content)
+        asked_so_far.append(None)
+
+    asked_so_far: list[None] = []
+    with leased(store, WORK, find, lasts=SHORT, final=CheckpointError) as found:
+        assert found is None and len(asked_so_far) > 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,7 @@ from fault_proxy import (
     wrong_bytes,
     wrong_somewhere,
 )
+from machines import Lab
 from models import COMMIT, TENSORS, TINY, load, publish
 from s3_server import MotoServer, S3Server, free_port
 
@@ -34,7 +37,7 @@ from ttbert.cache.census import take_census
 from ttbert.cache.condemned import Objections, Sweeper, condemn
 from ttbert.cache.history import read_log
 from ttbert.cache.stores.access import Patience
-from ttbert.cache.stores.objects import TRIES, ObjectStore
+from ttbert.cache.stores.objects import CONNECTS, TRIES, ObjectStore
 from ttbert.cache.stores.ranges import AHEAD, RANGE
 from ttbert.cache.stores.store import read_twice
 from ttbert.cache.verify import verify
@@ -175,6 +178,43 @@ def test_nobody_listening_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     use(nowhere, monkeypatch)
     with pytest.raises(StoreUnavailable, match=f"{nowhere.endpoint}.*connection refused"):
         ObjectStore("s3://lab", IMPATIENT).get(KEY)
+
+
+NOWHERE = """
+ip link add here type veth peer name there
+ip addr add 198.18.0.1/24 dev here
+ip link set here up
+ip link set there up
+ip neigh add 198.18.0.2 lladdr 02:00:00:00:00:01 dev here
+exec "$0" -c "$1"
+"""
+"""A network in which what is sent to 198.18.0.2 vanishes, for the python `$0` and its code `$1`."""
+
+
+@pytest.mark.parametrize("call", ["get(KEY)", "put(KEY, CONTENT)"])
+def test_a_host_that_swallows_everything_is_told_of_and_given_up_soon(call: str) -> None:
+    why_not = Lab.why_not()
+    if why_not:
+        pytest.skip(why_not)
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_objects import CONTENT, KEY, ObjectStore, Patience
+ObjectStore("s3://lab", Patience(connect=0.5, pause=0.05)).{call}
+"""
+    env = S3Server("http://198.18.0.2:9000", "key", "secret").env
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-ec", NOWHERE, sys.executable, code],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    told = [line for line in done.stderr.splitlines() if line.startswith("s3://lab: ")]
+    tries = range(1, CONNECTS)
+    assert told == [f"s3://lab: no answer in time; trying again ({number} of {CONNECTS - 1})" for number in tries]
+    assert "StoreUnavailable: s3://lab at http://198.18.0.2:9000: no answer in time" in done.stderr
 
 
 def test_wrong_bytes_are_never_used(url: str, proxy: FaultProxy) -> None:

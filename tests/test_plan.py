@@ -218,6 +218,14 @@ def test_check_command_finds_the_reference_s_values_and_answers_on_the_demo_s_in
     assert len(done.document["gaps"]) == 8 and all(gap is not None and gap <= TIE for gap in done.document["gaps"])
 
 
+def test_check_refuses_a_batch_before_it_converts(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    ttbert("check", "bundled", "--batch", 100, "--cache", cache).failed_at_once(
+        4, "batch 100 does not fit", "--batch 8 or less"
+    )
+    assert not cache.exists()
+
+
 def test_check_command_tells_of_a_damaged_tensor(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     ttbert("convert", "bundled", "--cache", cache).succeeded()

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import tiny
+from click.testing import CliRunner
 from forks import Forks
 from models import open_local, publish
 from program import ttbert
 
 from ttbert import console
-from ttbert.console import Progress, set_progress
+from ttbert.cli import cli
+from ttbert.console import Progress, ScoreProgress, set_progress
 
 NUMBERS = {"objects", "objects_of", "bytes", "bytes_of", "seconds", "seconds_since_last"}
 
@@ -68,3 +70,41 @@ def test_what_fails_does_not_end_as_if_it_had_succeeded(capsys: pytest.CaptureFi
     finally:
         set_progress(None)
     assert json.loads(capsys.readouterr().err.splitlines()[-1])["event"] == "failed"
+
+
+def test_pull_push_and_demo_tell_events_and_so_does_the_conversion_that_a_demo_starts(tmp_path: Path) -> None:
+    def events(*arguments: object) -> list[tuple[str, str]]:
+        done = ttbert(*arguments, "--progress", "json", "--json").succeeded()
+        found = [json.loads(line) for line in done.err.splitlines() if line.startswith("{")]
+        return [(event["event"], event["what"]) for event in found if event["event"] != "progress"]
+
+    near, far, other = tmp_path / "near", tmp_path / "far", tmp_path / "other"
+    assert events("demo", "--model", "bundled", "--cache", near) == [
+        (event, "converting bundled") for event in ("begin", "end")
+    ]
+    pushing = [(event, "pushing bundled:bfp8") for event in ("begin", "end")]
+    assert events("cache", "push", "bundled", "--cache", far, "--local", near) == pushing
+    fetching = [(event, "fetching bundled:bfp8") for event in ("begin", "end")]
+    assert events("cache", "pull", "bundled", "--cache", far, "--local", other) == fetching
+
+
+def test_a_score_is_told_as_events_too(capsys: pytest.CaptureFixture[str]) -> None:
+    set_progress("json")
+    try:
+        with ScoreProgress("tiny (bfp8)", 3) as progress:
+            progress.advance((100.0, 100.0), resumed=True)
+            progress.advance((50.0, 75.0), resumed=False)
+    finally:
+        set_progress(None)
+    first, last = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (first["event"], first["questions"], first["exact"]) == ("begin", 0, None)
+    assert (last["event"], last["questions"], last["questions_of"], last["resumed"]) == ("end", 2, 3, 1)
+    assert (last["exact"], last["f1"], last["what"]) == (50.0, 75.0, "tiny (bfp8)")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["convert", "demo", "squad", "bench", "plan", "check", "cache verify", "cache pull", "cache push", "cache export"],
+)
+def test_every_command_that_takes_long_lets_one_choose(command: str) -> None:
+    assert "--progress [bar|lines|json]" in CliRunner().invoke(cli, [*command.split(), "--help"]).output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from models import COMMIT, files
 
 from ttbert.cache.digest import Digest, blake3_of
+from ttbert.cache.history import read_log
 from ttbert.cache.refs import LogEntry, Ref, RefEntry, list_refs, move_ref, parse_ref, read_latest, read_ref
 from ttbert.cache.stores.local import LocalStore
-from ttbert.cache.stores.store import is_key
+from ttbert.cache.stores.store import Entry, is_key
 from ttbert.errors import InputError, IntegrityError
 
 HUB = Ref("someone/bert-large", "main", "bfp8")
@@ -63,6 +65,39 @@ def test_moving_a_name_to_where_it_is_writes_nothing(store: LocalStore) -> None:
     assert files(store.root) == before
     move(store, HUB, ONE, "repo", "another commit")
     assert history(store, HUB) == [ONE, ONE]
+
+
+class Behind(LocalStore):
+    """A folder as a client of NFS sees it: what others have just written shows neither in listings, nor in the first looks."""
+
+    looks = 3
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._seen = {entry.key for entry in super().list()}
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        return (entry for entry in super().list(prefix) if entry.key in self._seen)
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        if key not in self._seen and self.looks:
+            self.looks -= 1
+            raise KeyError(key)
+        return super().get(key, start, length)
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+def test_a_name_is_moved_although_the_listing_is_behind(store: LocalStore, moved: int) -> None:
+    """From an entry that is seen, and from none at all."""
+    three, four = blake3_of(b"three"), blake3_of(b"four")
+    for manifest in (ONE, TWO)[:moved]:
+        move(store, HUB, manifest)
+    behind = Behind(store.root)
+    for manifest in (TWO, three):
+        move(store, HUB, manifest)
+    entry = move(behind, HUB, four)
+    assert entry == read_latest(store, HUB) and history(store, HUB) == [ONE, TWO, three, four][1 - moved :]
+    assert read_log(store, HUB)[-1].problem is None
 
 
 def test_a_removed_name_means_nothing_and_keeps_its_history(store: LocalStore) -> None:

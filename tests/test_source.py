@@ -395,7 +395,7 @@ path.write_bytes(b"other")
 source.check_unchanged()
 """
     out = run(code)
-    assert out["error"] == "CheckpointError" and "changed" in out["message"]
+    assert out["error"] == "UnreadableError" and "changed" in out["message"]
 
 
 # Refusals

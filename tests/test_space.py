@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,24 @@ def test_the_check_can_be_overruled_and_then_the_disk_decides(small_disk: Path, 
     done.failed(10, "no space left in")
     left = files(small_disk / "cache")
     assert left and not [key for key in left if key.startswith(("manifests", "refs"))]
+
+
+def test_what_an_interrupted_conversion_left_needs_no_room_again(small_disk: Path, tmp_path: Path, forks: Forks) -> None:
+    folder, cache = tiny.write(tmp_path / "tiny", tiny.checkpoint()), small_disk / "cache"
+    forks.ttbert("convert", folder, cache=tmp_path / "whole").succeeded()
+    subprocess.run(["mount", "-o", "remount,size=132k", small_disk], check=True)
+    forks.ttbert("convert", folder, cache=cache).failed(10, "bytes needed", "nothing was written")
+
+    blobs = sorted((tmp_path / "whole" / "blobs").glob("*/*"), key=lambda path: path.stat().st_size)
+    subprocess.run(["mount", "-o", "remount,size=236k", small_disk], check=True)
+    for blob in blobs[-3:]:
+        assert LocalStore(cache).put(f"blobs/{blob.parent.name}/{blob.name}", blob.read_bytes())
+    free = LocalStore(cache).free()
+    assert free is not None and free <= 132 << 10
+    forks.ttbert("convert", folder, cache=cache).succeeded()
+    forks.ttbert("cache", "verify", cache=cache).succeeded()
+    other = tiny.write(tmp_path / "other", tiny.checkpoint(tiny.arrays(seed=1)))
+    forks.ttbert("convert", other, cache=cache).failed(10, "bytes needed", "nothing was written")
 
 
 def test_a_model_that_is_there_needs_no_room(small_disk: Path, tmp_path: Path, forks: Forks) -> None:

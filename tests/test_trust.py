@@ -17,15 +17,19 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from models import COMMIT, TINY, files, flip_bit, load, open_local, publish
 
 from ttbert.cache.cache import Cache, manifest_key
+from ttbert.cache.census import find_model, take_census
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.document import canonical
-from ttbert.cache.history import Memory
+from ttbert.cache.history import Memory, read_log
 from ttbert.cache.keys import PrivateKey, PublicKey, find_signer, list_trusted, make_key, read_public_key, trust
+from ttbert.cache.places import Places
 from ttbert.cache.refs import LogEntry, Ref
 from ttbert.cache.stores.foreign import FsspecStore
 from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.stores.store import Entry
+from ttbert.cache.transfer import push
 from ttbert.cache.trust import Trust, has_signature, publish_signature, signature_key, signers
+from ttbert.cache.verify import Verdict, survey, verify
 from ttbert.errors import InputError, IntegrityError, StoreUnavailable, UntrustedError
 
 OTHER = Ref("someone/other", "main", "bfp8")
@@ -209,6 +213,108 @@ def test_a_damaged_signature_is_moved_away_and_made_again(root: Path, alice: Pri
     open_local(root).sign(TINY, alice)
     load_all(reader(root, alice))
     assert damaged in [content for key, content in files(root).items() if key.startswith("quarantine/")]
+
+
+def test_verify_finds_what_is_no_signature_and_repair_moves_it(root: Path, alice: PrivateKey, mallory: PrivateKey) -> None:
+    cached = publish(publisher(root, alice))
+    cache = open_local(root)
+    assert check(cache).sound and check(cache).objects == 8
+    (of_manifest,), (of_ref,) = cache.store.list("signatures/manifest"), cache.store.list("signatures/ref")
+    forged, short, foreign = (
+        signature_key("manifest", cached.digest, mallory.public),
+        signature_key("ref", cached.digest, mallory.public),
+        "signatures/README",
+    )
+    cache.store.put(forged, cache.store.get(of_manifest.key))
+    cache.store.put(short, b"x" * 63)
+    cache.store.put(foreign, b"x" * 64)
+    damaged = flip_bit(root / of_ref.key, 30)
+    found = {finding.key: finding for finding in check(cache).findings}
+    assert found.keys() == {forged, short, foreign, of_ref.key}
+    assert "no signature of the manifest" in found[forged].problem and "no signature of the entry" in found[of_ref.key].problem
+    assert {found[key].exit_code for key in (forged, short, of_ref.key)} == {7} and found[foreign].exit_code == 5
+    assert {finding.key for finding in check(cache, "tiny").findings} == {forged, of_ref.key}, "those of that model"
+    assert {finding.key for finding in survey(cache, take_census(cache)).findings} == {short}
+
+    repaired = {finding.key: finding.moved for finding in check(cache, repair=True).findings}
+    assert repaired[foreign] is None, "it may be of a later version of ttbert"
+    assert cache.store.get(repaired[of_ref.key] or "") == damaged
+    cache.store.delete(foreign)
+    assert check(cache).sound and check(cache).objects == 7
+
+
+def test_a_damaged_signature_is_restored_from_the_local_tier(root: Path, tmp_path: Path, alice: PrivateKey) -> None:
+    publish(publisher(root, alice))
+    near = tmp_path / "near"
+    shutil.copytree(root, near)
+    cache = Places(str(root), str(near)).open()
+    before = files(root)
+    for path in (root / "signatures").rglob("*"):
+        if path.is_file():
+            flip_bit(path)
+    assert [finding.restored for finding in check(cache, repair=True).findings] == [True, True]
+    assert before.items() <= files(root).items() and check(cache).sound
+
+
+def check(cache: Cache, only: str | None = None, repair: bool = False) -> Verdict:
+    census = take_census(cache.authority)
+    return verify(cache, census, find_model(census, only) if only else None, repair)
+
+
+# Signatures travel with a model
+
+
+def pushed(near: Cache, far: Cache) -> None:
+    entry, cached = near.read_ref(TINY), near.resolve(TINY)
+    assert entry and cached
+    push(near, far, TINY, entry, cached)
+
+
+def test_a_model_is_pushed_with_its_signatures_by_somebody_without_a_key(root: Path, tmp_path: Path, alice: PrivateKey) -> None:
+    """Whoever pushes it requires them, too."""
+    near, far = tmp_path / "near", root
+    publish(publisher(near, alice), tensors={"embeddings": b"older"}, recipe=b"older")
+    publish(publisher(near, alice))
+    pushed(reader(near, alice), reader(far, alice))
+    load_all(reader(far, alice))
+    for folder in ("refs", "signatures/ref"):
+        kept = {path: content for path, content in files(near).items() if path.startswith(folder)}
+        assert len(kept) == 2 and kept.items() <= files(far).items(), "the whole history, as it is"
+    before = files(far)
+    pushed(reader(near, alice), reader(far, alice))
+    assert files(far) == before
+
+    publish(publisher(near, alice), tensors={"embeddings": b"newer"}, recipe=b"newer")
+    pushed(reader(near, alice), reader(far, alice))
+    load_all(reader(far, alice))
+
+
+def test_a_name_that_has_another_history_there_goes_on_by_an_entry_that_must_be_signed(
+    root: Path, tmp_path: Path, alice: PrivateKey
+) -> None:
+    near, far = tmp_path / "near", root
+    publish(publisher(near, alice))
+    publish(publisher(far, alice), tensors={"embeddings": b"other"}, recipe=b"other")
+    before = read_log(LocalStore(far), TINY)
+    with pytest.raises(UntrustedError, match="no key to sign"):
+        pushed(reader(near, alice), reader(far, alice))
+    assert read_log(LocalStore(far), TINY) == before
+    pushed(reader(near, alice), Cache(LocalStore(far), Trust((alice.public,), alice)))
+    load_all(reader(far, alice))
+    assert [line.problem for line in read_log(LocalStore(far), TINY)] == [None, None]
+
+
+def test_what_is_pushed_unsigned_is_signed_by_whoever_pushes_it(
+    root: Path, tmp_path: Path, alice: PrivateKey, mallory: PrivateKey
+) -> None:
+    near = tmp_path / "near"
+    cached = publish(publisher(near, mallory))
+    forged = signature_key("manifest", cached.digest, alice.public)
+    LocalStore(near).put(forged, bytes(64))
+    pushed(publisher(near, None), publisher(root, alice))
+    load_all(reader(root, alice))
+    load_all(reader(root, mallory))
+    assert files(root)[forged] != bytes(64), "what is no signature stays behind"
 
 
 def test_signing_twice_writes_nothing(root: Path, alice: PrivateKey) -> None:

@@ -143,6 +143,11 @@ def progress_mode() -> ProgressMode:
     return _mode or ("bar" if sys.stderr.isatty() else "lines")
 
 
+def progress_options() -> list[str]:
+    """The options with which another command shows progress in the way that was chosen here."""
+    return ["--progress", _mode] if _mode else []
+
+
 class Progress:
     """Objects and bytes done, of so many. `advance` may be called from several threads.
 
@@ -219,38 +224,60 @@ class ScoreProgress:
     def __init__(self, what: str, questions: int) -> None:
         self._what, self._questions = what, questions
         self._done = self._resumed = 0
-        self._score = ""
+        self._score: tuple[float, float] | None = None
         self._started = self._told = time.monotonic()
 
     def __enter__(self) -> ScoreProgress:
         from tqdm import tqdm
 
-        self._bar = tqdm(
-            total=self._questions, unit="q", desc=self._what, disable=progress_mode() != "bar", leave=False, smoothing=0.05
-        )
+        bar = progress_mode() == "bar"
+        self._bar = tqdm(total=self._questions, unit="q", desc=self._what, disable=not bar, leave=False, smoothing=0.05)
+        if progress_mode() == "json":
+            self._tell("begin")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.close()
-        if self._done and progress_mode() != "bar":
-            self._tell()
+        if progress_mode() == "json":
+            self._tell("failed" if kind else "end")
+        elif progress_mode() == "lines" and self._done:
+            self._tell("end")
 
     def advance(self, score: tuple[float, float] | None, resumed: bool) -> None:
         """One more question, and exact match and F1 over all so far, if there is a score; `resumed` if its answer was there
         before."""
         self._done += 1
         self._resumed += resumed
-        self._score = f", exact {score[0]:.2f}, F1 {score[1]:.2f} so far" if score else ""
+        self._score = score
         if resumed:
             self._started = time.monotonic()
             self._bar.initial = self._resumed
-        self._bar.set_postfix_str(self._score.removeprefix(", "), refresh=False)
+        self._bar.set_postfix_str(self._score_text, refresh=False)
         self._bar.update()
         if progress_mode() != "bar" and time.monotonic() - self._told >= _LINE_SECONDS:
-            self._tell()
+            self._tell("progress")
 
-    def _tell(self) -> None:
+    @property
+    def _score_text(self) -> str:
+        return f"exact {self._score[0]:.2f}, F1 {self._score[1]:.2f} so far" if self._score else ""
+
+    def _tell(self, event: str) -> None:
         self._told = time.monotonic()
-        rate = (self._done - self._resumed) / max(self._told - self._started, 1e-3)
+        seconds = max(self._told - self._started, 1e-3)
+        if progress_mode() == "json":
+            exact, f1 = self._score or (None, None)
+            _tell_event(
+                event,
+                what=self._what,
+                questions=self._done,
+                questions_of=self._questions,
+                resumed=self._resumed,
+                exact=exact,
+                f1=f1,
+                seconds=round(seconds, 3),
+            )
+            return
+        rate = (self._done - self._resumed) / seconds
         left = f", {rate:.1f}/s, {(self._questions - self._done) / rate:.0f} s left" if rate else ""
-        tell(f"{self._what}: {self._done:,}/{self._questions:,} questions{left}{self._score}")
+        score = f", {self._score_text}" if self._score else ""
+        tell(f"{self._what}: {self._done:,}/{self._questions:,} questions{left}{score}")

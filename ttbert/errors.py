@@ -40,6 +40,10 @@ class CheckpointError(TtbertError):
     exit_code = 3
 
 
+class UnreadableError(CheckpointError):
+    """The files of a checkpoint cannot be read here and now, which says nothing of the same files on another machine."""
+
+
 class BoardError(TtbertError):
     """The board, its grid, the batch or the mesh is not supported."""
 

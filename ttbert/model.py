@@ -100,9 +100,9 @@ def _architecture(config: dict[str, Any], where: str) -> str:
     supported = " and ".join(ARCHITECTURES)
     model_type, named = config.get("model_type"), config.get("architectures")
     if model_type != "bert":
-        raise CheckpointError(f"{where}: model type {model_type!r} is not supported", f"ttbert converts {supported}")
+        raise CheckpointError(f"{where}: model type {model_type!r:.80} is not supported", f"ttbert converts {supported}")
     if not isinstance(named, list) or len(named) != 1 or named[0] not in ARCHITECTURES:
-        names = ", ".join(map(str, named)) if isinstance(named, list) else str(named)
+        names = ", ".join(map(_plain, named[:3])) if isinstance(named, list) else _plain(named)
         raise CheckpointError(f"{where}: architecture {names} is not supported", f"ttbert converts {supported}")
     for setting, supported_value in _ABSENT.items():
         value = config.get(setting, supported_value)
@@ -112,6 +112,11 @@ def _architecture(config: dict[str, Any], where: str) -> str:
                 f"ttbert converts models with {supported_value!r} there",
             )
     return str(named[0])
+
+
+def _plain(value: object) -> str:
+    """A value as it can be printed in a line, whatever it is."""
+    return value[:60] if isinstance(value, str) and value.isprintable() else f"{value!r:.60}"
 
 
 def _check_widths(shape: BertShape, where: str) -> None:

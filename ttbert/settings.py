@@ -41,6 +41,11 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}", "it is a TOML file with defaults of ttbert's options") from error
+    return parse_settings(text, path)
+
+
+def parse_settings(text: str, path: Path) -> dict[str, Any]:
+    """The settings in the text of the file; InputError where they are not as they should be."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:

@@ -22,7 +22,9 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-with atheris.instrument_imports(include=["ttbert.cache", "ttbert.recipe", "targets"]):
+with atheris.instrument_imports(
+    include=["ttbert.cache", "ttbert.model", "ttbert.recipe", "ttbert.settings", "stored", "targets"]
+):
     from targets import seeds, target
 
     from ttbert.cache.digest import blake3_of

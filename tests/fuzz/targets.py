@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import stored
+import tiny
 from models import TINY, publish
 
 from ttbert.cache.cache import open_cache
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.document import LARGEST, canonical
 from ttbert.cache.keys import parse_public_line
+from ttbert.cache.lease import Failure
 from ttbert.cache.manifest import DTYPES, LAYOUTS, Manifest, TensorEntry
 from ttbert.cache.refs import LogEntry
-from ttbert.errors import IncompatibleError, InputError, IntegrityError, TtbertError
+from ttbert.cache.stores.store import is_key
+from ttbert.cache.trust import find_signature_problem
+from ttbert.errors import CheckpointError, IncompatibleError, InputError, IntegrityError, TtbertError
+from ttbert.model import parse_config
 from ttbert.recipe.recipe import payload_size
 from ttbert.recipe.tensorbin import HEADER_SIZE, check_header, header
+from ttbert.settings import KINDS, parse_settings
 
 Target = Callable[[bytes], bool]
 
@@ -41,8 +49,19 @@ def seeds() -> Iterator[bytes]:
         found.append(bytes([1, 0, len(shape)]) + sizes + header(shape, "bfloat8_b", "tile"))
         found.append(bytes([0, 1, len(shape)]) + sizes + header(shape, "bfloat16", "row_major"))
     found += [b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHqb8oGiik2JX7Ht1SA/FqjZNELWZo/PNrE6rZV+XB4Q alice"]
+    found += [b"\n".join(content for content in found if b"ttbert.ref/" in content), *stored.seeds(), *_signatures()]
+    found += [b'cache = "s3://lab/ttbert"\nread_only = true\n', canonical(tiny.config())]
     for number in range(len(TARGETS)):
         yield from (bytes([number]) + content for content in found)
+
+
+def _signatures() -> Iterator[bytes]:
+    """One that is right, by a key made of zeros."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key, what = Ed25519PrivateKey.from_private_bytes(bytes(32)), blake3_of(b"manifest")
+    name = f"signatures/manifest/{what.hex}/{key.public_key().public_bytes_raw().hex()}"
+    yield name.encode() + b"\n" + key.sign(f"ttbert.signature/1\nmanifest\n{what}\n".encode())
 
 
 def _document(parse: Callable[[bytes, str], Any]) -> Target:
@@ -100,13 +119,39 @@ def _refusing(parse: Callable[[], Any]) -> Any:
     """What `parse` gives, or None where it refuses."""
     try:
         return parse()
-    except (IntegrityError, IncompatibleError, InputError) as error:
+    except (CheckpointError, IntegrityError, IncompatibleError, InputError) as error:
         _check_error(error)
         return None
 
 
 def _check_error(error: TtbertError) -> None:
     assert len(error.message) < 600 and error.message.isprintable() and error.hint
+
+
+def _settings(data: bytes) -> bool:
+    found = _refusing(lambda: parse_settings(data.decode("utf-8", "replace"), Path("config.toml")))
+    if found is None:
+        return False
+    assert all(type(value) is KINDS[name] for name, value in found.items())
+    return True
+
+
+def _config(data: bytes) -> bool:
+    shape = _refusing(lambda: parse_config(data, "config.json"))
+    if shape is None:
+        return False
+    assert shape.hidden % 32 == shape.intermediate % 32 == shape.head_size % 32 == 0 and shape.heads % shape.grid == 0
+    return True
+
+
+def _signature(data: bytes) -> bool:
+    """The key of the object is what comes before the first line ends."""
+    key, content = data.partition(b"\n")[0].decode("utf-8", "replace"), data.partition(b"\n")[2]
+    return is_key(key) and _refusing(lambda: [find_signature_problem(key, content)]) == [None]
+
+
+def _stored(read: Target) -> Target:
+    return lambda data: bool(_refusing(lambda: read(data)))
 
 
 TARGETS: list[Target] = [
@@ -116,4 +161,12 @@ TARGETS: list[Target] = [
     _rewritten(_document(LogEntry.parse)),
     _header,
     _public_key,
+    _document(Failure.parse),
+    _settings,
+    _config,
+    _signature,
+    *map(
+        _stored,
+        (stored.record, stored.reprieve, stored.sweeping, stored.holder, stored.action, stored.history, stored.name),
+    ),
 ]

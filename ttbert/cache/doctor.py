@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import CacheError, IntegrityError, StoreUnavailable, TtbertError
+from ..console import count_text
+from ..errors import CacheError, InputError, IntegrityError, StoreUnavailable, TtbertError
 from .stores.local import LocalStore
 from .stores.mounts import find_mount, nearest_existing
+from .stores.open import open_store
 from .stores.store import Store
 
 State = Literal["ok", "warning", "failed", "skipped"]
@@ -41,8 +43,25 @@ class Check:
     exit_code: int = 0
 
 
+def examine_url(url: str, write: bool = True) -> Iterator[Check]:
+    """Try out the store at a URL, as `examine` does; InputError for a URL that names none."""
+    try:
+        store = open_store(url)
+    except InputError:
+        raise
+    except TtbertError as error:  # such as a file in its place, or no credentials
+        yield Check("open", "failed", error.message, error.hint, error.exit_code)
+        return
+    yield from examine(store, write)
+
+
 def examine(store: Store, write: bool = True) -> Iterator[Check]:
     """Try a store out, until what all the rest needs fails; without `write` nothing is written."""
+    with _left_as_it_was(store):
+        yield from _examine(store, write)
+
+
+def _examine(store: Store, write: bool) -> Iterator[Check]:
     if isinstance(store, LocalStore):
         yield from _look_at_folder(store, write)
     for check in _reach(store):
@@ -67,8 +86,12 @@ def exit_code(checks: list[Check]) -> int:
 
 def _look_at_folder(store: LocalStore, write: bool) -> Iterator[Check]:
     place = nearest_existing(store.root)
-    there = "" if place == store.root else f", which a first write makes; {place} is there"
-    yield Check("resolve", "ok", f"the folder {store.root}{there}")
+    if place == store.root:
+        yield Check("resolve", "ok", f"the folder {store.root}")
+    else:
+        fix = "if there should be a cache: is something not mounted, or is there a slip of the pen?"
+        what = f"there is no folder {store.root} yet; the first conversion makes it in {place}"
+        yield Check("resolve", "warning", what, fix)
     mount = find_mount(store.root)
     what = f"{mount.type} at {mount.point}"
     if mount.is_temporary:
@@ -117,10 +140,23 @@ def _reach(store: Store) -> Iterator[Check]:
     yield Check("connect", "ok", f"{host}:{port} answers in {(time.monotonic() - started) * 1000:.0f} ms")
 
 
+@contextlib.contextmanager
+def _left_as_it_was(store: Store) -> Iterator[None]:
+    """Remove the folders that the trial makes: whoever converts first decides with whom they are shared."""
+    missing = [path for path in (store.root, *store.root.parents) if not path.exists()] if isinstance(store, LocalStore) else []
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # somebody uses them already
+            for path in missing:
+                path.rmdir()
+
+
 def _list(store: Store) -> str:
     started = time.monotonic()
-    found = sum(1 for _ in store.list("refs"))
-    return f"{found} entries of names, listed in {(time.monotonic() - started) * 1000:.0f} ms"
+    found = len({entry.key.split("/")[1] for entry in store.list("refs")})
+    there = count_text(found, "name") if found else "no model yet"
+    return f"{there}, listed in {(time.monotonic() - started) * 1000:.0f} ms"
 
 
 def _write(store: Store) -> Iterator[Check]:

@@ -3,6 +3,9 @@
 It is a numbered object below `leases/`, created once like every other. The holder renews it by creating the next number;
 when none has come for a while, by the store's own clock, anybody may create the next one and go on in the holder's place.
 A lease saves work and nothing more: if two hold it at once, both publish the same.
+
+    leases/WORK/00000007     who holds it, and since when, by the age of the object
+    leases/WORK/failed-...   the work cannot be done, and why: for those who were waiting for it at that moment
 """
 
 from __future__ import annotations
@@ -15,19 +18,21 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import CacheError, StoreUnavailable
+from ..errors import CacheError, IncompatibleError, IntegrityError, StoreUnavailable, TtbertError
 from .digest import Digest
-from .document import canonical
-from .stores.store import Store
+from .document import Fields, canonical
+from .stores.store import Entry, Store
 
 _log = logging.getLogger(__name__)
 
 SCHEMA = "ttbert.lease/1"
+FAILED = "ttbert.failed/1"
 LASTS = 30.0
 """Seconds without a renewal after which a holder is taken for dead."""
 _POLL = 1.0
@@ -37,10 +42,18 @@ T = TypeVar("T")
 
 
 @contextmanager
-def leased(store: Store, work: Digest, find: Callable[[], T | None], lasts: float = LASTS) -> Iterator[T | None]:
+def leased(
+    store: Store,
+    work: Digest,
+    find: Callable[[], T | None],
+    lasts: float = LASTS,
+    final: type[TtbertError] | None = None,
+) -> Iterator[T | None]:
     """Inside `with`, either hold the lease on `work`, with None, or have what `find` found because another has done it.
 
-    Waits as long as another one holds it, and tells so once. Raises what writing to the store does.
+    Waits as long as another one holds it, and tells so once. Where the work fails with `final` itself, an error that everybody
+    would meet, those who wait for it raise that, too, and do not try one after another. Whoever asks later tries it again.
+    Raises what writing to the store does.
     """
     lease = _Lease(store, f"leases/{work.hex}", lasts)
     told = False
@@ -49,7 +62,10 @@ def leased(store: Store, work: Digest, find: Callable[[], T | None], lasts: floa
         if found is not None:
             yield found
             return
-        holder = lease.take()
+        entries = list(store.list(lease.folder))
+        if final and (failure := lease.failure(entries)):
+            raise failure.error(final)
+        holder = lease.take(entries)
         if holder is None:
             break
         if not told:
@@ -57,29 +73,84 @@ def leased(store: Store, work: Digest, find: Callable[[], T | None], lasts: floa
             _log.warning("%s is at work on this already; waiting for it", holder)
         time.sleep(_POLL * random.uniform(0.5, 1.0))
     with lease.renewed():
-        # Whoever had it may have finished between the two looks.
-        yield find()
+        try:
+            # Whoever had it may have finished between the two looks.
+            yield find()
+        except TtbertError as error:
+            if type(error) is final:
+                lease.report(error)
+            raise
+
+
+def is_held(key: str) -> bool:
+    """Whether an object below `leases/` says that somebody is at work."""
+    return key.rpartition("/")[2].isdecimal()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why some work cannot be done, as the machine found out that tried."""
+
+    host: str
+    message: str
+    hint: str
+
+    def to_bytes(self) -> bytes:
+        return canonical({"schema": FAILED, "host": self.host, "message": self.message, "hint": self.hint})
+
+    @classmethod
+    def parse(cls, content: bytes, where: str) -> Failure:
+        """Read the canonical form; IntegrityError, naming `where`, for anything else."""
+        fields = Fields.parse(content, where)
+        fields.schema(FAILED)
+        failure = cls(fields.take("host", str), fields.take("message", str), fields.take("hint", str))
+        fields.done()
+        return failure
+
+    def error(self, kind: type[TtbertError]) -> TtbertError:
+        return kind(f"{self.message} (so found {self.host}, which this waited for)", self.hint)
 
 
 class _Lease:
     def __init__(self, store: Store, folder: str, lasts: float) -> None:
-        self._store, self._folder, self._lasts = store, folder, lasts
+        self._store, self.folder, self._lasts = store, folder, lasts
         self._number = 0
         self._offset: float | None = None
+        self._old: set[str] | None = None
 
-    def take(self) -> str | None:
-        """None if it is ours now, or the name of the machine that has it."""
-        entries = [entry for entry in self._store.list(self._folder) if entry.key.rpartition("/")[2].isdecimal()]
-        if not entries:
-            return None if self._create(1) else "another machine"
-        latest = entries[-1]
-        holder = self._read(latest.key)
-        if not (_is_dead(holder) or self._now() - latest.modified > self._lasts):
-            return str(holder.get("host", "another machine"))[:60]
-        if not self._create(int(latest.key.rpartition("/")[2]) + 1):
-            return "another machine"
+    def failure(self, entries: Sequence[Entry]) -> Failure | None:
+        """What was reported since this was asked first; None where that is nothing, or cannot be read."""
+        reported = {entry.key for entry in entries if _is_report(entry.key)}
+        if self._old is None:
+            self._old = reported
+        for key in sorted(reported - self._old):
+            with suppress(KeyError, IntegrityError, IncompatibleError):
+                return Failure.parse(self._store.get(key, 0, _LARGEST), key)
+        return None
+
+    def report(self, error: TtbertError) -> None:
+        """Tell those who wait that the work cannot be done."""
+        failure = Failure(socket.gethostname(), error.message, error.hint)
+        with suppress(CacheError):  # then they find out by themselves
+            self._store.put(f"{self.folder}/failed-{uuid.uuid4().hex}", failure.to_bytes())
+
+    def take(self, entries: Sequence[Entry]) -> str | None:
+        """None if it is ours now, or the name of the machine that has it; `entries` are those of the folder at this moment."""
+        holds = [entry for entry in entries if is_held(entry.key)]
+        if not holds:
+            if not self._create(1):
+                return "another machine"
+        else:
+            latest = holds[-1]
+            holder = self._read(latest.key)
+            if not (_is_dead(holder) or self._now() - latest.modified > self._lasts):
+                return str(holder.get("host", "another machine"))[:60]
+            if not self._create(int(latest.key.rpartition("/")[2]) + 1):
+                return "another machine"
         for entry in entries:
-            self._delete(entry.key)
+            # A report stays until all who waited have looked, however late they see what others write.
+            if is_held(entry.key) or (_is_report(entry.key) and self._now() - entry.modified > 2 * self._lasts):
+                self._delete(entry.key)
         return None
 
     @contextmanager
@@ -122,7 +193,7 @@ class _Lease:
             self._store.delete(key)
 
     def _key(self, number: int) -> str:
-        return f"{self._folder}/{number:08d}"
+        return f"{self.folder}/{number:08d}"
 
     def _read(self, key: str) -> dict[str, Any]:
         try:
@@ -140,6 +211,10 @@ class _Lease:
             self._delete(key)
             self._offset = (entry.modified if entry else time.time()) - time.monotonic()
         return time.monotonic() + self._offset
+
+
+def _is_report(key: str) -> bool:
+    return key.rpartition("/")[2].startswith("failed-")
 
 
 def _this_process() -> bytes:

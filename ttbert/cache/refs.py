@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -208,20 +209,22 @@ def move_ref(
     Where the last entry says so already, and `accept` takes it, nothing is written. `sign` is called with the digest of a
     new entry before it is published: so nobody meets one of ours without its signature.
     """
-    for _ in range(_TRIES):
-        numbers = entry_numbers(store, ref)
-        if after is not None and numbers[-1:] != [after]:
+    taken = 0  # the number that somebody else was faster to create, whether a listing that is behind shows it or not
+    for attempt in range(_TRIES):
+        last = max([*entry_numbers(store, ref), taken], default=0)
+        if after is not None and last != after:
             return None
-        latest, before, number = None, None, 1
-        if numbers:
-            number = numbers[-1] + 1
+        latest, before, number = None, None, last + 1
+        if last:
             try:
-                content = read_twice(store, entry_key(ref, numbers[-1]), _LARGEST + 1)  # its digest goes into the next entry
-            except KeyError:
-                continue  # deleted between the listing and now
+                content = read_twice(store, entry_key(ref, last), _LARGEST + 1)  # its digest goes into the next entry
+            except KeyError:  # deleted between the look and now, or not seen yet
+                taken = 0
+                time.sleep(min(1.0, 0.01 * 2**attempt))
+                continue
             before = blake3_of(content)
             with contextlib.suppress(IntegrityError, IncompatibleError):  # the next entry supersedes it
-                latest = parse_entry(store, ref, numbers[-1], content)
+                latest = parse_entry(store, ref, last, content)
         elif means is None:
             return None
         if latest and accept(latest) and _undated(latest.means) == _undated(means):
@@ -232,6 +235,7 @@ def move_ref(
         # Creating the next number is a compare-and-swap: it fails exactly when somebody else moved the ref meanwhile.
         if store.put(entry_key(ref, number), entry.to_bytes()):
             return entry
+        taken = number
     raise CacheError(f"{ref} could not be moved: others kept moving it, {_TRIES} times", "try again")
 
 

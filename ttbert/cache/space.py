@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterable
+
 from ..errors import NoSpaceError
+from .cache import Cache, blob_key
+from .census import take_census
 from .stores.store import Store
 
 
-def require_space(store: Store, needed: int, what: str, option: str = "--cache") -> None:
+def require_space(store: Store, needed: int, what: str, option: str = "--cache", there: Callable[[], int] = lambda: 0) -> None:
     """NoSpaceError where the store says that it has less than `needed` bytes free; object stores say nothing.
 
-    `option` is how the user chooses another place.
-
-    What is there already is not taken off, since nobody knows the digests of what has not been made yet.
+    `option` is how the user chooses another place. `there` is asked how much of it is there already, if all of it does not fit.
     """
     free = store.free()
+    if free is not None and free < needed:
+        needed -= there()
     if free is not None and free < needed:
         raise NoSpaceError(
             f"no space for {what} in {store.url}: {needed:,} bytes needed, {free:,} free; nothing was written",
             f"free some with `ttbert cache gc`, or choose another place with {option}; --no-space-check, or "
             "TTBERT_NO_SPACE_CHECK=1, is for mounts that do not tell the truth about it",
         )
+
+
+def left_behind(cache: Cache, sizes: Iterable[int]) -> int:
+    """Bytes of stored blobs of these sizes that no name leads to: most likely an interrupted conversion left them.
+
+    Nobody knows the digests of what has not been made yet. If they are others, the disk is full later, which harms nothing.
+    """
+    census = take_census(cache)
+    used = {blob_key(blob) for blob in census.users}
+    found = Counter(entry.size for key, entry in census.blobs.items() if key not in used)
+    return sum(size * count for size, count in (found & Counter(sizes)).items())

@@ -6,6 +6,7 @@ what is gone by then is passed over.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from ..errors import StoreUnavailable
@@ -13,9 +14,11 @@ from .cache import Cache
 from .census import Census, take_census
 from .condemned import LOOKS, Condemned, Sweeper, condemn, read_record
 from .gc import GRACE, Limits, Plan
-from .lease import LASTS
+from .lease import LASTS, is_held
 from .reach import OWN, Scope, find_unused, keys_in_use, union
 from .stores.store import Entry, is_temporary
+
+_log = logging.getLogger(__name__)
 
 
 def run_gc(cache: Cache, plan: Plan, looks: tuple[float, ...] = LOOKS) -> int:
@@ -79,8 +82,9 @@ class _Sweep:
                 if entry and entry.modified < record.since and key not in seen.spared:
                     freed += self._remove_company(key)
                     freed += entry.size if self._sweeper.delete(key) else 0
-        except _Stop:
+        except _Stop as stop:
             self._sweeper.stop()
+            _log.warning("stopped deleting what was condemned: %s", stop)
             return freed
         # After any other error a deletion may still be on its way; what was announced then says for how long.
         if all(map(self._scope.has, record.keys)):
@@ -114,10 +118,13 @@ class _Sweep:
         now = self._sweeper.announce(seconds)
         reprieved = self._sweeper.reprieved()
         census = take_census(self._cache)
-        if reprieved is None or any(model.cached is None for model in census.models):
-            raise _Stop
+        unreadable = next((model for model in census.models if model.cached is None), None)
+        if reprieved is None:
+            raise _Stop("another collection has finished with it")
+        if unreadable:
+            raise _Stop(f"{unreadable.ref} cannot be read, so what belongs to it is not known")
         if now - self._record.since < GRACE and _somebody_converts(census, now):
-            raise _Stop
+            raise _Stop("somebody is converting, and nothing leads yet to what they rely on; collect again later")
         return _Seen(census, reprieved | union(keys_in_use(self._cache, census, self._limits.keep_last)))
 
 
@@ -134,7 +141,7 @@ def _remove_leftover(cache: Cache, entry: Entry) -> int:
 
 def _somebody_converts(census: Census, now: float) -> bool:
     """Whether a lease is alive by the store's clock: its holder relies on blobs that nothing leads to yet."""
-    return any(now - entry.modified < 2 * LASTS for entry in census.below("leases") if "/clock/" not in entry.key)
+    return any(now - entry.modified < 2 * LASTS for entry in census.below("leases") if is_held(entry.key))
 
 
 def _rank(key: str) -> tuple[int, str]:

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from . import refs
 from .blob import check_end, read_blob
 from .cache import Cache, Cached, blob_key
+from .digest import blake3_of
 from .refs import Ref, RefEntry
 from .tier import AT_ONCE
+from .trust import copy_signatures
 
 
 def push(
     near: Cache, far: Cache, ref: Ref, entry: RefEntry, cached: Cached, progress: Callable[[int], None] = lambda size: None
 ) -> None:
-    """Publish a model of one cache in another, under its name; what is there already is left alone.
+    """Publish a model of one cache in another, under its name, with the signatures of both; what is there is left alone.
 
+    A name that has no history there, or the beginning of the one here, goes on with the very entries of here, so that their
+    signatures hold. Another history goes on by an entry of its own. Whoever pushes signs what is new there, if they can.
     IntegrityError for a damaged blob here, which is not published; then nothing leads to those that were.
     """
 
@@ -36,4 +41,22 @@ def push(
         except BaseException:
             workers.shutdown(wait=False, cancel_futures=True)
             raise
-    far.move_ref(ref, far.publish_manifest(cached.manifest), entry.repo, entry.commit)
+    copy_signatures(near.store, far.store, "manifest", cached.digest)
+    published = far.publish_manifest(cached.manifest)
+    if published.digest == cached.digest and far.claim(published):
+        _copy_history(near, far, ref)
+    far.move_ref(ref, published, entry.repo, entry.commit)
+
+
+def _copy_history(near: Cache, far: Cache, ref: Ref) -> None:
+    """Let a name's history go on there as it does here, where it is the beginning of that, or none."""
+    history = {number: refs.read_content(near.store, ref, number) for number in refs.entry_numbers(near.store, ref)}
+    there = refs.entry_numbers(far.store, ref)
+    if there and history.get(there[-1]) != refs.read_content(far.store, ref, there[-1]):
+        return
+    for number in sorted(history.keys() - there):
+        digest = blake3_of(history[number])
+        copy_signatures(near.store, far.store, "ref", digest)
+        if number == max(history):
+            far.trust.sign(far.store, "ref", digest)
+        far.store.put(refs.entry_key(ref, number), history[number])

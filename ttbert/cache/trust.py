@@ -21,12 +21,12 @@ import re
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import platformdirs
 
-from ..errors import CacheError, UntrustedError
-from .digest import Digest
+from ..errors import CacheError, IncompatibleError, UntrustedError
+from .digest import Digest, blake3_of
 from .history import Memory, doubt
 from .keys import PrivateKey, PublicKey, required_keys
 from .refs import LogEntry, Ref, read_entry, read_latest
@@ -36,7 +36,10 @@ Kind = Literal["manifest", "ref"]
 _ID = re.compile(r"[0-9a-f]{64}")
 _MOST = 100
 """Signatures that are looked at to say who signed something; whether a trusted key did is always found."""
-_SIZE = 64
+SIZE = 64
+"""Bytes of a signature."""
+_KINDS: dict[Kind, str] = {"manifest": "manifest", "ref": "entry of a name"}
+_KEY = re.compile(r"signatures/(?P<kind>manifest|ref)/(?P<digest>[0-9a-f]{64})/(?P<key>[0-9a-f]{64})")
 _log = logging.getLogger(__name__)
 _TRIES = 100
 
@@ -125,23 +128,36 @@ def user_trust(signer: PrivateKey | None = None) -> Trust:
 
 def publish_signature(store: Store, kind: Kind, digest: Digest, key: PrivateKey) -> None:
     """Store a key's signature. One that is there already is checked, and moved to quarantine where it is none."""
-    name = signature_key(kind, digest, key.public)
-    signature = key.sign(_message(kind, digest))
-    for _ in range(_TRIES):
-        if store.put(name, signature) or has_signature(store, kind, digest, key.public):
-            return
-        with contextlib.suppress(KeyError):  # somebody else has just moved it
-            store.quarantine(name)
-    raise CacheError(f"{store.url}/{name} could not be published: whatever is there is no signature", "look at the disk")
+    _publish(store, kind, digest, key.public, key.sign(_message(kind, digest)))
+
+
+def copy_signatures(source: Store, target: Store, kind: Kind, digest: Digest) -> None:
+    """Store every signature of this that one store has in another one; what is no signature stays where it is."""
+    for key in signers(source, kind, digest):
+        signature = _read(source, kind, digest, key)
+        if signature:
+            _publish(target, kind, digest, key, signature)
 
 
 def has_signature(store: Store, kind: Kind, digest: Digest, key: PublicKey) -> bool:
     """Whether that key signed this."""
-    try:
-        signature = store.get(signature_key(kind, digest, key), 0, _SIZE + 1)
-    except KeyError:
-        return False
-    return len(signature) == _SIZE and key.verifies(signature, _message(kind, digest))
+    return _read(store, kind, digest, key) is not None
+
+
+def find_signature_problem(key: str, content: bytes) -> str | None:
+    """What is wrong with an object below `signatures/`, if anything. IncompatibleError for one that is called otherwise."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise IncompatibleError(f"{key:.200}: no signature of this version of ttbert is called so", "look who put it there")
+    kind, digest, public = (
+        cast(Kind, match["kind"]),
+        Digest("blake3", match["digest"]),
+        PublicKey("", bytes.fromhex(match["key"])),
+    )
+    if _is_signature(content, kind, digest, public):
+        return None
+    what = f"what is there (blake3:{blake3_of(content).short}...) is no signature of the {_KINDS[kind]} {digest.short}"
+    return f"{what} by the key {public.id[:12]}, whose owner can sign it again"
 
 
 def signers(store: Store, kind: Kind, digest: Digest) -> list[PublicKey]:
@@ -158,6 +174,29 @@ def signatures(store: Store, kind: Kind, digest: Digest) -> list[str]:
 
 def signature_key(kind: Kind, digest: Digest, key: PublicKey) -> str:
     return f"signatures/{kind}/{digest.hex}/{key.id}"
+
+
+def _publish(store: Store, kind: Kind, digest: Digest, key: PublicKey, signature: bytes) -> None:
+    name = signature_key(kind, digest, key)
+    for _ in range(_TRIES):
+        if store.put(name, signature) or has_signature(store, kind, digest, key):
+            return
+        with contextlib.suppress(KeyError):  # somebody else has just moved it
+            store.quarantine(name)
+    raise CacheError(f"{store.url}/{name} could not be published: whatever is there is no signature", "look at the disk")
+
+
+def _read(store: Store, kind: Kind, digest: Digest, key: PublicKey) -> bytes | None:
+    """The signature of this by that key, if there is one."""
+    try:
+        content = store.get(signature_key(kind, digest, key), 0, SIZE + 1)
+    except KeyError:
+        return None
+    return content if _is_signature(content, kind, digest, key) else None
+
+
+def _is_signature(content: bytes, kind: Kind, digest: Digest, key: PublicKey) -> bool:
+    return len(content) == SIZE and key.verifies(content, _message(kind, digest))
 
 
 def _message(kind: Kind, digest: Digest) -> bytes:

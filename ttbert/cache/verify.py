@@ -7,16 +7,18 @@ there is a sound copy of it, or by converting the model again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from ..errors import CacheError, IntegrityError, NotCached
+from ..errors import CacheError, IncompatibleError, IntegrityError, NotCached
 from .cache import Cache, blob_key, manifest_key
 from .census import Census, Model
 from .digest import blake3_of
 from .document import LARGEST
 from .manifest import Manifest
+from .refs import entry_numbers, read_content
 from .stores.store import Entry
+from .trust import SIZE, find_signature_problem
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def verify(
     repair: bool = False,
     progress: Callable[[Entry], None] = lambda entry: None,
 ) -> Verdict:
-    """Read every blob and manifest, or those of one model, and compare their digests.
+    """Read every blob and manifest, or those of one model, and compare their digests; and check the signatures of them.
 
     What is looked at is the shared store, of which `census` must be. With `repair`, what is damaged there, and the same at a
     second look, is moved to quarantine, and it and what is missing is restored from the local tier; what may not be read,
@@ -89,6 +91,7 @@ def survey(cache: Cache, census: Census, only: Model | None = None) -> Verdict:
     """
     owners, stored = _owners(census, only), entries_to_verify(cache, census, only)
     expected = {key: size for model in census.models for key, size in _blobs(model).items()}
+    expected |= {key: SIZE for key in stored if _is_signature(key)}
     findings = [
         Finding(key, f"it has {entry.size:,} bytes, not {expected[key]:,}", tuple(owners.get(key, ())))
         for key, entry in stored.items()
@@ -111,14 +114,28 @@ def _verdict(census: Census, only: Model | None, stored: dict[str, Entry], found
 
 
 def entries_to_verify(cache: Cache, census: Census, only: Model | None = None) -> dict[str, Entry]:
-    """The blobs and manifests that a verification looks at, in order.
+    """The blobs, manifests and signatures that a verification looks at, in order.
 
     NotCached where there is no cache, such as in a folder on which no disk is mounted.
     """
-    stored = {**census.blobs, **census.manifests}
+    signatures = {entry.key: entry for entry in census.below("signatures")}
+    stored = {**census.blobs, **census.manifests, **signatures}
     if not census.entries:
         raise NotCached(f"there is no cache in {cache.store.url}", "see `ttbert cache info`; is something not mounted?")
-    return {key: stored[key] for key in sorted(stored if only is None else _owners(census, only)) if key in stored}
+    if only is None:
+        return {key: stored[key] for key in sorted(stored)}
+    signed = tuple(_signed_of(cache, only)) if signatures else ()
+    wanted = {*_owners(census, only), *(key for key in signatures if key.startswith(signed))}
+    return {key: stored[key] for key in sorted(wanted) if key in stored}
+
+
+def _signed_of(cache: Cache, model: Model) -> Iterator[str]:
+    """The folders of the signatures of a model's manifest and of the entries of its name."""
+    if model.entry:
+        yield f"signatures/manifest/{model.entry.manifest.hex}/"
+    for number in entry_numbers(cache.store, model.ref):
+        with contextlib.suppress(KeyError):  # deleted just now
+            yield f"signatures/ref/{blake3_of(read_content(cache.store, model.ref, number)).hex}/"
 
 
 def _owners(census: Census, only: Model | None) -> dict[str, list[str]]:
@@ -162,7 +179,7 @@ def _restored(cache: Cache, finding: Finding) -> Finding:
         content = cache.near.store.get(key)
     except (KeyError, OSError):
         return finding
-    if blake3_of(content).hex != key.rpartition("/")[2]:
+    if not _is_sound(key, content):
         return finding
     cache.store.put(key, content)
     return replace(finding, restored=True)
@@ -170,12 +187,13 @@ def _restored(cache: Cache, finding: Finding) -> Finding:
 
 def _check(cache: Cache, key: str) -> str | None:
     """What is wrong with a stored object, if anything."""
-    name = key.rpartition("/")[2]
     try:
+        if _is_signature(key):
+            return find_signature_problem(key, cache.store.get(key, 0, SIZE + 1))
         found = cache.hash(key)
         if found is None:
             return None  # deleted since the census
-        if found[0].hex != name:
+        if found[0].hex != _name(key):
             return f"its digest is blake3:{found[0].short}..., {found[1]:,} bytes"
         if key.startswith("manifests/"):
             Manifest.parse(cache.store.get(key, 0, LARGEST + 1), key)
@@ -186,3 +204,20 @@ def _check(cache: Cache, key: str) -> str | None:
     except IntegrityError as error:
         return error.message
     return None
+
+
+def _is_sound(key: str, content: bytes) -> bool:
+    if not _is_signature(key):
+        return blake3_of(content).hex == _name(key)
+    try:
+        return find_signature_problem(key, content) is None
+    except IncompatibleError:
+        return False
+
+
+def _is_signature(key: str) -> bool:
+    return key.startswith("signatures/")
+
+
+def _name(key: str) -> str:
+    return key.rpartition("/")[2]

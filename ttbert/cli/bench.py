@@ -18,6 +18,7 @@ from .options import (
     offline_option,
     places_option,
     policy_option,
+    progress_option,
     revision_option,
     trace_option,
 )
@@ -47,6 +48,7 @@ _board_option = click.option(
 )
 @places_option
 @offline_option
+@progress_option
 @json_option
 def bench_command(
     model: str,

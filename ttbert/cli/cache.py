@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..console import Progress, agree, say, show, size_text, table, tell
+from ..console import Progress, agree, count_text, say, show, size_text, table, tell
 from ..errors import InputError, IntegrityError
 from .options import cache_option, chosen_by, default_cache, json_option, places_option, progress_option, read_only
 from .trust import signed_by
@@ -97,10 +97,9 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
         if kind != "blobs" and of["objects"]:
             say(f"  {kind:<10} {of['objects']}, {size_text(of['bytes'])}")
     if near:
-        copies = len(near.blobs)
-        say(f"copies here  {copies} blobs, {size_text(near.size)} in all")
-    say(f"quarantine   {document['quarantined']} objects")
-    say(f"left behind  {document['left_behind']} temporary files of killed writers")
+        say(f"copies here  {count_text(len(near.blobs), 'blob')}, {size_text(near.size)} in all")
+    say(f"quarantine   {count_text(document['quarantined'], 'object')}")
+    say(f"left behind  {count_text(document['left_behind'], 'temporary file')} of killed writers")
     if document["bytes_free"] is not None:
         say(f"free         {size_text(document['bytes_free'])}")
 
@@ -193,7 +192,9 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     say(table(rows, right=(4,)))
     say()
     blobs = [("blob", "", "bytes", "digest")]
-    blobs += [(each.name, f"{len(each.tensors)} tensors", f"{each.size:,}", each.blob.short) for each in manifest.packs]
+    blobs += [
+        (each.name, count_text(len(each.tensors), "tensor"), f"{each.size:,}", each.blob.short) for each in manifest.packs
+    ]
     blobs += [(each.name, "file", f"{each.size:,}", each.blob.short) for each in manifest.files]
     say(table(blobs, right=(2,)))
 
@@ -340,7 +341,7 @@ def _print_verdict(verdict: Verdict, done: str, commands: list[str] | None) -> N
         if finding.restored:
             say("  restored from the local tier")
     result = "all sound" if verdict.sound else f"{len(verdict.findings)} wrong"
-    say(f"{verdict.objects} objects, {size_text(verdict.size)} {done}: {result}")
+    say(f"{count_text(verdict.objects, 'object')}, {size_text(verdict.size)} {done}: {result}")
     if verdict.sound:
         return
     if commands is None:

@@ -32,18 +32,16 @@ def doctor_command(url: str | None, no_write: bool, places: Places, as_json: boo
     ttbert cache doctor
     ttbert cache doctor s3://lab/ttbert
     """
-    from ..cache.doctor import examine, exit_code
-    from ..cache.stores.open import open_store
+    from ..cache.doctor import examine_url, exit_code
 
     urls = {"cache": url or places.cache} | ({"local tier": places.local} if places.local and not url else {})
     checks: dict[str, list[Check]] = {}
     for tier, where in urls.items():
-        store = open_store(where)
         checks[tier] = []
-        if not as_json:
-            say(f"{tier}  {store.url}")
         # A machine that only reads the shared store keeps copies here all the same.
-        for check in examine(store, write=not no_write and not (places.read_only and tier == "cache")):
+        for check in examine_url(where, write=not no_write and not (places.read_only and tier == "cache")):
+            if not as_json and not checks[tier]:
+                say(f"{tier}  {where}")
             checks[tier].append(check)
             if not as_json:
                 _print(check)

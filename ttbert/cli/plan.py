@@ -12,11 +12,12 @@ import click
 from ..boards import BOARDS, Board
 from ..console import say, show, size_text, table, tell
 from ..errors import AccuracyError, BoardError, DeviceError
-from .options import json_option, offline_option, places_option, policy_option, revision_option
+from .options import json_option, offline_option, places_option, policy_option, progress_option, revision_option
 from .tiers import supply
 
 if TYPE_CHECKING:
     from ..cache.places import Places
+    from ..model import BertShape
     from ..runtime.check import Comparison, Verdict
     from ..runtime.l1 import Usage
     from ..runtime.ops import Op
@@ -39,6 +40,7 @@ _tokens_option = click.option(
 @click.option("--check", "wants_check", is_flag=True, help="Let TT-NN judge the plan on a mock device of the board.")
 @click.option("--picture", type=click.Path(path_type=Path), metavar="FILE", help="Draw L1 over the ops: a .svg or .png.")
 @offline_option
+@progress_option
 @json_option
 def plan_command(
     model: str,
@@ -93,6 +95,7 @@ def plan_command(
 @_tokens_option
 @places_option
 @offline_option
+@progress_option
 @json_option
 def check_command(
     model: str,
@@ -121,14 +124,16 @@ def check_command(
     from ..runtime.plan import plan_bert
     from ..runtime.tokens import TOKENS
 
+    def plan(shape: BertShape) -> Plan:
+        return plan_bert(shape, batch, tokens or min(TOKENS, shape.positions), BOARDS[board].chip, policy)
+
     _require_runs(board)
     cache = places.open(offline)
-    cached = supply(Wanted(model, revision, policy, offline), places, cache)
+    cached = supply(Wanted(model, revision, policy, offline), places, cache, require=plan)
     config = cached.manifest.file(CONFIG)
     assert config
     shape = parse_config(cache.load(config), f"{cached.digest}: {CONFIG}")
-    tokens = tokens or min(TOKENS, shape.positions)
-    plan_bert(shape, batch, tokens, BOARDS[board].chip, policy)
+    tokens = plan(shape).tokens
     tell(f"running {model} ({policy}) in the shadow of a mock {board}, batch {batch} of {tokens} tokens; no device is used")
     request = Request(shape, batch, tokens, policy, places, offline, str(cached.digest))
     comparison = compare_on(board, request)

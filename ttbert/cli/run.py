@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import Progress, count_text, passage, plain, say, show, size_text, styled, table, tell
-from ..errors import NotCached
+from ..errors import InputError, NotCached
 from .options import (
     batch_option,
     board_option,
@@ -29,6 +29,7 @@ from .tiers import supply
 
 if TYPE_CHECKING:
     from ..cache.cache import Cache, Cached
+    from ..cache.manifest import TensorEntry
     from ..cache.places import Places
     from ..convert.convert import Conversion, Plan
     from ..demo.demo import Outcome, Timings
@@ -48,6 +49,7 @@ _NOTHING = "   nothing: a mock device computes no answer"
 @offline_option
 @progress_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and the action key, and convert nothing.")
+@click.option("--rebuild", is_flag=True, help="Convert even what is there already, and compare the two; heal what is damaged.")
 @sign_option
 @json_option
 def convert_command(
@@ -58,6 +60,7 @@ def convert_command(
     places: Places,
     offline: bool,
     dry_run: bool,
+    rebuild: bool,
     sign_with: str | None,
     as_json: bool,
 ) -> None:
@@ -66,14 +69,22 @@ def convert_command(
     MODEL is an id on the Hugging Face hub, a folder in the Hugging Face format, or `bundled`. A model is known by the
     content of its files: what was converted once, under whatever name, is not converted again.
 
+    With --rebuild it is, and every byte is compared with what is stored. Leaves with exit code 7, and changes nothing, where
+    the result is another one. What is damaged or missing in the cache is replaced; the damaged goes to `quarantine`.
+
     \b
     ttbert convert phiyodr/bert-large-finetuned-squad2
     ttbert convert ./my-finetuned-bert --policy bf16
+    ttbert convert bundled --rebuild
     """
     from ..cache.cache import require_lasting
     from ..cache.keys import find_signer
     from ..convert.convert import convert, find_by_name, plan_conversion
+    from ..convert.rebuild import rebuild as convert_again
     from ..convert.wanted import Wanted
+
+    if dry_run and rebuild:
+        raise InputError("--dry-run converts nothing, so there is nothing to compare", "leave out --dry-run or --rebuild")
 
     cache = places.open(offline, find_signer(sign_with))
     if not dry_run:
@@ -84,7 +95,7 @@ def convert_command(
         plan = plan_conversion(wanted)
     except NotCached:
         found = find_by_name(wanted, cache)
-        if found is None or dry_run:
+        if found is None or dry_run or rebuild:
             raise
         tell(f"{model} is in the cache under this name; whether the hub has newer files was not checked (offline)")
         _report_conversion(found, cache, 0.0, as_json)
@@ -92,8 +103,15 @@ def convert_command(
     if dry_run:
         _report_plan(plan, cache, as_json)
         return
+    conversion: Conversion | None = None
     with Progress(f"converting {model}", len(plan.recipe.tensors), plan.stored_size) as progress:
-        conversion = convert(plan, cache, lambda entry: progress.advance(entry.size), tell)
+
+        def advance(entry: TensorEntry) -> None:
+            progress.advance(entry.size)
+
+        if rebuild:
+            conversion = convert_again(plan, cache, advance, tell)
+        conversion = conversion or convert(plan, cache, advance, tell)
     if not conversion.hit:
         cache.fetch(conversion.cached, conversion.ref)  # its blobs are on this machine: now what leads to them is, too
     _report_conversion(conversion, cache, time.perf_counter() - started, as_json)
@@ -117,6 +135,7 @@ def convert_command(
 @click.option("--pad", is_flag=True, help="Take any number of inputs; the last batch may be partly empty.")
 @places_option
 @offline_option
+@progress_option
 @json_option
 def demo_command(
     model: str,
@@ -198,8 +217,10 @@ def _report_plan(plan: Plan, cache: Cache, as_json: bool) -> None:
 
 def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_json: bool) -> None:
     from ..cache.trust import has_signature
+    from ..convert.rebuild import Rebuilt
 
     cached = conversion.cached
+    healed = conversion.healed if isinstance(conversion, Rebuilt) else None
     manifest = cached.manifest
     signer = cache.trust.signer
     signed = signer is not None and has_signature(cache.store, "manifest", cached.digest, signer.public)
@@ -210,6 +231,8 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
                 "manifest": str(cached.digest),
                 "action": str(manifest.action),
                 "hit": conversion.hit,
+                "rebuilt": healed is not None,
+                "healed": list(healed or ()),
                 "tensors": len(manifest.tensors),
                 "bytes": manifest.size,
                 "seconds": round(seconds, 3),
@@ -219,8 +242,13 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
             }
         )
         return
-    done = "already in the cache, nothing to do" if conversion.hit else f"converted in {seconds:.1f} s"
+    if healed is not None:
+        done = f"converted again in {seconds:.1f} s: the very bytes that are stored"
+    else:
+        done = "already in the cache, nothing to do" if conversion.hit else f"converted in {seconds:.1f} s"
     say(f"{conversion.ref}: {done}")
+    if healed:
+        say(f"  healed    {', '.join(healed)}: damaged or missing in the cache, and sound now")
     say(f"  manifest  {cached.digest}")
     say(f"  tensors   {len(manifest.tensors)}, {size_text(manifest.size)} with the files beside them")
     shared = ", the shared tier; copies are kept in " + cache.near.store.url if cache.near else ""

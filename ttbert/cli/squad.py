@@ -24,6 +24,7 @@ from .options import (
     places_option,
     policy_option,
     precision_option,
+    progress_option,
     revision_option,
     trace_option,
 )
@@ -85,6 +86,7 @@ _CHANGES_SHOWN = 3
 @click.option("--max-drop", type=float, metavar="F1", help="Exit code 13 if F1 is lower by more than the one of --compare.")
 @places_option
 @offline_option
+@progress_option
 @json_option
 @click.pass_context
 def squad_command(context: click.Context, /, **given: Any) -> None:

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
-from ..console import Progress, say, show, size_text, tell
+from ..console import Progress, progress_options, say, show, size_text, tell
 from ..errors import InputError
-from .options import json_option, places_option, sign_option
+from .options import json_option, places_option, progress_option, sign_option
 
 if TYPE_CHECKING:
     from ..cache.cache import Cache, Cached
     from ..cache.keys import PrivateKey
     from ..cache.places import Places
     from ..cache.refs import Ref
+    from ..convert.convert import Plan
     from ..convert.wanted import Wanted
+    from ..model import BertShape
 
 
-def supply(wanted: Wanted, places: Places, cache: Cache) -> Cached:
-    """The wanted model, converted first if it is not in the cache, and copied to this machine if there is a tier for that."""
+def supply(wanted: Wanted, places: Places, cache: Cache, require: Callable[[BertShape], object] = lambda shape: None) -> Cached:
+    """The wanted model, converted first if it is not in the cache, and copied to this machine if there is a tier for that.
+
+    `require` may refuse the shape of a model by an error, before it is converted.
+    """
     from ..demo.supply import supply_model
 
-    miss = f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first"
-    cached = supply_model(wanted, cache, places.options(), lambda: tell(miss))
+    def on_miss(plan: Plan) -> None:
+        require(plan.recipe.shape)
+        tell(f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first")
+
+    cached = supply_model(wanted, cache, [*places.options(), *progress_options()], on_miss)
     bring_near(wanted.model, cache, cached, wanted.ref)
     return cached
 
@@ -44,6 +53,7 @@ def bring_near(label: str, cache: Cache, cached: Cached, ref: Ref | None) -> int
 @click.command("pull")
 @click.argument("ref")
 @places_option
+@progress_option
 @json_option
 def pull_command(ref: str, places: Places, as_json: bool) -> None:
     """Copy the model REF from the cache to the local tier, so that it can be used from here, --offline too.
@@ -69,6 +79,7 @@ def pull_command(ref: str, places: Places, as_json: bool) -> None:
 @click.command("push")
 @click.argument("ref")
 @places_option
+@progress_option
 @sign_option
 @json_option
 def push_command(ref: str, places: Places, sign_with: str | None, as_json: bool) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CheckpointError, NotCached, TtbertError
+from ..errors import CheckpointError, NotCached, TtbertError, UnreadableError
 from .source import Source
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class _PickleFile(_WeightFile):
 
         version = tuple(int(part) for part in torch.__version__.split(".")[:2])
         if version < (2, 6):
-            raise CheckpointError(
+            raise UnreadableError(
                 f"{self.path} is a pickle, which PyTorch {torch.__version__} cannot open safely (CVE-2025-32434)",
                 f"use PyTorch 2.6 or later, or {_TO_SAFETENSORS}",
             )
@@ -240,7 +240,7 @@ class _PickleFile(_WeightFile):
         import pickle
 
         if isinstance(error, MemoryError):
-            return CheckpointError(f"{self.path} does not fit into memory", _TO_SAFETENSORS)
+            return UnreadableError(f"{self.path} does not fit into memory", _TO_SAFETENSORS)
         if isinstance(error, pickle.UnpicklingError):
             # PyTorch's own text advises to load the file unsafely.
             return CheckpointError(
@@ -328,9 +328,9 @@ def _refuse_pointer(path: Path) -> None:
         )
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
+def _damaged(path: Path, error: Exception) -> UnreadableError:
     text = str(error).strip() or type(error).__name__
-    return CheckpointError(
+    return UnreadableError(
         f"{path} is damaged or not what its name says: {text.splitlines()[0]:.200}", "fetch or save it again"
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -16,8 +16,8 @@ from ..cache.cache import Cache, Cached
 from ..cache.lease import leased
 from ..cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry
 from ..cache.refs import Ref
-from ..cache.space import require_space
-from ..errors import UntrustedError
+from ..cache.space import left_behind, require_space
+from ..errors import CheckpointError, UntrustedError
 from ..model import parse_config
 from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
@@ -28,6 +28,8 @@ from .maker import Made, Maker, Progress
 from .source import Source
 from .tokenizer import build_tokenizer, tokenizer_files
 from .wanted import Wanted
+
+Note = Callable[[str], None]
 
 _WRITERS = 4
 """Packs that are written at once. Writing is mostly waiting: for the disk to confirm, or for a server."""
@@ -49,9 +51,14 @@ class Plan:
         return sum(tensor.payload for tensor in self.recipe.tensors)
 
     @property
+    def pack_sizes(self) -> list[int]:
+        """Bytes of each pack: its packed tensors with their headers."""
+        return [sum(each.payload + HEADER_SIZE for each in pack.tensors) for pack in self.recipe.packs]
+
+    @property
     def stored_size(self) -> int:
-        """Bytes of the packs: the packed tensors with their headers."""
-        return self.size + HEADER_SIZE * len(self.recipe.tensors)
+        """Bytes of all packs."""
+        return sum(self.pack_sizes)
 
     @property
     def is_identified(self) -> bool:
@@ -116,7 +123,7 @@ def convert(
     plan: Plan,
     cache: Cache,
     progress: Progress = lambda entry: None,
-    note: Callable[[str], None] = lambda text: None,
+    note: Note = lambda text: None,
 ) -> Conversion:
     """Make sure that the planned model is in the cache under its ref, converting it on a miss.
 
@@ -136,22 +143,28 @@ def convert(
         if conversion is None or not cache.authority.claim(conversion.cached):
             cache.trust.check_may_publish()
             if cache.check_space:
-                require_space(cache.store, plan.stored_size, str(plan.ref))
-            # Of several that want it at once, one converts and the others wait.
-            with leased(cache.store, plan.action.key, lambda: find_converted(plan, cache.authority)) as found:
+                there = partial(left_behind, cache.authority, plan.pack_sizes)
+                require_space(cache.store, plan.stored_size, str(plan.ref), there=there)
+            # Of several that want it at once, one converts and the others wait. What is wrong with a checkpoint is so for all.
+            with leased(
+                cache.store, plan.action.key, lambda: find_converted(plan, cache.authority), final=CheckpointError
+            ) as found:
                 conversion = found or Conversion(_publish(plan, cache, lambda: ahead or make()), plan.ref, hit=False)
     cache.move_ref(plan.ref, conversion.cached, plan.source.label, plan.source.commit)
     return conversion
 
 
+def small_files(plan: Plan) -> dict[str, bytes]:
+    """What goes beside the tensors. CheckpointError where the tokenizer is not that of a BERT."""
+    source = plan.source
+    tokenizer = build_tokenizer({name: source.read(name) for name in plan.tokenizer}, plan.recipe.shape.vocabulary)
+    return {CONFIG: source.read(CONFIG), TOKENIZER: tokenizer, RECIPE: plan.action.to_bytes()}
+
+
 def _publish(plan: Plan, cache: Cache, make: Callable[[], Maker]) -> Cached:
     # Small and likely wrong things first, a store that cannot be written to among them: they need no download of weights.
     recipe, source = plan.recipe, plan.source
-    contents = {
-        CONFIG: source.read(CONFIG),
-        TOKENIZER: build_tokenizer({name: source.read(name) for name in plan.tokenizer}, recipe.shape.vocabulary),
-        RECIPE: plan.action.to_bytes(),
-    }
+    contents = small_files(plan)
     files = tuple(FileEntry(name, cache.publish_blob(content), len(content)) for name, content in contents.items())
     maker = make()
 

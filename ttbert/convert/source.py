@@ -19,11 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ..cache.digest import Digest, sha256_of_file
-from ..errors import (
-    CheckpointError,
-    IntegrityError,
-    TtbertError,
-)
+from ..errors import CheckpointError, IntegrityError, TtbertError, UnreadableError
 from .digests import compute_sha256, recall_sha256
 
 _SAVED = "give a model saved by transformers' save_pretrained()"
@@ -107,10 +103,10 @@ class Source(ABC):
         return self._digests[name]
 
     def check_unchanged(self) -> None:
-        """Raise CheckpointError if a file whose path or digest was given out has changed since then."""
+        """Raise UnreadableError if a file whose path or digest was given out has changed since then."""
         for path, before in self._stats.items():
             if _stat(path) != before:
-                raise CheckpointError(
+                raise UnreadableError(
                     f"{path} changed while it was being converted; nothing was published",
                     "wait until whatever writes to it is done, then convert again",
                 )
@@ -122,7 +118,7 @@ class Source(ABC):
         found = _stat(path)
         if found is None:
             where = f", a link to {path.readlink()}, which" if path.is_symlink() else ""
-            raise CheckpointError(f"{path}{where} cannot be read or is not there any more", _READABLE)
+            raise UnreadableError(f"{path}{where} cannot be read or is not there any more", _READABLE)
         self._stats[path] = found
 
     def _verify(self, name: str, path: Path, expected: str) -> None:
@@ -149,7 +145,7 @@ class FolderSource(Source):
         try:
             entries = sorted(self._folder.iterdir())
         except OSError as error:
-            raise CheckpointError(f"the folder {folder} cannot be read: {error.strerror}", _READABLE) from error
+            raise UnreadableError(f"the folder {folder} cannot be read: {error.strerror}", _READABLE) from error
         # A broken link is listed too: passing over it would silently choose another file of weights.
         found = [entry for entry in entries if entry.is_file() or (entry.is_symlink() and not entry.exists())]
         super().__init__(label or str(self._folder), None, [SourceFile(entry.name, size_of(entry), None) for entry in found])
@@ -182,4 +178,4 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}", _READABLE) from error
+        raise UnreadableError(f"{path} cannot be read: {error.strerror}", _READABLE) from error

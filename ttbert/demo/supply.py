@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 
 from ..cache.cache import Cache, Cached, require_lasting
 from ..child import python_command
-from ..convert.convert import find_by_name, find_converted, plan_conversion
+from ..convert.convert import Plan, find_by_name, find_converted, plan_conversion
 from ..convert.wanted import Wanted
 from ..errors import NotCached, ReportedError, StoreUnavailable, TtbertError
 
 
-def supply_model(wanted: Wanted, cache: Cache, options: Sequence[str], on_miss: Callable[[], None]) -> Cached:
-    """The wanted model from the cache, converted first on a miss, after a call of `on_miss`.
+def supply_model(wanted: Wanted, cache: Cache, options: Sequence[str], on_miss: Callable[[Plan], None]) -> Cached:
+    """The wanted model from the cache, converted first on a miss, after a call of `on_miss`, which may refuse it by an error.
 
     `options` are what names that cache to a command of ttbert.
 
@@ -35,7 +35,7 @@ def supply_model(wanted: Wanted, cache: Cache, options: Sequence[str], on_miss: 
     if found:
         return found.cached
     require_lasting(cache)
-    on_miss()
+    on_miss(plan)
     _convert_elsewhere(wanted, options)
     found = find_converted(plan, cache)
     if found is None:
@@ -50,10 +50,11 @@ def _require_whole(wanted: Wanted, cache: Cache) -> None:
     """NotCached, with a list of what is missing, where a part of the model is in the cache."""
     cached = cache.resolve(wanted.ref)
     lacking = cache.missing(cached.manifest) if cached else []
-    if lacking:
+    if cached and lacking:
         names = ", ".join(each.entry.name for each in lacking[:8]) + (", ..." if len(lacking) > 8 else "")
+        parts = len(list(cached.manifest.entries()))
         raise NotCached(
-            f"{len(lacking)} parts of {wanted.ref} are not in {cache.store.url} (offline): {names}",
+            f"{wanted.ref} lacks {len(lacking)} of its {parts} parts in {cache.store.url} (offline): {names}",
             f"run `ttbert cache pull {wanted.ref}`, or this without --offline, once with a network",
         )
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 TRIES = 6
+CONNECTS = 3
+"""Attempts to reach a host when nothing comes back at all: it is gone, or something on the way swallows what is sent to it."""
 _DELETING = 20.0
 """Seconds after which no request of a deletion is sent any more, answered or not. It can be begun again at any time."""
 _DONE_WITHIN = _DELETING + PATIENCE.connect + 25.0
@@ -89,23 +91,21 @@ class ObjectStore(Store):
     def put(self, key: str, content: bytes | memoryview) -> bool:
         check_key(key)
         client = self._client if len(content) <= _SMALL else self._patient_client(len(content))
-        unheard: BaseError | None = None
+        may_be_done = False
         for attempt in range(1, TRIES + 1):
             try:
                 obstore.put(client, key, content, mode="create", use_multipart=False)
                 return True
             except (BaseError, FileNotFoundError) as error:
                 if isinstance(error, AlreadyExistsError) and _code(error) not in _IN_FLIGHT:
-                    return unheard is not None and self._holds(key, content)
-                if not _is_transient(error):
+                    return may_be_done and self._holds(key, content)
+                may_be_done |= not _is_unsent(error)
+                if attempt >= _tries(error):
+                    if _is_transient(error) and may_be_done and self._holds(key, content):
+                        return True
                     raise self._explain(error, writing=True) from error
-                unheard = cast(BaseError, error)
-                if attempt < TRIES:
-                    self._pause(attempt, error)
-        assert unheard
-        if self._holds(key, content):
-            return True
-        raise self._explain(unheard, writing=True) from unheard
+                self._pause(attempt, error)
+        raise AssertionError
 
     def creates_exactly_once(self) -> bool:
         """Whether of several create-only writes of one key exactly one succeeds here: tried out once, with small objects.
@@ -240,7 +240,7 @@ class ObjectStore(Store):
             except BaseError as error:
                 if _status(error) == 416:
                     raise _OutOfRange from error
-                if attempt == TRIES or not _is_transient(error):
+                if attempt >= _tries(error):
                     raise self._explain(error, writing) from error
                 self._pause(attempt, error)
         raise AssertionError
@@ -249,7 +249,7 @@ class ObjectStore(Store):
         self._on_retry()
         reason = _reason(error)
         if attempt > 1 or reason == _NO_ANSWER:
-            _log.warning("%s: %s; trying again (%d of %d)", self.url, reason, attempt, TRIES - 1)
+            _log.warning("%s: %s; trying again (%d of %d)", self.url, reason, attempt, _tries(error) - 1)
         time.sleep(min(self._patience.pause, _FIRST_PAUSE * 2**attempt) * random.uniform(0.5, 1.0))
 
     def _explain(self, error: Exception, writing: bool = False) -> TtbertError:
@@ -299,6 +299,18 @@ def _is_transient(error: Exception) -> bool:
     if status is None:
         return code is None or code in ("InternalError", "SlowDown", "ServiceUnavailable")
     return status in (408, 409, 425, 429) or status >= 500 or code in ("RequestTimeout", *_DAMAGED)
+
+
+def _tries(error: Exception) -> int:
+    """How many attempts may end so."""
+    if not _is_transient(error):
+        return 1
+    return CONNECTS if _is_unsent(error) and _reason(error) == _NO_ANSWER else TRIES
+
+
+def _is_unsent(error: Exception) -> bool:
+    """Whether there was no connection, so that the server has not met the request."""
+    return "ConnectError(" in str(error)
 
 
 def _reason(error: Exception) -> str:
