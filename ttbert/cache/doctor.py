@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from ..console import count_text
 from ..errors import CacheError, InputError, IntegrityError, StoreUnavailable, TtbertError
 from .stores.local import LocalStore
 from .stores.mounts import find_mount, nearest_existing
@@ -155,7 +154,7 @@ def _left_as_it_was(store: Store) -> Iterator[None]:
 def _list(store: Store) -> str:
     started = time.monotonic()
     found = len({entry.key.split("/")[1] for entry in store.list("refs")})
-    there = count_text(found, "name") if found else "no model yet"
+    there = f"{found} {'name' if found == 1 else 'names'}" if found else "no model yet"
     return f"{there}, listed in {(time.monotonic() - started) * 1000:.0f} ms"
 
 
