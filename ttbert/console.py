@@ -149,7 +149,7 @@ def progress_options() -> list[str]:
 
 
 class Progress:
-    """Objects and bytes done, of so many. `advance` may be called from several threads.
+    """Objects and bytes done, of so many. `advance` may be called from several threads; it ends with the last object.
 
     As lines or JSON it speaks every few seconds, also when nothing was done in the meantime.
     """
@@ -174,12 +174,8 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.close()
-        self._ended.set()
-        if progress_mode() == "json":
-            self._tell("failed" if kind else "end")
-        elif progress_mode() == "lines" and kind is None and self._done:
-            self._tell("end")
+        with self._lock:
+            self._end("failed" if kind else "end")
 
     def advance(self, size: int) -> None:
         with self._lock:
@@ -188,6 +184,16 @@ class Progress:
             self._advanced = time.monotonic()
             self._bar.set_postfix_str(f"{self._done}/{self._objects}", refresh=False)
             self._bar.update(size)
+            if self._done == self._objects:
+                self._end("end")
+
+    def _end(self, event: str) -> None:
+        if self._ended.is_set():
+            return
+        self._bar.close()
+        self._ended.set()
+        if progress_mode() == "json" or (progress_mode() == "lines" and event == "end" and self._done):
+            self._tell(event)
 
     def _speak(self) -> None:
         while not self._ended.wait(_LINE_SECONDS):

@@ -21,9 +21,8 @@ import blake3
 
 from ..errors import IntegrityError
 from .digest import Digest
+from .stores.pieces import PIECE, pieces_of
 
-_CHUNK = 1 << 20
-"""Bytes that are copied, hashed and copied on at once: few enough for the processor's cache."""
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -42,6 +41,10 @@ class Blob:
     def path(self) -> str:
         """A path that this process can open for reading, while the blob is open."""
         return f"/proc/{os.getpid()}/fd/{self._descriptor}"
+
+    def stand_at(self, descriptor: int) -> None:
+        """Make another open descriptor of this process one for these bytes."""
+        os.dup2(self._descriptor, descriptor, inheritable=False)
 
     def bytes(self, length: int | None = None) -> bytes:
         """All of it, or the first `length` bytes."""
@@ -80,7 +83,7 @@ def read_blob(stream: BinaryIO, digest: Digest, size: int, where: str) -> Blob:
 
 def skip(stream: BinaryIO, count: int) -> None:
     """Read over the next bytes of a stream, or to its end."""
-    while count and (part := stream.read(min(count, _CHUNK))):
+    while count and (part := stream.read(min(count, PIECE))):
         count -= len(part)
 
 
@@ -93,11 +96,11 @@ def check_end(stream: BinaryIO, where: str) -> None:
 def hash_stream(stream: BinaryIO) -> tuple[Digest, int]:
     """The BLAKE3 digest and the length of a stream, read to its end."""
     hasher = blake3.blake3()
-    buffer = memoryview(bytearray(_CHUNK))
+    take = pieces_of(stream)
     size = 0
-    while count := _fill(stream, buffer):
-        hasher.update(buffer[:count])
-        size += count
+    while piece := take(PIECE):
+        hasher.update(piece)
+        size += len(piece)
     return Digest("blake3", hasher.hexdigest()), size
 
 
@@ -112,29 +115,17 @@ def damaged(where: str, what: str) -> IntegrityError:
 def _copy(stream: BinaryIO, descriptor: int, size: int, where: str) -> str:
     """Fill the memory file from the stream; the hex digest of what came."""
     hasher = blake3.blake3()
-    buffer = memoryview(bytearray(min(size, _CHUNK)))
+    take = pieces_of(stream, size)
     left = size
     while left:
         try:
-            count = _fill(stream, buffer[:left])
+            piece = take(left)
         except OSError as error:
             raise damaged(where, f"it cannot be read: {error}") from error
-        if count == 0:
+        if not piece:
             raise damaged(where, f"it ends after {size - left:,} bytes of {size:,}")
-        piece = buffer[:count]
+        left -= len(piece)
         hasher.update(piece)
         while piece:
             piece = piece[os.write(descriptor, piece) :]
-        left -= count
     return hasher.hexdigest()
-
-
-def _fill(stream: BinaryIO, buffer: memoryview) -> int:
-    """Read until the buffer is full or the stream ends; how many bytes were read."""
-    count = 0
-    while count < len(buffer):
-        part = stream.readinto(buffer[count:])  # type: ignore[attr-defined]
-        if not part:
-            break
-        count += part
-    return count

@@ -208,6 +208,15 @@ class Cache:
     def fetch(self, cached: Cached, ref: Ref | None, progress: Callable[[int], None] = lambda size: None) -> None:
         """Copy a model to this machine, if there is a tier for that; `progress` is told each blob's size."""
 
+    def fetch_as_read(self, cached: Cached, ref: Ref | None, progress: Callable[[int], None] = lambda size: None) -> None:
+        """The same of a model that is about to be read whole: what is not here is copied on its way to the reader.
+
+        `progress` is told of each blob then, in any thread.
+        """
+
+    def flush(self) -> None:
+        """Wait until what was copied to this machine on its way is there to stay. The end of the process waits, too."""
+
     # Publishing: called by conversions alone
 
     def publish_blob(self, content: bytes | memoryview) -> Digest:

@@ -1,36 +1,39 @@
 """The local tier: a folder on this machine's disk with copies of what was read from a shared store.
 
-Every object in it is a copy of the object of that name in the shared store, or was published here before. A blob is
-fetched whole, in ranges and with other blobs at a time, hashed as it arrives, and then published here as anywhere: so
-what is here is whole, an interrupted fetch goes on with the blobs that are not, and nothing is fetched twice. Blobs are
-packs of modest size, so a fetch that was cut off loses little.
+Every object in it is a copy of the object of that name in the shared store, or was published here before. Whoever reads
+a blob that is not here reads it from the shared store, and each piece is hashed and written here on its way to the
+reader; when all have come, and have the digest, that file is the copy. So no byte is fetched or read twice, an
+interrupted fetch goes on with the blobs that are not here, and blobs are packs of modest size, so it loses little.
 
-What lies here is checked again whenever it is read. A damaged copy is moved to quarantine and fetched anew.
+A copy is seen by others at once, and made to last by threads that the reader does not wait for; `flush` does. A power cut
+before they are done may damage a copy. That costs a fetch, and nothing else: what lies here is checked again whenever it
+is read, and a damaged copy is moved to quarantine and fetched anew.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import BinaryIO, cast
 
-from ..errors import IntegrityError, NoSpaceError, StoreReadOnly
-from .blob import Blob, read_blob
+from ..errors import CacheError, IntegrityError, NoSpaceError, StoreReadOnly
 from .counters import Counters
 from .digest import Digest
+from .incoming import Incoming
 from .lock import machine_lock
-from .stores.local import LocalStore
+from .stores.local import Draft, LocalStore
 from .stores.store import Store
 
 _log = logging.getLogger(__name__)
 
-AT_ONCE = 4
-"""Blobs fetched at a time. Each is in memory until it is whole, so this bounds how much is."""
 _PATIENCE = 120.0
 """Seconds to wait for another process that fetches the same blob."""
+_SYNCS = 4
+"""Copies that the disk is asked to keep at a time."""
 
 
 class LocalTier:
@@ -42,7 +45,14 @@ class LocalTier:
         self._lock = threading.Lock()
         self._settled: set[str] = set()
         self._suspect: set[str] = set()
+        self._from_far: set[str] = set()
+        self._tried_again: set[str] = set()
         self._frozen = False
+        self._syncs = ThreadPoolExecutor(_SYNCS, thread_name_prefix="sync")
+        self._syncing: list[Future[None]] = []
+        self._expected: dict[str, int] = {}
+        self._progress: Callable[[int], None] = lambda size: None
+        self._then: Callable[[], None] = lambda: None
 
     def has(self, key: str, size: int) -> bool:
         """Whether a copy of that size is here. Whether it is sound is seen when it is read."""
@@ -52,49 +62,68 @@ class LocalTier:
         return entry is not None and entry.size == size
 
     def open(self, key: str, digest: Digest, size: int) -> BinaryIO:
-        """A stream over a blob's copy here, fetched first if it is not; KeyError if it is nowhere."""
-        self.fetch(key, digest, size)
-        if key not in self._suspect:
-            with suppress(KeyError):  # where nothing can be written, or somebody has just deleted it
-                stream = self.near.open(key)
-                self._counters.read("local", size)
-                return stream
-        stream = self.far.open(key)
-        self._settle(key, "miss")
-        self._counters.read("cache", size)
-        return stream
+        """A stream over a blob: over its copy here, or over the shared store's, which is copied here as it is read.
+
+        KeyError if it is nowhere. From the shared store, the stream raises IntegrityError for bytes that are not those of
+        the digest, and NoSpaceError where there is no room for them.
+        """
+        return self._open_near(key, size) or cast(BinaryIO, self._open_far(key, digest, size))
 
     def fetch(self, key: str, digest: Digest, size: int) -> None:
         """Make sure that a blob is here, unless nothing can be written here. KeyError if it is nowhere.
 
         IntegrityError where the shared store gives other bytes, twice; NoSpaceError where there is no room.
         """
-        if self.has(key, size):
-            self._settle(key, "hit")
-        elif not self._frozen and key not in self._suspect:
-            with machine_lock(self.near.lock_file(digest.hex[:2]), _PATIENCE):
-                if self.has(key, size):
-                    self._settle(key, "hit")  # another process has fetched it meanwhile
-                else:
-                    self._copy(key, digest, size)
+        while not self.has(key, size):
+            if self._frozen or key in self._suspect:
+                return
+            try:
+                with self._open_far(key, digest, size) as stream:
+                    if isinstance(stream, Incoming) and not self._frozen:
+                        stream.drain()
+            except IntegrityError as error:
+                if not self.discard(key, error.message.partition("; ")[0]):
+                    raise
+        self._settle(key, "hit")
 
     def fetch_all(self, blobs: Mapping[str, tuple[Digest, int]], progress: Callable[[int], None]) -> None:
-        """Fetch what is not here of these blobs, several at a time; `progress` is told the size of each that is done."""
+        """Fetch what is not here of these blobs, several at a time, to stay here.
+
+        `progress` is told the size of each that is done.
+        """
 
         def one(key: str) -> None:
             self.fetch(key, *blobs[key])
             progress(blobs[key][1])
 
-        with ThreadPoolExecutor(AT_ONCE) as workers:
+        with ThreadPoolExecutor(self.far.streams) as workers:
             try:
                 for _ in workers.map(one, blobs):
                     pass
             except BaseException:
                 workers.shutdown(wait=False, cancel_futures=True)
                 raise
+        self.flush()
+
+    def expect(self, blobs: Mapping[str, int], progress: Callable[[int], None], then: Callable[[], None]) -> None:
+        """Of these blobs, which are about to be read, tell `progress` the size of each that has come.
+
+        When all have, and are here to stay, `then` is called in a thread that nobody waits for but `flush`.
+        """
+        with self._lock:
+            self._expected, self._progress, self._then = dict(blobs), progress, then
+
+    def flush(self) -> None:
+        """Wait until what was copied here stays here, and what was to happen then is done."""
+        with self._lock:
+            waiting, self._syncing = self._syncing, []
+        for each in waiting:
+            each.result()
 
     def discard(self, key: str, why: str) -> bool:
-        """Move a damaged copy out of the way, so that it is fetched again; False if there is none that was not tried."""
+        """Have a blob that was damaged fetched again, its copy here moved out of the way; False if that was done before."""
+        if key in self._from_far:
+            return self._try_again(key, why)
         if key in self._suspect or self.near.head(key) is None:
             return False
         self._counters.count("damaged")
@@ -114,32 +143,100 @@ class LocalTier:
         with suppress(StoreReadOnly, NoSpaceError):
             self.near.put(key, content)
 
-    def _copy(self, key: str, digest: Digest, size: int) -> None:
+    def _try_again(self, key: str, why: str) -> bool:
+        # Perhaps it was damaged only on the way; what is stored there was checked when it was published.
+        with self._lock:
+            if key in self._tried_again:
+                return False
+            self._tried_again.add(key)
+        _log.warning("%s; fetching it again", why)
+        return True
+
+    def _open_near(self, key: str, size: int) -> BinaryIO | None:
+        if not self.has(key, size):
+            return None
+        try:
+            stream = self.near.open(key)
+        except KeyError:  # just deleted
+            return None
+        self._from_far.discard(key)
+        self._settle(key, "hit")
+        self._arrived(key)
+        self._counters.read("local", size)
+        return stream
+
+    def _open_far(self, key: str, digest: Digest, size: int) -> BinaryIO | Incoming:
+        with ExitStack() as held:
+            draft = None
+            if not self._frozen and key not in self._suspect:
+                held.enter_context(machine_lock(self.near.lock_file(digest.hex[:2]), _PATIENCE))
+                stream = self._open_near(key, size)
+                if stream:
+                    return stream  # another process has fetched it meanwhile
+                draft = self._begin(key, size)
+                if draft:
+                    held.callback(draft.close)
+            far = self.far.open(key)
+            self._settle(key, "miss")  # before it is here, where another thread would take it for a hit
+            self._from_far.add(key)
+            self._counters.read("cache", size)
+            keep, finish = partial(self._write, draft), partial(self._publish, draft, key)
+            return Incoming(far, digest, size, f"{self.far.url}/{key}", keep, finish, held.pop_all())
+        raise AssertionError
+
+    def _begin(self, key: str, size: int) -> Draft | None:
+        """The file for a copy, after what was here in its place is moved away; None where nothing can be written."""
         stored = self.near.head(key)
         if stored is not None:
+            self._from_far.discard(key)
             self.discard(key, f"{self.near.url}/{key} is damaged: it has {stored.size:,} bytes, not {size:,}")
-        with self._far_blob(key, digest, size) as blob:
-            self._settle(key, "miss")  # before it is here, where another thread would take it for a hit
-            self._counters.read("cache", size)
-            try:
-                self.near.put(key, blob.view())
-            except StoreReadOnly as error:
-                self._freeze(error)
-            except NoSpaceError as error:
-                raise NoSpaceError(
-                    error.message, "free some space, choose another folder with --local, or stream with --no-local"
-                ) from error
+            if key in self._suspect:
+                return None
+        with self._explained():
+            return self.near.draft(key, size)
+        return None
 
-    def _far_blob(self, key: str, digest: Digest, size: int) -> Blob:
-        where = f"{self.far.url}/{key}"
+    def _write(self, draft: Draft | None, piece: memoryview) -> None:
+        if draft and not self._frozen:
+            with self._explained():
+                draft.write(piece)
+
+    def _publish(self, draft: Draft | None, key: str) -> None:
+        if draft and not self._frozen:
+            with self._explained():
+                draft.publish(lasting=False)
+                with self._lock:
+                    self._syncing.append(self._syncs.submit(self.near.sync, key))
+        self._arrived(key)
+
+    def _arrived(self, key: str) -> None:
+        with self._lock:
+            size = self._expected.pop(key, None)
+            if size is None:
+                return
+            if not self._expected:
+                self._syncing.append(self._syncs.submit(self._complete, tuple(self._syncing), self._then))
+        self._progress(size)
+
+    def _complete(self, before: tuple[Future[None], ...], then: Callable[[], None]) -> None:
         try:
-            with self.far.open(key) as stream:
-                return read_blob(stream, digest, size, where)
-        except IntegrityError as error:
-            # Perhaps only on the way; what is stored there has been checked when it was published.
-            _log.warning("%s; fetching it again", error.message.partition("; ")[0])
-        with self.far.open(key) as stream:
-            return read_blob(stream, digest, size, where)
+            for each in before:
+                each.result()
+            then()
+        except CacheError as error:
+            _log.warning("%s; the copy here may not be whole", error.message)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Writes here: nothing more is written after one that is refused."""
+        try:
+            yield
+        except StoreReadOnly as error:
+            self._freeze(error)
+        except NoSpaceError as error:
+            raise NoSpaceError(
+                error.message, "free some space, choose another folder with --local, or stream with --no-local"
+            ) from error
 
     def _settle(self, key: str, what: str) -> None:
         """Count a hit or a miss of each blob once."""

@@ -101,26 +101,41 @@ class TieredCache(Cache):
 
         IntegrityError where a blob is nowhere or damaged in the shared store, NoSpaceError where they do not fit here.
         """
-        blobs = {blob_key(digest): (digest, size) for digest, size in self.to_fetch(cached.manifest).items()}
-        if self.check_space:
-            require_space(
-                self.near.store,
-                sum(size for _, size in blobs.values()),
-                "a copy of the model",
-                "--local, or none with --no-local",
-            )
+        blobs = self._lacking(cached)
         with self.counters.timed("fetch"):
             try:
                 self._tier.fetch_all(blobs, progress)
             except KeyError as error:
                 raise self._absent(next(e for e in cached.manifest.entries() if blob_key(e.blob) in error.args)) from None
-        with suppress(StoreReadOnly, UntrustedError):  # it is of use without them as long as there is a network
-            self._copy_small(cached, ref)
+        self._lead_to(cached, ref)
+
+    def fetch_as_read(self, cached: Cached, ref: Ref | None, progress: Callable[[int], None] = lambda size: None) -> None:
+        """NoSpaceError where it will not fit here; what is wrong with a blob, its reader is told."""
+        blobs = self._lacking(cached)
+        if blobs:
+            sizes = {key: size for key, (_, size) in blobs.items()}
+            self._tier.expect(sizes, progress, lambda: self._lead_to(cached, ref))
+        else:
+            self._lead_to(cached, ref)
+
+    def flush(self) -> None:
+        self._tier.flush()
 
     def publish_blob(self, content: bytes | memoryview) -> Digest:
         digest = super().publish_blob(content)
         self._tier.keep(blob_key(digest), content)
         return digest
+
+    def _lacking(self, cached: Cached) -> dict[str, tuple[Digest, int]]:
+        """The blobs that are not here, with their sizes. NoSpaceError where they do not fit here."""
+        lacking = self.to_fetch(cached.manifest)
+        if self.check_space:
+            require_space(self.near.store, sum(lacking.values()), "a copy of the model", "--local, or none with --no-local")
+        return {blob_key(digest): (digest, size) for digest, size in lacking.items()}
+
+    def _lead_to(self, cached: Cached, ref: Ref | None) -> None:
+        with suppress(StoreReadOnly, UntrustedError):  # it is of use without them as long as there is a network
+            self._copy_small(cached, ref)
 
     def _copy_small(self, cached: Cached, ref: Ref | None) -> None:
         """What leads to a model, and the signatures of it, to be here when there is no network."""

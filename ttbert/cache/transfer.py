@@ -10,7 +10,6 @@ from .blob import check_end, read_blob
 from .cache import Cache, Cached, blob_key
 from .digest import blake3_of
 from .refs import Ref, RefEntry
-from .tier import AT_ONCE
 from .trust import copy_signatures
 
 
@@ -34,7 +33,7 @@ def push(
 
     lacking = {each.entry.blob: each.entry.size for each in far.missing(cached.manifest)}
     digests = {blob_key(digest): digest for digest in lacking}
-    with ThreadPoolExecutor(AT_ONCE) as workers:
+    with ThreadPoolExecutor(far.store.streams) as workers:
         try:
             for _ in workers.map(one, ((blob_key(digest), size) for digest, size in lacking.items())):
                 pass

@@ -22,7 +22,7 @@ from .options import (
     revision_option,
     trace_option,
 )
-from .tiers import supply
+from .tiers import supply_to_load
 
 if TYPE_CHECKING:
     from ..cache.places import Places
@@ -78,7 +78,7 @@ def bench_command(
     if not target.is_device:
         raise DeviceError("no Tenstorrent device is here to be measured", "without one, try `ttbert plan --check`")
     cache = places.open(offline)
-    cached = supply(Wanted(model, revision, policy, offline), places, cache)
+    cached = supply_to_load(Wanted(model, revision, policy, offline), places, cache)
 
     from ..runtime.bench import measure
     from ..runtime.loader import CachedModel

@@ -25,7 +25,7 @@ from .options import (
     sign_option,
     trace_option,
 )
-from .tiers import supply
+from .tiers import supply_to_load
 
 if TYPE_CHECKING:
     from ..cache.cache import Cache, Cached
@@ -167,7 +167,7 @@ def demo_command(
     questions = choose_questions(input_path, batch, pad, target.chips)
     cache = places.open(offline)
     wanted = Wanted(model, revision, policy, offline)
-    cached = supply(wanted, places, cache)
+    cached = supply_to_load(wanted, places, cache)
 
     from ..demo.demo import run_demo
 

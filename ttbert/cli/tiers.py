@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from ..console import Progress, progress_options, say, show, size_text, tell
-from ..errors import InputError
+from ..errors import CacheError, InputError
 from .options import json_option, places_option, progress_option, sign_option
 
 if TYPE_CHECKING:
@@ -22,20 +23,49 @@ if TYPE_CHECKING:
     from ..model import BertShape
 
 
-def supply(wanted: Wanted, places: Places, cache: Cache, require: Callable[[BertShape], object] = lambda shape: None) -> Cached:
+Require = Callable[["BertShape"], object]
+"""Refuses the shape of a model by an error."""
+
+
+def supply(wanted: Wanted, places: Places, cache: Cache, require: Require = lambda shape: None) -> Cached:
     """The wanted model, converted first if it is not in the cache, and copied to this machine if there is a tier for that.
 
-    `require` may refuse the shape of a model by an error, before it is converted.
+    `require` is asked before it is converted.
     """
+    cached = _find_or_convert(wanted, places, cache, require)
+    bring_near(wanted.model, cache, cached, wanted.ref)
+    return cached
+
+
+def supply_to_load(wanted: Wanted, places: Places, cache: Cache) -> Cached:
+    """The same for a model that this process loads next: it is copied to this machine on its way to where it is loaded."""
+    cached = _find_or_convert(wanted, places, cache)
+    lacking = cache.to_fetch(cached.manifest)
+    if lacking:
+        command = click.get_current_context()
+        progress = command.with_resource(Progress(f"fetching {wanted.model}", len(lacking), sum(lacking.values())))
+        cache.fetch_as_read(cached, wanted.ref, progress.advance)
+        command.call_on_close(partial(_flush, cache))
+    else:
+        cache.fetch(cached, wanted.ref)
+    return cached
+
+
+def _flush(cache: Cache) -> None:
+    try:
+        cache.flush()
+    except CacheError as error:  # what was asked for is done all the same
+        tell(f"warning: {error.message}; the copy here may not last")
+
+
+def _find_or_convert(wanted: Wanted, places: Places, cache: Cache, require: Require = lambda shape: None) -> Cached:
     from ..demo.supply import supply_model
 
     def on_miss(plan: Plan) -> None:
         require(plan.recipe.shape)
         tell(f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first")
 
-    cached = supply_model(wanted, cache, [*places.options(), *progress_options()], on_miss)
-    bring_near(wanted.model, cache, cached, wanted.ref)
-    return cached
+    return supply_model(wanted, cache, [*places.options(), *progress_options()], on_miss)
 
 
 def bring_near(label: str, cache: Cache, cached: Cached, ref: Ref | None) -> int:

@@ -6,6 +6,7 @@ tensors laid out in another way, by an older or newer ttbert, are never mistaken
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import deque
 from collections.abc import Iterator
@@ -24,9 +25,6 @@ from ..recipe.policy import POLICIES
 from ..recipe.recipe import CONFIG, RECIPE, TOKENIZER, matches
 from ..recipe.tensorbin import HEADER_SIZE, check_header
 from ..tt import first_line, host_ttnn
-
-_READERS = 2
-"""Threads that read packs: one leaves half of the memory's bandwidth unused, more gain nothing on a local disk."""
 
 _AHEAD = 8
 """Packs that are read before they are asked for, which bounds the memory that waits: under 100 MB of a BERT-large."""
@@ -56,21 +54,22 @@ class CachedModel:
     def tensors(self) -> Iterator[tuple[TensorEntry, Any]]:
         """Each tensor as a TT-NN host tensor, in the manifest's order, its bytes checked before TT-NN sees them."""
         ttnn = host_ttnn()
-        with tempfile.TemporaryDirectory(prefix="ttbert-") as folder:
-            # TT-NN maps a file by its name, which must end in .tensorbin; the name leads to the checked memory.
+        with tempfile.TemporaryDirectory(prefix="ttbert-") as folder, Path(os.devnull).open("rb") as file:
+            current = file.fileno()
+            # TT-NN maps a file by its name, which must end in .tensorbin; the name leads to the checked memory, by way of a
+            # descriptor that stands for one blob after another, since a link for each of them is a file for each.
             link = Path(folder, "checked.tensorbin")
+            link.symlink_to(f"/proc/{os.getpid()}/fd/{current}")
             for pack, blobs in self._read_ahead():
                 for entry, blob in blobs:
                     with blob:
                         check_header(blob.bytes(HEADER_SIZE), entry, self.cache.where(pack, entry))
-                        link.symlink_to(blob.path)
+                        blob.stand_at(current)
                         try:
                             tensor = ttnn.load_tensor(str(link))
                         except RuntimeError as error:
                             where = self.cache.where(pack, entry)
                             raise damaged(where, f"TT-NN cannot read it: {first_line(error)}") from error
-                        finally:
-                            link.unlink()
                     found = (tuple(tensor.shape), tensor.dtype.name.lower(), tensor.layout.name.lower())
                     if found != (entry.shape, entry.dtype, entry.layout):
                         raise damaged(self.cache.where(pack, entry), f"its header says {found}")
@@ -83,7 +82,7 @@ class CachedModel:
             return pack, list(self.cache.load_pack(pack))
 
         reading: deque[Future[tuple[PackEntry, list[tuple[TensorEntry, Blob]]]]] = deque()
-        with ThreadPoolExecutor(_READERS) as readers:
+        with ThreadPoolExecutor(self.cache.store.streams) as readers:
             try:
                 for pack in self.manifest.packs:
                     reading.append(readers.submit(read, pack))

@@ -2,7 +2,7 @@
 
 To publish: a unique temporary file in the target's own folder, write, fsync, link to the final name, fsync the
 folder. The link has exactly one winner, on NFS too, and a writer killed at any point leaves a file that no reader
-looks at.
+looks at. A `Draft` leaves it to its writer when to fsync.
 
 Who may use what is decided by the folder of the store alone: what is made in it gets that folder's mode, whatever the
 umask of who makes it. So a folder with mode 2775 is shared by its group, and one with 0700 with nobody. What was made by
@@ -22,8 +22,10 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO
 
 from ...errors import CacheError, InputError, NoSpaceError, StoreReadOnly, StoreUnavailable, TtbertError
@@ -48,6 +50,11 @@ class LocalStore(Store):
         self.url = str(root)
         self._group = group
 
+    @property
+    def streams(self) -> int:  # type: ignore[override]
+        # On a local disk, one leaves half of the memory's bandwidth unused, and more than two gain nothing.
+        return 4 if self.capabilities.seen_within else 2
+
     @cached_property
     def capabilities(self) -> Capabilities:  # type: ignore[override]
         seen = find_mount(self.root).seen_within
@@ -56,17 +63,37 @@ class LocalStore(Store):
     def put(self, key: str, content: bytes | memoryview) -> bool:
         path = self._path(key)
         try:
+            if path.exists():
+                return False
+        except OSError as error:
+            raise self.explain(error, path, len(content)) from error
+        with self.draft(key, len(content)) as draft:
+            draft.write(content)
+            return draft.publish()
+
+    def draft(self, key: str, size: int) -> Draft:
+        """A file on its way to being the object `key` of that size; its writer closes it. Errors as of `put`."""
+        path = self._path(key)
+        try:
             for _ in range(_TRIES):
-                if path.exists():
-                    return False
                 try:
                     self._make_folder(path.parent)
-                    return self._publish(path, memoryview(content))
+                    return Draft(self, path, size)
                 except FileNotFoundError as error:
                     lost = error  # somebody deleted the last object of the folder, and the folder, just now
             raise lost
         except OSError as error:
-            raise self._explain(error, path, len(content)) from error
+            raise self.explain(error, path, size) from error
+
+    def sync(self, key: str) -> None:
+        """Have the disk keep an object that was published as one that need not last; nothing where it is gone."""
+        path = self._path(key)
+        with contextlib.suppress(KeyError), self.open(key) as file:
+            try:
+                os.fsync(file.fileno())
+                _sync_name(path)
+            except OSError as error:
+                raise self.explain(error, path) from error
 
     def open(self, key: str) -> BinaryIO:
         path = self._path(key)
@@ -75,7 +102,7 @@ class LocalStore(Store):
         except _NOT_THERE:
             raise KeyError(key) from None
         except OSError as error:
-            raise self._explain(error, path) from error
+            raise self.explain(error, path) from error
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         with self.open(key) as file:
@@ -87,7 +114,7 @@ class LocalStore(Store):
                     content += part
                 return bytes(content)
             except OSError as error:
-                raise self._explain(error, self._path(key)) from error
+                raise self.explain(error, self._path(key)) from error
 
     def head(self, key: str) -> Entry | None:
         path = self._path(key)
@@ -96,7 +123,7 @@ class LocalStore(Store):
         except _NOT_THERE:
             return None
         except OSError as error:
-            raise self._explain(error, path) from error
+            raise self.explain(error, path) from error
         return None if stat.S_ISDIR(status.st_mode) else Entry(key, status.st_size, status.st_mtime)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
@@ -111,7 +138,7 @@ class LocalStore(Store):
         except _NOT_THERE:
             return False
         except OSError as error:
-            raise self._explain(error, path) from error
+            raise self.explain(error, path) from error
         with contextlib.suppress(OSError):  # the first one that is not empty; an empty one would be untidy, not wrong
             for folder in itertools.takewhile(lambda each: each != self.root, path.parents):
                 folder.rmdir()
@@ -128,7 +155,7 @@ class LocalStore(Store):
         except FileNotFoundError:
             raise KeyError(key) from None
         except OSError as error:
-            raise self._explain(error, source) from error
+            raise self.explain(error, source) from error
         return moved
 
     def touch(self, key: str) -> None:
@@ -156,7 +183,7 @@ class LocalStore(Store):
         except _NOT_THERE:
             return False
         except OSError as error:
-            raise self._explain(error, path) from error
+            raise self.explain(error, path) from error
         return True
 
     def lock_file(self, name: str) -> Path:
@@ -165,39 +192,11 @@ class LocalStore(Store):
         with contextlib.suppress(OSError):
             self._make_folder(path.parent)
             path.touch(exist_ok=False)
-            self._share(path, 0o666)
+            self.share(path, 0o666)
         return path
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
-
-    def _publish(self, path: Path, content: memoryview) -> bool:
-        temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
-        try:
-            with temporary.open("xb", buffering=0) as file:
-                written = 0
-                while written < len(content):
-                    written += file.write(content[written : written + (1 << 24)])
-                self._share(temporary, 0o666)
-                os.fsync(file.fileno())
-                if os.fstat(file.fileno()).st_size != len(content):
-                    raise OSError(errno.EIO, "the file is not as long as what was written to it", str(temporary))
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                return False
-            except OSError as error:
-                if error.errno in _NO_LINKS and os.access(path.parent, os.W_OK):
-                    raise StoreUnavailable(
-                        f"{self.url} is on a file system without hard links, so nothing can be published there exactly once",
-                        "choose a folder on a local disk or on NFS with --cache or TTBERT_CACHE",
-                    ) from error
-                raise
-        finally:
-            temporary.unlink(missing_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # published, and deleted already, with the folder
-            _sync_folder(path.parent)
-        return True
 
     def _make_folder(self, folder: Path) -> None:
         missing = []
@@ -215,7 +214,7 @@ class LocalStore(Store):
             if each == self.root:
                 self._found()
             elif each.is_relative_to(self.root):
-                self._share(each, 0o3777)
+                self.share(each, 0o3777)
             _sync_folder(each.parent)
 
     def _found(self) -> None:
@@ -224,7 +223,7 @@ class LocalStore(Store):
             os.chown(self.root, -1, grp.getgrnam(self._group).gr_gid)
             self.root.chmod(_SHARED)
 
-    def _share(self, made: Path, bits: int) -> None:
+    def share(self, made: Path, bits: int) -> None:
         """Let those use a new file or folder who may use the store."""
         mode = self.root.stat().st_mode & bits
         if stat.S_IMODE(made.stat().st_mode) != mode:
@@ -242,7 +241,7 @@ class LocalStore(Store):
         except OSError as error:
             if skip_forbidden and prefix and error.errno in _FORBIDDEN:
                 return
-            raise self._explain(error, folder) from error
+            raise self.explain(error, folder) from error
         for item in found:
             key = f"{prefix}/{item.name}" if prefix else item.name
             if item.is_dir(follow_symlinks=False):
@@ -253,11 +252,11 @@ class LocalStore(Store):
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise self._explain(error, folder / item.name) from error
+                raise self.explain(error, folder / item.name) from error
             if stat.S_ISREG(status.st_mode):
                 yield Entry(key, status.st_size, status.st_mtime)
 
-    def _explain(self, error: OSError, path: Path, needed: int = 0) -> TtbertError:
+    def explain(self, error: OSError, path: Path, needed: int = 0) -> TtbertError:
         """The error a user can act on, for one of the operating system."""
         if error.errno in _FULL:
             free = shutil.disk_usage(nearest_existing(path)).free
@@ -274,6 +273,74 @@ class LocalStore(Store):
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             return _not_a_folder(path)
         return StoreUnavailable(f"{self.url}: {error}", "look at the disk or the mount, then try again")
+
+
+class Draft:
+    """A temporary file beside the object that it is to be. Closed before it is published, it leaves nothing."""
+
+    def __init__(self, store: LocalStore, path: Path, size: int) -> None:
+        """FileNotFoundError where the folder is gone, and other errors of the operating system."""
+        self._store, self._path, self._size = store, path, size
+        self._temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+        self._file = self._temporary.open("xb", buffering=0)
+        self._is_temporary = True
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Append some of the bytes. NoSpaceError, StoreReadOnly or StoreUnavailable, as all that this does may raise."""
+        left = memoryview(content)
+        with self._explained():
+            while left:
+                left = left[self._file.write(left[: 1 << 24]) :]
+
+    def publish(self, lasting: bool = True) -> bool:
+        """Make the bytes the object; False if there is one already.
+
+        One that is not `lasting` may be gone after a power cut, or damaged, until the store's `sync` of it is done.
+        """
+        with self._explained():
+            self._store.share(self._temporary, 0o666)
+            if lasting:
+                os.fsync(self._file.fileno())
+            if os.fstat(self._file.fileno()).st_size != self._size:
+                raise OSError(errno.EIO, "the file is not as long as what was written to it", str(self._temporary))
+            try:
+                os.link(self._temporary, self._path)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno in _NO_LINKS and os.access(self._path.parent, os.W_OK):
+                    raise StoreUnavailable(
+                        f"{self._store.url} is on a file system without hard links, so nothing can be published there "
+                        "exactly once",
+                        "choose a folder on a local disk or on NFS with --cache or TTBERT_CACHE",
+                    ) from error
+                raise
+            self._remove()
+            if lasting:
+                _sync_name(self._path)
+            return True
+
+    def close(self) -> None:
+        self._file.close()
+        self._remove()
+
+    def __enter__(self) -> Draft:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _remove(self) -> None:
+        if self._is_temporary:
+            self._temporary.unlink(missing_ok=True)
+            self._is_temporary = False
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._store.explain(error, self._path, self._size) from error
 
 
 def open_folder(folder: Path, group: str | None = None) -> LocalStore:
@@ -320,6 +387,11 @@ def _not_a_folder(path: Path) -> CacheError:
     else:
         what = "is a file"
     return CacheError(f"{path} cannot be in a cache: {place} {what}", "choose a folder with --cache or TTBERT_CACHE")
+
+
+def _sync_name(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # published, and deleted already, with the folder
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

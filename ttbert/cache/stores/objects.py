@@ -11,7 +11,6 @@ Not every server keeps the condition. `creates_exactly_once` finds out by writin
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import math
 import random
@@ -31,7 +30,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 
 from ...errors import StoreReadOnly, StoreUnavailable, TtbertError
 from .access import PATIENCE, Access, Connector, Patience
-from .ranges import RANGE, RangeStream
+from .pieces import PieceStream
 from .store import Capabilities, Entry, Store, check_key, is_key
 
 if TYPE_CHECKING:
@@ -47,7 +46,8 @@ _DELETING = 20.0
 _DONE_WITHIN = _DELETING + PATIENCE.connect + 25.0
 """The last request of a deletion may still wait for its connection, and then the server has so long to carry it out."""
 _FIRST_PAUSE = 0.1
-_WORKERS = 16
+_PIECE = 1 << 16
+"""Bytes of a piece at least: fewer are joined, which costs a copy of them, since each piece costs a call."""
 _SMALL = 1 << 20
 _SLOWEST = 250_000
 """Bytes a second of an upload that is still waited for."""
@@ -84,7 +84,6 @@ class ObjectStore(Store):
         self.access = connector.access
         self._client = connector.open(patience)
         self._patience, self._on_retry = patience, on_retry
-        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="ranges")
         self._lock = threading.Lock()
         self._exact: bool | None = None
 
@@ -119,16 +118,8 @@ class ObjectStore(Store):
 
     def open(self, key: str) -> BinaryIO:
         check_key(key)
-
-        def begin() -> BinaryIO:
-            found = obstore.get(self._client, key, options={"range": (0, RANGE)})
-            first, size = memoryview(found.buffer()), found.meta["size"]
-            return cast(BinaryIO, RangeStream(partial(self._range, key), first, size, self._workers))
-
-        try:
-            return self._try(key, begin)
-        except _OutOfRange:
-            return io.BytesIO(self._nothing(key, 0))
+        found = self._try(key, lambda: obstore.get(self._client, key))
+        return cast(BinaryIO, _ObjectStream(found, partial(self._go_on, key)))
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         check_key(key)
@@ -208,14 +199,15 @@ class ObjectStore(Store):
         except KeyError:
             return False
 
-    def _range(self, key: str, start: int, end: int) -> memoryview:
+    def _go_on(self, key: str, start: int, attempt: int, error: BaseError) -> Any:
+        """The rest of an object, after an error of that attempt to read on from there."""
+        if attempt == TRIES or not _is_transient(error):
+            raise self._explain(error) from error
+        self._pause(attempt, error)
         try:
-            part = self._try(key, lambda: memoryview(obstore.get_range(self._client, key, start=start, end=end)))
+            return self._try(key, lambda: obstore.get(self._client, key, options={"range": {"offset": start}}))
         except (KeyError, _OutOfRange):
             raise OSError("it changed while it was being read") from None
-        if len(part) != end - start:
-            raise OSError(f"{len(part):,} bytes came where {end - start:,} were asked for")
-        return part
 
     def _nothing(self, key: str, start: int) -> bytes:
         """The empty part of an object that is there."""
@@ -270,6 +262,42 @@ class ObjectStore(Store):
         if _code(error) == "NoSuchBucket":
             return StoreUnavailable(f"{where}: there is no bucket {self.access.bucket}", "create it, or correct the URL")
         return StoreUnavailable(f"{where}: {reason}", "check the endpoint, the region and the network, then try again")
+
+
+class _ObjectStream(PieceStream):
+    """An object as one answer of the server brings it; an answer that breaks off is gone on with by another one."""
+
+    def __init__(self, found: Any, go_on: Callable[[int, int, BaseError], Any]) -> None:
+        """`go_on` gives another answer, from a position on, for the attempt that failed there."""
+        self._size: int = found.meta["size"]
+        self._go_on = go_on
+        self._position = 0
+        self._part = memoryview(b"")
+        self._parts = found.stream(min_chunk_size=_PIECE)
+
+    def take(self, most: int) -> memoryview:
+        if not self._part and self._position < self._size:
+            self._part = self._next()
+            self._position += len(self._part)
+        part, self._part = self._part[:most], self._part[most:]
+        return part
+
+    def close(self) -> None:
+        self._parts = self._part = memoryview(b"")  # and with them the connection's buffers
+        super().close()
+
+    def _next(self) -> memoryview:
+        for attempt in range(1, TRIES + 1):
+            try:
+                return memoryview(next(self._parts))
+            except StopIteration:
+                raise OSError(f"it ends after {self._position:,} bytes of {self._size:,}") from None
+            except BaseError as error:
+                found = self._go_on(self._position, attempt, error)
+            if found.meta["size"] != self._size:
+                raise OSError("it changed while it was being read")
+            self._parts = found.stream(min_chunk_size=_PIECE)
+        raise AssertionError
 
 
 class _OutOfRange(Exception):

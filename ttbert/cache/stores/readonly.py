@@ -15,6 +15,7 @@ class ReadOnlyStore(Store):
     def __init__(self, store: Store) -> None:
         self.store = store
         self.url, self.capabilities, self.access = store.url, store.capabilities, store.access
+        self.streams = store.streams
 
     def put(self, key: str, content: bytes | memoryview) -> bool:
         if self.store.head(key) is None:

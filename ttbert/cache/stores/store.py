@@ -63,6 +63,8 @@ class Store(ABC):
     capabilities: Capabilities
     access: Access | None = None
     """How it is reached, where that takes an endpoint and credentials."""
+    streams: int = 4
+    """Objects that are best read at a time."""
 
     def creates_exactly_once(self) -> bool:
         """Whether of several writers of one key exactly one succeeds: as declared, or tried out where that is possible."""
