@@ -52,7 +52,7 @@ def test_error_of_a_conversion_is_the_demos_error_told_once(folder: Path) -> Non
     arguments = ("demo", "--model=-model", "--batch", "1", "--input", "input.json", "--cache", "cache", "--json")
     done = run_there(folder, *arguments)
     error = json.loads(done.stdout)["error"]
-    assert done.returncode == error["exit_code"] == 3 and error["kind"] == "CheckpointError"
+    assert done.returncode == error["exit_code"] == 3 and error["kind"] == "UnreadableError"
     assert str(weights) in error["message"] and error["hint"]
     assert done.stderr.decode().count("error:") == 1 and error["message"] in done.stderr.decode()
 

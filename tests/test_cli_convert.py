@@ -63,8 +63,9 @@ def entry_of(cache: Path, ref: Ref) -> RefEntry:
 
 
 def no_model_in(cache: Path) -> bool:
-    """Whether the cache holds blobs at most, which nobody looks at without a manifest."""
-    return all(path.startswith("blobs/") and "/." not in path for path in objects(cache))
+    """Whether the cache holds blobs at most, which nobody looks at without a manifest, and a word on why the work failed."""
+    left = [path for path in objects(cache) if not path.startswith("leases/") or "/failed-" not in path]
+    return all(path.startswith("blobs/") and "/." not in path for path in left)
 
 
 # What it makes
