@@ -161,7 +161,7 @@ def _publish(plan: Plan, cache: Cache, make: Callable[[], Maker]) -> Cached:
     def publish(pack: PackRecipe, made: Future[Made]) -> PackEntry:
         content, tensors = made.result()
         entry = PackEntry(pack.name, cache.publish_blob(content), tensors)
-        maker.give_back()
+        maker.give_back(content)
         return entry
 
     with ThreadPoolExecutor(_WRITERS) as writers:
