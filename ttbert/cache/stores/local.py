@@ -21,7 +21,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -102,7 +102,7 @@ class LocalStore(Store):
     def list(self, prefix: str = "") -> Iterator[Entry]:
         if prefix:
             check_key(prefix)
-        return (entry for entry in self._walk(prefix) if is_key(entry.key))
+        return self._walk(prefix, is_key)
 
     def delete(self, key: str) -> bool:
         path = self._path(key)
@@ -145,7 +145,7 @@ class LocalStore(Store):
 
     def debris(self) -> Iterator[Entry]:
         # A folder that nobody may look into, such as the lost+found of a whole disk, is none of ours.
-        return (entry for entry in self._walk("", skip_forbidden=True) if is_temporary(entry.key))
+        return self._walk("", is_temporary, skip_forbidden=True)
 
     def remove_debris(self, key: str) -> bool:
         if not is_temporary(key):
@@ -231,8 +231,8 @@ class LocalStore(Store):
             with contextlib.suppress(PermissionError):  # a file system that has no modes
                 made.chmod(mode)
 
-    def _walk(self, prefix: str, skip_forbidden: bool = False) -> Iterator[Entry]:
-        """Every file below a folder, in the order of their keys; one that vanishes meanwhile is left out."""
+    def _walk(self, prefix: str, wanted: Callable[[str], bool], skip_forbidden: bool = False) -> Iterator[Entry]:
+        """Files below a folder by their keys, in the order of these; one that vanishes meanwhile is left out."""
         folder = self.root / prefix
         try:
             with os.scandir(folder) as scan:
@@ -246,7 +246,9 @@ class LocalStore(Store):
         for item in found:
             key = f"{prefix}/{item.name}" if prefix else item.name
             if item.is_dir(follow_symlinks=False):
-                yield from self._walk(key, skip_forbidden)
+                yield from self._walk(key, wanted, skip_forbidden)
+                continue
+            if not wanted(key):
                 continue
             try:
                 status = item.stat()
