@@ -1,8 +1,9 @@
 """A batch of 8 questions through BERT on the CPU: `ttbert`'s reference beside transformers, with the same threads.
 
 The questions are the demo's. transformers gets them padded to 384 tokens, as a device does; ttbert once so and once as long
-as they are, as `ttbert squad` runs them on the CPU. Each case has run once before the clock starts. Weights are random unless
-`--small`, which takes the bundled model: the work is the same, the answers are not.
+as they are, as `ttbert squad` runs them on the CPU; both in float32, which is the reference, and with bfloat16 in the
+matmuls. Each case has run once before the clock starts. Weights are random unless `--small`, which takes the bundled model:
+the work is the same, the answers are not.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from ttbert.convert.wanted import BUNDLED_FOLDER
 from ttbert.demo.inputs import built_in_questions
+from ttbert.recipe.policy import PRECISIONS
 from ttbert.runtime.loader import CachedModel
 from ttbert.runtime.tokens import TOKENS, Encoder, Window, make_batches
 
@@ -27,23 +29,28 @@ def run(folder: Path, small: bool, rounds: int) -> Report:
     checkpoint = BUNDLED_FOLDER if small else make_checkpoint(folder, shape_of(small))
     places = {"checkpoint": str(checkpoint), "cache": str(make_cache(folder, checkpoint))}
     cases = [
-        Case("ttbert, 384 tokens", "infer:run_ttbert", {**places, "padded": True}),
-        Case("ttbert, real length", "infer:run_ttbert", {**places, "padded": False}),
-        Case("transformers, float32", "infer:run_transformers", {**places, "dtype": "float32"}),
-        Case("transformers, bfloat16", "infer:run_transformers", {**places, "dtype": "bfloat16"}),
+        *(
+            Case(f"ttbert, {precision}, {length}", "infer:run_ttbert", {**places, "precision": precision, "padded": padded})
+            for precision in PRECISIONS
+            for length, padded in (("384 tokens", True), ("real length", False))
+        ),
+        *(
+            Case(f"transformers, {dtype}, 384 tokens", "infer:run_transformers", {**places, "dtype": dtype})
+            for dtype in ("float32", "bfloat16")
+        ),
     ]
     title = f"a batch of {_BATCH} on the CPU, {checkpoint.name}"
     return Report("infer", (Table(title, tuple(compare(cases, rounds))),))
 
 
-def run_ttbert(clock: Clock, cache: str, padded: bool, **places: str) -> Any:
+def run_ttbert(clock: Clock, cache: str, precision: str, padded: bool, **places: str) -> Any:
     from ttbert.runtime.reference import Reference
 
     model = open_model(cache)
     windows, encoder = _windows(model)
     tokens = TOKENS if padded else max(map(len, windows))
     (batch,) = make_batches(windows, _BATCH, tokens, pad_id=encoder.pad_id)
-    runtime = Reference(model)
+    runtime = Reference(model, precision)
     runtime.run(batch)
     with clock:
         starts, _ = runtime.run(batch)

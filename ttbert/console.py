@@ -17,11 +17,14 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from .errors import InputError, TtbertError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _LINE_SECONDS = 5.0
 _STALLED = 20.0
@@ -156,17 +159,18 @@ class Progress:
 
     def __init__(self, what: str, objects: int, size: int) -> None:
         self._what, self._objects, self._size = what, objects, size
+        self._bar: tqdm[Any] | None = None
         self._done = self._bytes = 0
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._started = self._advanced = time.monotonic()
 
     def __enter__(self) -> Progress:
-        from tqdm import tqdm
+        if progress_mode() == "bar":
+            from tqdm import tqdm
 
-        bar = progress_mode() == "bar"
-        self._bar = tqdm(total=self._size, unit="B", unit_scale=True, desc=self._what, disable=not bar, leave=False)
-        if not bar:
+            self._bar = tqdm(total=self._size, unit="B", unit_scale=True, desc=self._what, leave=False)
+        else:
             self._watch = threading.Thread(target=self._speak, daemon=True, name="progress")
             self._watch.start()
         if progress_mode() == "json":
@@ -182,15 +186,17 @@ class Progress:
             self._done += 1
             self._bytes += size
             self._advanced = time.monotonic()
-            self._bar.set_postfix_str(f"{self._done}/{self._objects}", refresh=False)
-            self._bar.update(size)
+            if self._bar is not None:
+                self._bar.set_postfix_str(f"{self._done}/{self._objects}", refresh=False)
+                self._bar.update(size)
             if self._done == self._objects:
                 self._end("end")
 
     def _end(self, event: str) -> None:
         if self._ended.is_set():
             return
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
         self._ended.set()
         if progress_mode() == "json" or (progress_mode() == "lines" and event == "end" and self._done):
             self._tell(event)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 from .digest import Digest
@@ -144,8 +145,12 @@ class Outline:
         """Bytes of all packs and files, each blob counted once."""
         return sum(self.blobs().values())
 
-    def blobs(self) -> dict[Digest, int]:
+    def blobs(self) -> Mapping[Digest, int]:
         """Every blob that must be there, each once, with its size."""
+        return self._blobs
+
+    @cached_property
+    def _blobs(self) -> Mapping[Digest, int]:
         return {each.blob: each.size for each in self.entries()}
 
     def entries(self) -> Iterator[PackEntry | FileEntry]:

@@ -19,10 +19,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..errors import CheckpointError, NotCached, TtbertError, UnreadableError
+from ..recipe.steps import Array
 from .source import Source
 
 if TYPE_CHECKING:
@@ -104,14 +102,19 @@ class Checkpoint:
                     "give the checkpoint from before it was quantized",
                 )
 
-    def read(self, name: str) -> NDArray[np.float32]:
-        """A tensor as a new array in C order; KeyError if there is none of this name.
+    def read(self, name: str, memory: Array | None = None) -> Array:
+        """A tensor as an array in C order; KeyError if there is none of this name.
 
+        It is put into `memory`, a vector of as many values, if that is given: to touch fresh memory takes as long as to read.
         Raises CheckpointError if its type is not supported, or if it holds NaN or infinity.
         """
+        import numpy as np
+
         file = self._file_of[name]
         self.check_dtypes([name])
-        array = file.read(name)
+        shape = self.shapes[name]
+        array = np.empty(shape, np.float32) if memory is None else memory.reshape(shape)
+        file.read_into(array, name)
         flat = array.reshape(-1)
         pieces = (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
         bad = array.size - sum(int(np.count_nonzero(np.isfinite(piece))) for piece in pieces)
@@ -140,8 +143,8 @@ class _WeightFile(ABC):
     tensors: Mapping[str, _Tensor]
 
     @abstractmethod
-    def read(self, name: str) -> NDArray[np.float32]:
-        """A tensor of a supported type as a new float32 array in C order."""
+    def read_into(self, array: Array, name: str) -> None:
+        """Fill a float32 array in C order with a tensor of its shape and a supported type."""
 
 
 class _SafetensorsFile(_WeightFile):
@@ -166,9 +169,11 @@ class _SafetensorsFile(_WeightFile):
         except (SafetensorError, OSError, ValueError, TypeError, LookupError, struct.error) as error:
             raise _damaged(path, error) from error
 
-    def read(self, name: str) -> NDArray[np.float32]:
+    def read_into(self, array: Array, name: str) -> None:
+        import numpy as np
+
         tensor = self.tensors[name]
-        stored = np.empty(tensor.shape, _NUMPY[tensor.dtype])
+        stored = array if tensor.dtype == "F32" else np.empty(tensor.shape, _NUMPY[tensor.dtype])
         view = stored.reshape(-1).view(np.uint8).data
         done = 0
         try:
@@ -182,11 +187,10 @@ class _SafetensorsFile(_WeightFile):
         except (OSError, EOFError) as error:
             raise _damaged(self.path, error) from error
         if tensor.dtype == "BF16":
-            wide = stored.reshape(-1).astype(np.uint32)
-            wide <<= 16
-            return wide.view(np.float32).reshape(tensor.shape)
-        with np.errstate(over="ignore"):
-            return stored.astype(np.float32, copy=False)
+            np.left_shift(stored, 16, out=array.view(np.uint32), dtype=np.uint32)
+        elif tensor.dtype != "F32":
+            with np.errstate(over="ignore"):
+                np.copyto(array, stored, casting="same_kind")
 
 
 class _PickleFile(_WeightFile):
@@ -205,7 +209,7 @@ class _PickleFile(_WeightFile):
         self._bytes_read = 0
         self.tensors = {name: _Tensor(tuple(tensor.shape), _dtype_name(tensor)) for name, tensor in loaded.items()}
 
-    def read(self, name: str) -> NDArray[np.float32]:
+    def read_into(self, array: Array, name: str) -> None:
         import torch
 
         loaded = self._loaded
@@ -213,13 +217,12 @@ class _PickleFile(_WeightFile):
             loaded = self._loaded = self._load()
         try:
             tensor = loaded[name].detach()
-            array = np.array(tensor.to(torch.float32).numpy(), dtype=np.float32, order="C", copy=True)
+            torch.from_numpy(array).copy_(tensor)
         except (KeyError, RuntimeError, TypeError) as error:
             raise _damaged(self.path, error) from error
         self._bytes_read += tensor.numel() * tensor.element_size()
         if self._is_mapped and self._bytes_read >= _REMAP_AFTER:
             self._loaded, self._bytes_read = None, 0
-        return array
 
     def _load(self) -> dict[str, torch.Tensor]:
         import torch

@@ -8,8 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..cache.cache import Cache, Cached
@@ -24,12 +23,14 @@ from ..recipe.policy import POLICIES
 from ..recipe.recipe import CONFIG, RECIPE, TOKENIZER, Action, PackRecipe, Recipe
 from ..recipe.tensorbin import HEADER_SIZE
 from .checkpoint import weight_files
-from .maker import Made, Maker, Progress
 from .source import Source
 from .tokenizer import build_tokenizer, tokenizer_files
 from .wanted import Wanted
 
 Note = Callable[[str], None]
+
+if TYPE_CHECKING:
+    from .maker import Made, Maker, Progress
 
 _WRITERS = 4
 """Packs that are written at once. Writing is mostly waiting: for the disk to confirm, or for a server."""
@@ -135,6 +136,8 @@ def convert(
     with ExitStack() as stack:
 
         def make() -> Maker:
+            from .maker import Maker  # and numpy, which take as long as all else where nothing has to be made
+
             return stack.enter_context(Maker(plan.source, plan.recipe, progress, note))
 
         # Weights that have to be hashed are packed meanwhile. Nothing is published before it is known that it is not there.
@@ -171,7 +174,7 @@ def _publish(plan: Plan, cache: Cache, make: Callable[[], Maker]) -> Cached:
     def publish(pack: PackRecipe, made: Future[Made]) -> PackEntry:
         content, tensors = made.result()
         entry = PackEntry(pack.name, cache.publish_blob(content), tensors)
-        maker.give_back()
+        maker.give_back(content)
         return entry
 
     with ThreadPoolExecutor(_WRITERS) as writers:
@@ -199,4 +202,6 @@ def _sources(plan: Plan) -> tuple[SourceEntry, ...]:
 
 
 def _versions(packer: str) -> Mapping[str, str]:
-    return {"ttbert": __version__, "packer": packer, "numpy": np.__version__, "python": platform.python_version()}
+    import numpy
+
+    return {"ttbert": __version__, "packer": packer, "numpy": numpy.__version__, "python": platform.python_version()}

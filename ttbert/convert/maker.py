@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Semaphore
+from math import prod
+from threading import Semaphore, local
 from types import TracebackType
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..cache.digest import blake3_of
 from ..cache.manifest import TensorEntry
 from ..recipe.bert import canonical_names, check_tensors
 from ..recipe.recipe import MEMORY, PackRecipe, Recipe, TensorRecipe
-from ..recipe.steps import run_steps
+from ..recipe.steps import Array, run_steps
 from .checkpoint import open_checkpoint
 from .codec import choose_codec
 from .source import Source
@@ -23,6 +24,9 @@ from .tensorbin import file_bytes
 _THREADS = 2
 _HELD = 32
 """Packs in memory at most. BERT-large's have 8 MB on average."""
+
+_SCRATCH = 8 << 20
+"""Values that a thread has memory for, to read a tensor into: enough for all but the words of a BERT-large."""
 
 Progress = Callable[[TensorEntry], None]
 Made = tuple[memoryview, tuple[TensorEntry, ...]]
@@ -47,6 +51,8 @@ class Maker:
         if self._codec.remark:
             note(self._codec.remark)
         self._held = Semaphore(_HELD)
+        self._free: defaultdict[int, list[memoryview]] = defaultdict(list)
+        self._of_thread = local()
         self._is_over = False
 
     @property
@@ -69,7 +75,9 @@ class Maker:
         while self._made:
             yield self._made.popleft()  # whoever takes it holds it alone
 
-    def give_back(self) -> None:
+    def give_back(self, content: memoryview) -> None:
+        """Take the bytes of a pack that nobody looks at any more; one of the same size is made in their place."""
+        self._free[len(content)].append(content)
         self._held.release()
 
     def _make(self, pack: PackRecipe) -> Made:
@@ -77,15 +85,30 @@ class Maker:
         if self._is_over:
             raise RuntimeError("nobody waits for this pack any more")
         sizes = [file_bytes(each.shape, each.dtype, each.layout) for each in pack.tensors]
-        content = np.empty(sum(sizes), np.uint8).data
+        try:
+            content = self._free[sum(sizes)].pop()
+        except IndexError:
+            content = np.empty(sum(sizes), np.uint8).data
         entries = []
         for tensor, size, end in zip(pack.tensors, sizes, np.cumsum(sizes), strict=True):
             part = content[end - size : end]
-            arrays = [self._checkpoint.read(self._names[name]) for name in tensor.sources]
-            self._codec.pack_into(part, run_steps(tensor.steps, arrays), tensor.dtype, tensor.layout)
+            self._codec.pack_into(part, run_steps(tensor.steps, self._read(tensor)), tensor.dtype, tensor.layout)
             entries.append(_entry(tensor, part))
             self._progress(entries[-1])
         return content, tuple(entries)
+
+    def _read(self, tensor: TensorRecipe) -> list[Array]:
+        """What a tensor is made of, in the place of what this thread read before: fresh memory costs as much as reading."""
+        *starts, end = np.cumsum([0, *(prod(shape) for shape in tensor.sources.values())])
+        memory = np.empty(end, np.float32) if end > _SCRATCH else self._scratch()[:end]
+        parts = np.split(memory, starts[1:])
+        return [self._checkpoint.read(self._names[name], part) for name, part in zip(tensor.sources, parts, strict=True)]
+
+    def _scratch(self) -> Array:
+        if not hasattr(self._of_thread, "scratch"):
+            self._of_thread.scratch = np.empty(_SCRATCH, np.float32)
+        scratch: Array = self._of_thread.scratch
+        return scratch
 
 
 def _entry(tensor: TensorRecipe, made: memoryview) -> TensorEntry:

@@ -56,7 +56,7 @@ def rebuild(
         for pack, made in maker.packs():
             packed, tensors = made.result()
             compare(PackEntry(pack.name, blake3_of(packed), tensors), packed)
-            maker.give_back()
+            maker.give_back(packed)
     plan.source.check_unchanged()
     different += [f"{name} (stored as {entry.blob.short}, and not made any more)" for name, entry in expected.items()]
     if different:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from typing import Any
-
-from tokenizers import Tokenizer
-from tokenizers.implementations import BertWordPieceTokenizer
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _SPECIAL = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
 _SETTINGS = {
@@ -72,6 +72,8 @@ def _settings(content: bytes) -> dict[str, Any]:
 
 
 def _read(content: bytes) -> Tokenizer:
+    from tokenizers import Tokenizer
+
     try:
         return Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises the bare class
@@ -79,6 +81,9 @@ def _read(content: bytes) -> Tokenizer:
 
 
 def _from_vocabulary(content: bytes, settings: dict[str, Any]) -> Tokenizer:
+    from tokenizers import Tokenizer
+    from tokenizers.implementations import BertWordPieceTokenizer
+
     try:
         # A line ends where files say so: some vocabularies have U+2028 and U+0085, which are line ends to str, as words.
         words = content.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")

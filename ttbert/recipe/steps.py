@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-Array = npt.NDArray[np.float32]
+Array: TypeAlias = "npt.NDArray[np.float32]"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ def interleave(arrays: list[Array], grid: int) -> list[Array]:
 
     So a core that holds columns of the fused QKV weight holds Q, K and V of its own heads, as in tt-metal's BERT demo.
     """
+    import numpy as np
+
     parts = [array.reshape(*array.shape[:-1], grid, -1) for array in arrays]
     fused = np.concatenate(parts, axis=-1)
     return [fused.reshape(*fused.shape[:-2], -1)]
@@ -44,6 +48,8 @@ def interleave(arrays: list[Array], grid: int) -> list[Array]:
 
 def pad_columns(arrays: list[Array], width: int) -> list[Array]:
     """(..., n) -> (..., width), zeros on the right."""
+    import numpy as np
+
     return [np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, width - array.shape[-1])]) for array in arrays]
 
 
