@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,7 +23,7 @@ import platformdirs
 from ..cache.digest import Digest, blake3_of, sha256_of_file
 
 _LARGE = 16 << 20
-_CHUNK = 1 << 20
+_CHUNK = 4 << 20
 
 
 def notes_folder() -> Path:
@@ -58,11 +59,14 @@ def compute_sha256(path: Path) -> Digest:
 
 
 def _chunks(path: Path) -> Iterator[memoryview]:
-    """A file's content, piece by piece, each in the place of the one before."""
-    buffer = memoryview(bytearray(_CHUNK))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            yield buffer[:count]
+    """A file's content, piece by piece, each to be used before the next is asked for, which is being read meanwhile."""
+    buffers = [memoryview(bytearray(_CHUNK)) for _ in range(2)]
+    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(file.readinto, buffers[0])
+        while count := coming.result():
+            buffers.reverse()
+            coming = reader.submit(file.readinto, buffers[0])
+            yield buffers[1][:count]
 
 
 def _note(size: int, blake3_hex: str) -> Path:
