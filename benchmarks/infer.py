@@ -31,7 +31,7 @@ def run(folder: Path, small: bool, rounds: int) -> Report:
     cases = [
         *(
             Case(f"ttbert, {precision}, {length}", "infer:run_ttbert", {**places, "precision": precision, "padded": padded})
-            for precision in PRECISIONS
+            for precision in reversed(PRECISIONS)
             for length, padded in (("384 tokens", True), ("real length", False))
         ),
         *(

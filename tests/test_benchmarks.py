@@ -62,10 +62,11 @@ def test_s3_compares_the_same_bytes_and_names_the_peers_that_are_missing(tmp_pat
         *("boto3, the same, 8 threads", "Run:ai streamer, one safetensors"),
     ]
     missing = [note.partition(":")[0] if not note.startswith("Run:ai") else peers[3] for note in report["notes"]]
-    assert names(table)[:2] == ["ttbert, into an empty local tier", "ttbert --no-local"]
-    assert sorted(names(table)[2:] + missing) == sorted(peers)
+    assert names(table)[:3] == ["ttbert, into an empty local tier", "the same, until that is fsynced", "ttbert --no-local"]
+    assert sorted(names(table)[3:-1] + missing) == sorted(peers)
+    assert names(table)[-1] == "writing a file of as much, fsynced"
     assert table["limit"]["seconds"] > 0 and table["rows"][0]["cpu_ours_to_this"] == 1
-    assert [len(row["samples"]) for row in machines["rows"]] == [1, 8, 1, 8]
+    assert [len(row["samples"]) for row in machines["rows"]] == [1, 8, 1, 8, 8]
 
 
 def test_startup_runs_whole_commands() -> None:
@@ -82,7 +83,8 @@ def test_hash_measures_each_digest_and_draws_it(tmp_path: Path) -> None:
 
 def test_infer_runs_the_same_questions_in_transformers() -> None:
     (table,) = report_of("infer")["tables"]
-    assert names(table) == ["ttbert, 384 tokens", "ttbert, real length", "transformers, float32", "transformers, bfloat16"]
+    ours = [f"ttbert, {precision}, {length}" for precision in ("bfloat16", "float32") for length in ("384 tokens", "real length")]
+    assert names(table) == [*ours, "transformers, float32, 384 tokens", "transformers, bfloat16, 384 tokens"]
 
 
 def test_scale_counts_layers_and_models() -> None:
