@@ -83,7 +83,8 @@ def test_hash_measures_each_digest_and_draws_it(tmp_path: Path) -> None:
 
 def test_infer_runs_the_same_questions_in_transformers() -> None:
     (table,) = report_of("infer")["tables"]
-    ours = [f"ttbert, {precision}, {length}" for precision in ("bfloat16", "float32") for length in ("384 tokens", "real length")]
+    lengths = ("384 tokens", "real length")
+    ours = [f"ttbert, {precision}, {length}" for precision in ("bfloat16", "float32") for length in lengths]
     assert names(table) == [*ours, "transformers, float32, 384 tokens", "transformers, bfloat16, 384 tokens"]
 
 
