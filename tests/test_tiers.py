@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import multiprocessing
 import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 from fault_proxy import FaultProxy, reset_before, truncated, unavailable, wrong_bytes
@@ -19,6 +22,8 @@ from ttbert.cache.cache import Cache, Cached, manifest_key, open_cache
 from ttbert.cache.census import find_model, take_census
 from ttbert.cache.keys import PrivateKey, find_signer, make_key, trust
 from ttbert.cache.places import Places
+from ttbert.cache.stores.local import LocalStore
+from ttbert.cache.tiers import TieredCache
 from ttbert.cache.transfer import push
 from ttbert.cache.verify import verify
 from ttbert.errors import IntegrityError, NoSpaceError, NotCached, StoreReadOnly, StoreUnavailable, UntrustedError
@@ -412,6 +417,42 @@ def test_a_folder_in_front_of_a_folder_is_a_tier_too(tmp_path: Path) -> None:
     assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
     shared = {key for key in files(tmp_path / "share") if not key.startswith("used/")}
     assert files(tmp_path / "local").keys() >= shared
+
+
+class BadSector(io.RawIOBase):
+    """A file of a disk that reads nothing."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+class BadDisk(LocalStore):
+    """Blobs are listed, and the first `bad` that are opened cannot be read."""
+
+    bad = 0
+
+    def open(self, key: str) -> BinaryIO:
+        if key.startswith("blobs/") and self.bad:
+            self.bad -= 1
+            return cast(BinaryIO, BadSector())
+        return super().open(key)
+
+
+@pytest.mark.parametrize(("bad", "comes"), [(1, True), (1000, False)])
+def test_a_blob_that_cannot_be_read_there_is_asked_for_again_and_then_is_damaged(tmp_path: Path, bad: int, comes: bool) -> None:
+    publish(open_local(tmp_path / "share"))
+    far, near = BadDisk(tmp_path / "share"), LocalStore(tmp_path / "local")
+    cache = TieredCache(far, near)
+    far.bad = bad
+    if comes:
+        assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
+    else:
+        with pytest.raises(IntegrityError, match=r"it cannot be read: .*Input/output error"):
+            fetched(cache)
+    assert list(near.debris()) == []
 
 
 def test_a_folder_is_not_its_own_local_tier(tmp_path: Path) -> None:

@@ -48,9 +48,13 @@ class Incoming(PieceStream):
         return piece
 
     def drain(self) -> None:
-        """Take all that was to come. IntegrityError also where it ends before."""
+        """Take all that was to come. IntegrityError also where it ends before, or cannot be read."""
         while not self._is_whole:
-            if not self.take(PIECE) and self._left:
+            try:
+                piece = self.take(PIECE)
+            except OSError as error:
+                raise damaged(self._where, f"it cannot be read: {error}") from error
+            if not piece and self._left:
                 raise damaged(self._where, f"it ends {self._left:,} bytes early")
 
     def close(self) -> None:
