@@ -455,6 +455,18 @@ def test_a_blob_that_cannot_be_read_there_is_asked_for_again_and_then_is_damaged
     assert list(near.debris()) == []
 
 
+def test_a_copy_that_cannot_be_read_here_does_not_stop_a_repair(tmp_path: Path) -> None:
+    publish(open_local(tmp_path / "share"))
+    near = BadDisk(tmp_path / "local")
+    cache = TieredCache(LocalStore(tmp_path / "share"), near)
+    cached = fetched(cache)
+    damaged = blob_path(tmp_path / "share", TENSORS[cached.manifest.packs[0].name])
+    flip_bit(damaged)
+    near.bad = 1000
+    (finding,) = verify(cache, take_census(cache.authority), repair=True).findings
+    assert finding.moved and not finding.restored and not damaged.exists()
+
+
 def test_a_folder_is_not_its_own_local_tier(tmp_path: Path) -> None:
     assert Places(str(tmp_path), str(tmp_path)).open().near is None
 

@@ -177,7 +177,7 @@ def _restored(cache: Cache, finding: Finding) -> Finding:
         return finding
     try:
         content = cache.near.store.get(key)
-    except (KeyError, OSError):
+    except (KeyError, CacheError):  # not here, or it cannot be read
         return finding
     if not _is_sound(key, content):
         return finding
