@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -227,3 +228,13 @@ def test_machines_that_want_one_model_at_once_convert_it_once(url: str, tmp_path
     assert len({each.document["manifest"] for each in done}) == 1
     assert sum("at work on this already" in each.err for each in done) == 2
     assert list(open_cache(url).store.list("leases")) == []
+
+
+def test_a_copy_on_a_read_only_disk_without_room_is_not_claimed(tmp_path: Path, small_disk: Path) -> None:
+    shared, local = tmp_path / "shared", small_disk / "local"
+    publish(open_local(shared), tensors={"large": bytes(200_000)}, recipe=b"large")
+    local.mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    done = ttbert("cache", "pull", "tiny", *both(str(shared), local))
+    done.failed(9, "holds no copy of local/tiny:bfp8", "--local")
+    assert "pulled" not in done.out and "no space" not in done.err

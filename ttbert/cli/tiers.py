@@ -92,7 +92,7 @@ def pull_command(ref: str, places: Places, as_json: bool) -> None:
     ttbert cache pull bundled --cache s3://lab/ttbert
     """
     from ..cache.census import find_model, take_census
-    from ..errors import IntegrityError
+    from ..errors import IntegrityError, StoreReadOnly
 
     cache, _ = _both(places)
     model = find_model(take_census(cache.authority), ref)
@@ -103,6 +103,12 @@ def pull_command(ref: str, places: Places, as_json: bool) -> None:
     started = time.perf_counter()
     size = bring_near(str(model.ref), cache, cached, model.ref)
     seconds = time.perf_counter() - started
+    lacking = len(cache.to_fetch(cached.manifest))
+    if lacking:
+        raise StoreReadOnly(
+            f"{places.local} holds no copy of {model.ref}: {lacking} of its blobs could not be written there",
+            "choose a folder that can be written to with --local",
+        )
     _report(model.ref, "pulled", cached, size, seconds, places, cache, as_json)
 
 

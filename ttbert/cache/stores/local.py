@@ -165,8 +165,10 @@ class LocalStore(Store):
             os.utime(self._path(key))
 
     def free(self) -> int | None:
+        place = nearest_existing(self.root)
         try:
-            return shutil.disk_usage(nearest_existing(self.root)).free
+            is_read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+            return None if is_read_only else shutil.disk_usage(place).free  # where nothing can be written, room means nothing
         except OSError:
             return None
 
