@@ -166,19 +166,18 @@ def _draw(panel: Any, found: Table) -> None:
     names = [row["name"] for row in rows]
     medians = [1000 * row["seconds"] for row in rows]
     spread = [[1000 * abs(row[end] - row["seconds"]) for row in rows] for end in ("fastest", "slowest")]
-    colors = ["#1f6f8b" if i == 0 or found.counts else "#b8bcc2" for i in range(len(rows))]
+    colors = ["#1f6f8b" if i == 0 or found.counts or name.startswith("ttbert") else "#b8bcc2" for i, name in enumerate(names)]
     panel.barh(names, medians, xerr=spread, color=colors, ecolor="#555555", capsize=2)
     for i, row in enumerate(rows):
         text = f"  {_ms(row['seconds'])} ms" + (f"  ({1 / row['ours_to_this']:.1f} x)" if i and not found.counts else "")
         panel.annotate(text, (1000 * row["slowest"], i), va="center", fontsize=8)
     if found.limit:
         panel.axvline(1000 * found.limit.seconds, color="#c0392b", linestyle="--", linewidth=1)
-        place = (1000 * found.limit.seconds, len(rows) - 0.5)
-        panel.annotate(f" {found.limit.name}", place, color="#c0392b", fontsize=7, va="bottom")
     panel.set_xlim(0, 1.2 * max(1000 * row["slowest"] for row in rows))
     panel.invert_yaxis()
     panel.set_title(found.title, loc="left", fontsize=10)
-    panel.set_xlabel("milliseconds", fontsize=8)
+    line = f"; the dashed line: {found.limit.name}, {_ms(found.limit.seconds)} ms" if found.limit else ""
+    panel.set_xlabel(f"milliseconds{line}", fontsize=8)
     panel.tick_params(labelsize=8)
     panel.spines[["top", "right"]].set_visible(False)
 

@@ -79,7 +79,7 @@ def run(folder: Path, small: bool, rounds: int) -> Report:
 
         alone = [
             case("ttbert, into an empty local tier", "load_ttbert", local=str(folder)),
-            case("the same, until that is fsynced", "load_ttbert", local=str(folder), lasting=True),
+            case("ttbert, the same until it is fsynced", "load_ttbert", local=str(folder), lasting=True),
             case("ttbert --no-local", "load_ttbert"),
             *(case(name, function) for name, function, packages in _PEERS if _installed(packages)),
             case("writing a file of as much, fsynced", "write_file", local=str(folder), file=str(files / SAFETENSORS)),

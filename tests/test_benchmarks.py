@@ -62,7 +62,7 @@ def test_s3_compares_the_same_bytes_and_names_the_peers_that_are_missing(tmp_pat
         *("boto3, the same, 8 threads", "Run:ai streamer, one safetensors"),
     ]
     missing = [note.partition(":")[0] if not note.startswith("Run:ai") else peers[3] for note in report["notes"]]
-    assert names(table)[:3] == ["ttbert, into an empty local tier", "the same, until that is fsynced", "ttbert --no-local"]
+    assert names(table)[:3] == ["ttbert, into an empty local tier", "ttbert, the same until it is fsynced", "ttbert --no-local"]
     assert sorted(names(table)[3:-1] + missing) == sorted(peers)
     assert names(table)[-1] == "writing a file of as much, fsynced"
     assert table["limit"]["seconds"] > 0 and table["rows"][0]["cpu_ours_to_this"] == 1

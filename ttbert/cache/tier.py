@@ -15,12 +15,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import BinaryIO, cast
 
-from ..errors import CacheError, IntegrityError, NoSpaceError, StoreReadOnly
+from ..errors import IntegrityError, NoSpaceError, StoreReadOnly
 from .counters import Counters
 from .digest import Digest
 from .incoming import Incoming
@@ -117,6 +117,7 @@ class LocalTier:
         """Wait until what was copied here stays here, and what was to happen then is done."""
         with self._lock:
             waiting, self._syncing = self._syncing, []
+        wait(waiting)
         for each in waiting:
             each.result()
 
@@ -219,12 +220,8 @@ class LocalTier:
         self._progress(size)
 
     def _complete(self, before: tuple[Future[None], ...], then: Callable[[], None]) -> None:
-        try:
-            for each in before:
-                each.result()
+        if all(each.exception() is None for each in before):  # of what failed, `flush` tells
             then()
-        except CacheError as error:
-            _log.warning("%s; the copy here may not be whole", error.message)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ content, so a copy here that has the right digest is as good as the one there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -15,14 +15,15 @@ from . import refs
 from .blob import Blob
 from .cache import Cache, Cached, Missing, Outlined, action_key, blob_key, manifest_key
 from .counters import Counters
-from .digest import Digest, blake3_of
+from .digest import Digest
 from .manifest import FileEntry, Manifest, Outline, PackEntry, TensorEntry
 from .refs import Ref
 from .space import require_space
 from .stores.local import LocalStore
 from .stores.store import Store
 from .tier import LocalTier
-from .trust import Trust, signatures
+from .transfer import copy_history
+from .trust import Trust, copy_signatures
 
 _SMALL = 64 << 10
 
@@ -139,37 +140,18 @@ class TieredCache(Cache):
 
     def _copy_small(self, cached: Cached, ref: Ref | None) -> None:
         """What leads to a model, and the signatures of it, to be here when there is no network."""
-        near = self.near.store
-        self._copy(signatures(self.store, "manifest", cached.digest))
+        near, action = self.near.store, action_key(cached.manifest.action)
+        copy_signatures(self.store, near, "manifest", cached.digest)
         self.near._publish(manifest_key(cached.digest), cached.manifest.to_bytes(), cached.digest)
-        self._copy([action_key(cached.manifest.action)])
-        if ref is None:
-            return
-        latest = refs.read_latest(self.store, ref)
-        if latest is None or latest.means is None or latest.means.manifest != cached.digest:
-            return  # moved while it was being fetched
-        here = refs.entry_numbers(near, ref)
-        if here and not self._same_entry(ref, here[-1]):
+        if near.head(action) is None:
+            with suppress(KeyError):  # just deleted there
+                near.put(action, self.store.get(action, 0, _SMALL))
+        latest = refs.read_latest(self.store, ref) if ref else None
+        if ref is None or latest is None or latest.means is None or latest.means.manifest != cached.digest:
+            return  # without a name, or that was moved while the model was being fetched
+        if not copy_history(self.store, near, ref):
             # The folder is also a cache of its own, or was the tier of another one: its own history goes on.
             self.near.move_ref(ref, cached, latest.means.repo, latest.means.commit)
-            return
-        for number in refs.entry_numbers(self.store, ref):
-            if number not in here:
-                content = refs.read_content(self.store, ref, number)
-                self._copy(signatures(self.store, "ref", blake3_of(content)))
-                near.put(refs.entry_key(ref, number), content)
-
-    def _same_entry(self, ref: Ref, number: int) -> bool:
-        try:
-            return refs.read_content(self.store, ref, number) == refs.read_content(self.near.store, ref, number)
-        except KeyError:
-            return False
-
-    def _copy(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            if self.near.store.head(key) is None:
-                with suppress(KeyError):  # just deleted there
-                    self.near.store.put(key, self.store.get(key, 0, _SMALL))
 
     def _discard(self, entry: PackEntry | FileEntry, error: IntegrityError) -> None:
         """Have the next look at a blob go to the shared store; the error itself where that was the last look."""

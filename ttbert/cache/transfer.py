@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 
 from . import refs
 from .blob import check_end, read_blob
 from .cache import Cache, Cached, blob_key
-from .digest import blake3_of
+from .digest import Digest, blake3_of
 from .refs import Ref, RefEntry
+from .stores.store import Store
 from .trust import copy_signatures
 
 
@@ -43,19 +46,26 @@ def push(
     copy_signatures(near.store, far.store, "manifest", cached.digest)
     published = far.publish_manifest(cached.manifest)
     if published.digest == cached.digest and far.claim(published):
-        _copy_history(near, far, ref)
+        copy_history(near.store, far.store, ref, partial(far.trust.sign, far.store, "ref"))
     far.move_ref(ref, published, entry.repo, entry.commit)
 
 
-def _copy_history(near: Cache, far: Cache, ref: Ref) -> None:
-    """Let a name's history go on there as it does here, where it is the beginning of that, or none."""
-    history = {number: refs.read_content(near.store, ref, number) for number in refs.entry_numbers(near.store, ref)}
-    there = refs.entry_numbers(far.store, ref)
-    if there and history.get(there[-1]) != refs.read_content(far.store, ref, there[-1]):
-        return
-    for number in sorted(history.keys() - there):
-        digest = blake3_of(history[number])
-        copy_signatures(near.store, far.store, "ref", digest)
-        if number == max(history):
-            far.trust.sign(far.store, "ref", digest)
-        far.store.put(refs.entry_key(ref, number), history[number])
+def copy_history(source: Store, target: Store, ref: Ref, sign: Callable[[Digest], None] = lambda digest: None) -> bool:
+    """Let a name's history go on in one store as it does in another, with its signatures; False where it is another one there.
+
+    `sign` is called with the digest of the newest entry, if that is not there yet. A history that is being deleted ends early.
+    """
+    numbers, there = refs.entry_numbers(source, ref), refs.entry_numbers(target, ref)
+    if there and there[-1] not in numbers:
+        return False
+    with suppress(KeyError):
+        if there and refs.read_content(source, ref, there[-1]) != refs.read_content(target, ref, there[-1]):
+            return False
+        for number in sorted({*numbers} - {*there}):
+            content = refs.read_content(source, ref, number)
+            digest = blake3_of(content)
+            copy_signatures(source, target, "ref", digest)
+            if number == numbers[-1]:
+                sign(digest)
+            target.put(refs.entry_key(ref, number), content)
+    return True

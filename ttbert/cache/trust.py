@@ -167,11 +167,6 @@ def signers(store: Store, kind: Kind, digest: Digest) -> list[PublicKey]:
     return [key for key in keys if has_signature(store, kind, digest, key)]
 
 
-def signatures(store: Store, kind: Kind, digest: Digest) -> list[str]:
-    """The keys of all signatures of this, right or wrong."""
-    return [entry.key for entry in islice(store.list(f"signatures/{kind}/{digest.hex}"), _MOST)]
-
-
 def signature_key(kind: Kind, digest: Digest, key: PublicKey) -> str:
     return f"signatures/{kind}/{digest.hex}/{key.id}"
 
