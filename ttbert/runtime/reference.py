@@ -1,7 +1,7 @@
 """BERT on the CPU, in torch and float32, with the values that a device would hold: the reference for every other runtime.
 
-The weights are the cached tensors as TT-NN decodes them: Q, K and V fused, the answer head padded to a tile. This is the
-board that is called `cpu`.
+The weights are the cached tensors as TT-NN decodes them, laid out as on the device: Q, K and V fused and interleaved,
+the answer head padded to a tile. This is the board that is called `cpu`.
 
 Where it is asked for, matmuls and attention take bfloat16 instead. That rounds activations and no weight, since every
 format that weights are cached in is a part of bfloat16; sums within a matmul, the softmax, norms and what is handed on
@@ -51,12 +51,8 @@ class Reference:
         for name, tensor in tensors:
             linear = name.split(".")[-2]
             if linear in _LINEAR:
-                tensor = tensor[0, 0].T.squeeze(-1)
-                if linear == "qkv":
-                    # All Q first, then all K and all V: the same values, and the heads of each can be taken without a copy.
-                    tensor = tensor.reshape(shape.qkv_groups, 3, -1, *tensor.shape[1:]).transpose(0, 1).reshape(tensor.shape)
                 # The answer head is small, and logits rounded to 8 bits would be full of ties.
-                tensor = _for_matmul(tensor.contiguous(), FLOAT32 if linear == "answer" else precision)
+                tensor = _for_matmul(tensor[0, 0].T.squeeze(-1).contiguous(), FLOAT32 if linear == "answer" else precision)
             self._tensors[name] = tensor
 
     @torch.inference_mode()
@@ -98,9 +94,11 @@ class Reference:
     def _split_heads(self, states: torch.Tensor, name: str) -> tuple[torch.Tensor, ...]:
         """Q, K and V, each (batch, heads, tokens, head size)."""
         batch, tokens, _ = states.shape
-        fused = self._linear(states, f"{name}.qkv")  # (batch, tokens, 3 * hidden)
-        heads = fused.view(batch, tokens, 3, self.shape.heads, self.shape.head_size)
-        return tuple(part.transpose(1, 2) for part in heads.unbind(2))
+        fused = self._linear(states, f"{name}.qkv")  # (batch, tokens, 3 * hidden): per group its Q, its K, its V
+        grouped = fused.view(batch, tokens, self.shape.qkv_groups, 3, -1, self.shape.head_size)
+        return tuple(
+            part.reshape(batch, tokens, self.shape.heads, self.shape.head_size).transpose(1, 2) for part in grouped.unbind(3)
+        )
 
     def _linear(self, states: torch.Tensor, name: str) -> torch.Tensor:
         weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]  # (out, in), (out,)
