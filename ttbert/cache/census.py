@@ -50,6 +50,11 @@ class Census:
     def actions(self) -> dict[str, Entry]:
         return {entry.key: entry for entry in self.below("actions")}
 
+    @cached_property
+    def by_folder(self) -> dict[str, Model]:
+        """The models by the folders of their refs."""
+        return {model.ref.folder: model for model in self.models}
+
     @property
     def quarantine(self) -> tuple[Entry, ...]:
         return self.below("quarantine")

@@ -104,6 +104,7 @@ def plan_gc(
 
     scope = Scope(cache, limits.only)
     used = keys_in_use(cache, census, limits.keep_last)
+    in_use = union(used)
     condemned = {key: reason for record in records for key, reason in record.objects.items()}
     ripe = [record for record in records if now - record.since >= grace]
     forget = [ref for record in ripe for ref in record.refs if scope.has(ref.folder) and find_unused(ref, record, census)]
@@ -118,7 +119,7 @@ def plan_gc(
     going = [ref for record in records for ref in record.refs if scope.has(ref.folder) and find_unused(ref, record, census)]
     given_up, over = _give_up(census, _without(used, going), scope, limits, now)
     kept = union(_without(used, [*going, *given_up]))
-    reasons = _reasons(cache, (entry for key, entry in census.manifests.items() if key not in union(used)))
+    reasons = _reasons(cache, (entry for key, entry in census.manifests.items() if key not in in_use))
     reasons |= {key: ref.reason for ref in given_up for key in used[ref.folder]}
     unused = [(key, entry) for key, entry in stored.items() if key not in kept and scope.has(key)]
     return Plan(

@@ -36,7 +36,7 @@ class Scope:
 
 def find_unused(ref: CondemnedRef, record: Condemned, census: Census) -> Ref | None:
     """The ref that was condemned, if it is there, and was neither moved nor its model used since."""
-    model = next((model for model in census.models if model.ref.folder == ref.folder), None)
+    model = census.by_folder.get(ref.folder)
     if model is None or census.newest(ref.folder) != ref.number or census.last_used(model) >= record.since:
         return None
     return model.ref
