@@ -133,12 +133,8 @@ class LocalStore(Store):
 
     def delete(self, key: str) -> bool:
         path = self._path(key)
-        try:
-            path.unlink()
-        except _NOT_THERE:
+        if not self._unlink(path):
             return False
-        except OSError as error:
-            raise self.explain(error, path) from error
         with contextlib.suppress(OSError):  # the first one that is not empty; an empty one would be untidy, not wrong
             for folder in itertools.takewhile(lambda each: each != self.root, path.parents):
                 folder.rmdir()
@@ -179,14 +175,7 @@ class LocalStore(Store):
     def remove_debris(self, key: str) -> bool:
         if not is_temporary(key):
             raise ValueError(f"not a temporary file: {key!r:.100}")
-        path = self.root / key
-        try:
-            path.unlink()
-        except _NOT_THERE:
-            return False
-        except OSError as error:
-            raise self.explain(error, path) from error
-        return True
+        return self._unlink(self.root / key)
 
     def lock_file(self, name: str) -> Path:
         """An empty file that may stand for a lock between those who use the store, made if that is possible; it stays."""
@@ -199,6 +188,15 @@ class LocalStore(Store):
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
+
+    def _unlink(self, path: Path) -> bool:
+        try:
+            path.unlink()
+        except _NOT_THERE:
+            return False
+        except OSError as error:
+            raise self.explain(error, path) from error
+        return True
 
     def _make_folder(self, folder: Path) -> None:
         missing = []
