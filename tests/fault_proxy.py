@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import re
 import socket
@@ -54,6 +55,9 @@ class Exchange:
 
 
 Fault = Callable[[Exchange], Awaitable[None]]
+
+_FLIPS = itertools.count(random.randrange(1_000_000), 7919)
+"""Which bits become others: from anywhere, and by a prime, so that even in a body of two bytes the next is another one."""
 
 
 async def unavailable(exchange: Exchange) -> None:
@@ -122,13 +126,13 @@ async def wrong_bytes(exchange: Exchange) -> None:
 
 
 async def wrong_somewhere(exchange: Exchange) -> None:
-    """One bit of the body, any, is another."""
+    """One bit of the body is another, and not the same bit as in the bodies just before."""
     head, body = await exchange.forward()
     await exchange.answer(head, _flipped_somewhere(body))
 
 
 async def wrong_arrival(exchange: Exchange) -> None:
-    """One bit of what the request sends, any, is another when it arrives."""
+    """One bit of what the request sends is another when it arrives, and not the same bit as just before."""
     head, _, body = exchange.request.partition(b"\r\n\r\n")
     await exchange.answer(*await exchange.forward(head + b"\r\n\r\n" + _flipped_somewhere(body)))
 
@@ -217,7 +221,10 @@ class FaultProxy(S3Server):
 
 
 def _flipped_somewhere(body: bytes) -> bytes:
-    return _flipped(body, random.randrange(len(body)), 1 << random.randrange(8)) if body else body
+    if not body:
+        return body
+    at, bit = divmod(next(_FLIPS) % (8 * len(body)), 8)
+    return _flipped(body, at, 1 << bit)
 
 
 def _flipped(body: bytes, at: int, bit: int) -> bytes:
