@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import TENSORS, open_local, publish
 
 from ttbert.cache.digest import Digest, blake3_of
-from ttbert.cache.document import canonical
+from ttbert.cache.document import Fields, canonical
 from ttbert.cache.manifest import DTYPES, LAYOUTS, FileEntry, Manifest, Outline, PackEntry, Provenance, SourceEntry, TensorEntry
+from ttbert.errors import IntegrityError
 
 blake3s = st.binary(min_size=32, max_size=32).map(lambda value: Digest("blake3", value.hex()))
 sha256s = st.binary(min_size=32, max_size=32).map(lambda value: Digest("sha256", value.hex()))
@@ -42,6 +45,28 @@ def manifests(draw: st.DrawFn) -> Manifest:
         files=tuple(FileEntry(name, blob, draw(sizes)) for name, blob, pack in entries if not pack),
         provenance=draw(provenances),
     )
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=10,
+)
+documents = st.dictionaries(st.text(max_size=3), values, max_size=4)
+
+
+@settings(deadline=None)
+@given(documents, st.integers(0), st.binary(max_size=3))
+def test_only_the_canonical_form_of_a_document_is_read_and_as_python_reads_it(
+    document: dict[str, Any], where: int, instead: bytes
+) -> None:
+    content = canonical(document)
+    assert Fields.parse(content, "here").left == document
+    at = where % len(content)
+    changed = content[:at] + instead + content[at + 1 :]
+    with suppress(IntegrityError):
+        left = Fields.parse(changed, "here").left
+        assert json.loads(changed) == left and canonical(left) == changed
 
 
 @settings(deadline=None)
