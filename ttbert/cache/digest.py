@@ -20,7 +20,7 @@ _TEXT = re.compile(r"(blake3|sha256):([0-9a-f]{64})")
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Digest:
     """A digest by name and value, written `blake3:<64 hex digits>`."""
 

@@ -28,7 +28,7 @@ _Kind = TypeVar("_Kind", bound="Outline")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorEntry:
     """One device tensor: its name in the runtime, its logical shape, how it is stored, and the digest of its bytes."""
 
@@ -54,7 +54,7 @@ class TensorEntry:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PackEntry:
     """A blob of one or more tensors, one after another."""
 
@@ -79,7 +79,7 @@ class PackEntry:
             end += tensor.size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """One file that the runtime needs besides the tensors."""
 
@@ -91,7 +91,7 @@ class FileEntry:
         return {"name": self.name, "blob": str(self.blob), "size": self.size}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceEntry:
     """A file of the checkpoint that was read."""
 

@@ -33,7 +33,7 @@ _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
 _READINGS = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """An object in a store: its size in bytes and when it was published, in seconds since the epoch."""
 
