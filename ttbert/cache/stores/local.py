@@ -274,6 +274,11 @@ class LocalStore(Store):
             )
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             return _not_a_folder(path)
+        if error.errno == errno.ENOENT:
+            return StoreUnavailable(
+                f"{self.url}: what was to be {path.name} was deleted while it was being written",
+                "try again; a `ttbert cache gc` with a --grace shorter than a write takes does that",
+            )
         return StoreUnavailable(f"{self.url}: {error}", "look at the disk or the mount, then try again")
 
 
