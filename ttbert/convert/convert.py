@@ -86,6 +86,13 @@ class Conversion:
     hit: bool
 
 
+@dataclass(frozen=True)
+class Rebuilt(Conversion):
+    """A model that came out as it is stored. Of its blobs, `healed` were damaged or missing there, and are sound now."""
+
+    healed: tuple[str, ...] = ()
+
+
 def plan_conversion(wanted: Wanted) -> Plan:
     """The plan for a model. Of one on the hub only small files are fetched.
 
