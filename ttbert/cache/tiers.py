@@ -51,6 +51,10 @@ class TieredCache(Cache):
     def authority(self) -> Cache:
         return Cache(self.store, self.trust, self._accept_weak, self.counters)
 
+    @property
+    def drafts(self) -> None:
+        return None  # of what is published, a copy is kept here
+
     def load(self, entry: FileEntry) -> bytes:
         while True:
             try:

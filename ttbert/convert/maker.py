@@ -82,8 +82,15 @@ class Maker:
 
     def _make(self, pack: PackRecipe) -> Made:
         self._held.acquire()
-        if self._is_over:
-            raise RuntimeError("nobody waits for this pack any more")
+        try:
+            if self._is_over:
+                raise RuntimeError("nobody waits for this pack any more")
+            return self._make_held(pack)
+        except BaseException:
+            self._held.release()  # nobody will give back what was not made
+            raise
+
+    def _make_held(self, pack: PackRecipe) -> Made:
         sizes = [file_bytes(each.shape, each.dtype, each.layout) for each in pack.tensors]
         try:
             content = self._free[sum(sizes)].pop()
