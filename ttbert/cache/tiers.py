@@ -48,12 +48,12 @@ class TieredCache(Cache):
         return self._near
 
     @property
-    def authority(self) -> Cache:
-        return Cache(self.store, self.trust, self._accept_weak, self.counters)
-
-    @property
     def drafts(self) -> None:
         return None  # of what is published, a copy is kept here
+
+    @property
+    def authority(self) -> Cache:
+        return Cache(self.store, self.trust, self._accept_weak, self.counters)
 
     def load(self, entry: FileEntry) -> bytes:
         while True:
