@@ -53,7 +53,8 @@ class Publisher:
         """Publish all packs; their entries, in their order. Raises what making and publishing them does."""
         self._is_wanted.set()
         self.start()
-        return tuple(self._threads.map(self._finish, self._written))
+        written = [each.result() for each in self._written]  # the first error ends all of it
+        return tuple(self._threads.map(self._finish, written))
 
     def _write(self, pack: PackRecipe, made: Future[Made], drafts: bool) -> tuple[PackEntry, BlobDraft | None]:
         content, tensors = made.result()
@@ -69,8 +70,8 @@ class Publisher:
         finally:
             self._maker.give_back(content)
 
-    def _finish(self, written: Future[tuple[PackEntry, BlobDraft | None]]) -> PackEntry:
-        entry, draft = written.result()
+    def _finish(self, written: tuple[PackEntry, BlobDraft | None]) -> PackEntry:
+        entry, draft = written
         if draft:
             draft.publish()
         return entry
