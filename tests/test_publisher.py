@@ -26,7 +26,7 @@ from ttbert.convert.digests import notes_folder
 from ttbert.convert.maker import Maker
 from ttbert.convert.publisher import Publisher
 from ttbert.convert.wanted import Wanted
-from ttbert.errors import CheckpointError, NoSpaceError
+from ttbert.errors import CheckpointError, NoSpaceError, StoreUnavailable
 
 KILLED = -signal.SIGKILL
 CONTENT = bytes(range(256)) * 40
@@ -94,6 +94,16 @@ def test_a_draft_of_what_was_published_meanwhile_heals_it_if_need_be(cache: Cach
     draft.close()
     assert cache.store.get(key) == CONTENT
     assert len([*cache.store.list("quarantine")]) == is_damaged and not [*cache.store.debris()]
+
+
+def test_a_draft_that_somebody_deletes_is_an_error_and_publishes_nothing(cache: Cache) -> None:
+    draft = cache.draft_blob(CONTENT)
+    (entry,) = cache.store.debris()
+    assert cache.store.remove_debris(entry.key)
+    with pytest.raises(StoreUnavailable):
+        draft.publish()
+    draft.close()
+    assert not [*cache.store.list()] and not [*cache.store.debris()]
 
 
 def test_there_are_drafts_only_on_a_disk_of_this_machine(tmp_path: Path) -> None:
