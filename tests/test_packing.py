@@ -141,6 +141,21 @@ def test_ttnn_that_is_tested_here_is_among_the_known_versions() -> None:
     assert version("ttnn") in KNOWN_TTNN
 
 
+@codecs
+@pytest.mark.parametrize(("dtype", "layout"), FORMS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_noticed_wherever_it_is(codec: Codec, dtype: str, layout: str, bad: float) -> None:
+    largest = np.full((2, 40, 70), np.finfo(np.float32).max)
+    target = memoryview(bytearray(file_bytes(largest.shape, dtype, layout)))
+    for place in [(0, 0, 0), (0, 31, 15), (0, 31, 16), (1, 32, 63), (1, 39, 69)]:
+        array = largest.copy()
+        assert codec.pack_into(target, array, dtype, layout) is True
+        array[place] = bad
+        assert codec.pack_into(target, array, dtype, layout) is False, place
+        transposed = np.ascontiguousarray(array.swapaxes(1, 2)).swapaxes(1, 2)
+        assert codec.pack_into(target, transposed, dtype, layout) is False, place
+
+
 # The extension alone
 
 

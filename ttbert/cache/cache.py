@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 from ..errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, UntrustedError
@@ -22,6 +23,7 @@ from .document import LARGEST, Fields, canonical
 from .keys import PrivateKey
 from .manifest import FileEntry, Manifest, Outline, PackEntry, TensorEntry
 from .refs import LogEntry, Ref, RefEntry
+from .stores.local import LocalStore
 from .stores.open import open_store
 from .stores.readonly import ReadOnlyStore
 from .stores.store import Store
@@ -54,6 +56,16 @@ class Missing:
 
     entry: PackEntry | FileEntry
     found: int | None
+
+
+@dataclass(frozen=True)
+class BlobDraft:
+    """A blob that is written and that nobody sees. Closed before it is published, it leaves nothing."""
+
+    digest: Digest
+    publish: Callable[[], None]
+    """Raises what `publish_blob` does."""
+    close: Callable[[], None]
 
 
 class Cache:
@@ -225,6 +237,23 @@ class Cache:
         self._publish(blob_key(digest), content, digest)
         return digest
 
+    @property
+    def drafts(self) -> LocalStore | None:
+        """Where blobs can be written before anybody sees them: on a disk of this machine."""
+        return self.store if isinstance(self.store, LocalStore) and not self.store.capabilities.seen_within else None
+
+    def draft_blob(self, content: bytes | memoryview) -> BlobDraft:
+        """Write bytes to the disk that are to become a blob if they are wanted. Raises what `publish_blob` does."""
+        assert self.drafts
+        digest = blake3_of(content)
+        key = blob_key(digest)
+        with contextlib.ExitStack() as stack:
+            draft = stack.enter_context(self.drafts.draft(key, len(content)))
+            draft.write(content)
+            draft.sync()
+            stack.pop_all()
+        return BlobDraft(digest, partial(self._publish_by, draft.publish, key, digest, len(content)), draft.close)
+
     def claim(self, cached: Cached) -> bool:
         """Keep a model that was found from being deleted until it has a name; False where it is no longer whole."""
         if not self._objections.reprieve(keys_of(cached)):
@@ -331,13 +360,16 @@ class Cache:
 
     def _publish(self, key: str, content: bytes | memoryview, digest: Digest) -> None:
         self._require_exact_writes()
+        self._publish_by(lambda: self.store.put(key, content), key, digest, len(content))
+
+    def _publish_by(self, put: Callable[[], bool], key: str, digest: Digest, size: int) -> None:
         for _ in range(_TRIES):
-            if self.store.put(key, content):
+            if put():
                 return
             self.store.touch(key)
             self._objections.reprieve([key])
             # Read twice, since bytes may be damaged on their way here, differently each time; others need what is moved away.
-            reading, right = self.hash(key), (digest, len(content))
+            reading, right = self.hash(key), (digest, size)
             if reading == right or (again := self.hash(key)) == right:
                 return
             if reading == again:

@@ -48,6 +48,10 @@ class TieredCache(Cache):
         return self._near
 
     @property
+    def drafts(self) -> None:
+        return None  # of what is published, a copy is kept here
+
+    @property
     def authority(self) -> Cache:
         return Cache(self.store, self.trust, self._accept_weak, self.counters)
 

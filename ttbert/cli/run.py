@@ -80,7 +80,6 @@ def convert_command(
     from ..cache.cache import require_lasting
     from ..cache.keys import find_signer
     from ..convert.convert import convert, find_by_name, plan_conversion
-    from ..convert.rebuild import rebuild as convert_again
     from ..convert.wanted import Wanted
 
     if dry_run and rebuild:
@@ -110,6 +109,8 @@ def convert_command(
             progress.advance(entry.size)
 
         if rebuild:
+            from ..convert.rebuild import rebuild as convert_again  # and numpy, which takes as long as all other imports
+
             conversion = convert_again(plan, cache, advance, tell)
         conversion = conversion or convert(plan, cache, advance, tell)
     if not conversion.hit:
@@ -217,7 +218,7 @@ def _report_plan(plan: Plan, cache: Cache, as_json: bool) -> None:
 
 def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_json: bool) -> None:
     from ..cache.trust import has_signature
-    from ..convert.rebuild import Rebuilt
+    from ..convert.convert import Rebuilt
 
     cached = conversion.cached
     healed = conversion.healed if isinstance(conversion, Rebuilt) else None

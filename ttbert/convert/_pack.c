@@ -57,6 +57,17 @@ INLINE void read_tile(const Matrix *matrix, Py_ssize_t top, Py_ssize_t left, Til
     }
 }
 
+INLINE uint32_t exponent_of(uint32_t bits) {
+    return bits >> 23 & 0xff;
+}
+
+INLINE uint32_t larger(uint32_t one, uint32_t other) {
+    return one > other ? one : other;
+}
+
+/* What writes values gives the largest of their exponents: this one is of infinity and of NaN. */
+enum { NOT_FINITE = 0xff };
+
 /* Where a row's left or right half begins, counted in halves: a tile is stored in four faces, one after another. */
 INLINE int place_of(int row, int side) {
     return (row / FACE * 2 + side) * FACE + row % FACE;
@@ -66,7 +77,13 @@ INLINE uint16_t to_bfloat16(uint32_t bits) {
     return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-INLINE void write_bfloat16(Tile tile, char *target) {
+INLINE uint32_t write_bfloat16(Tile tile, char *target) {
+    uint32_t largest = 0;
+    for (int column = 0; column < TILE; column++) {
+        for (int row = 0; row < TILE; row++) {
+            largest = larger(largest, exponent_of(tile[column][row]));
+        }
+    }
     for (int row = 0; row < TILE; row++) {
         for (int side = 0; side < 2; side++) {
             uint16_t line[FACE];
@@ -76,27 +93,31 @@ INLINE void write_bfloat16(Tile tile, char *target) {
             memcpy(target + place_of(row, side) * sizeof line, line, sizeof line);
         }
     }
+    return largest;
 }
 
-INLINE void write_blocks(Tile tile, char *target, int bits) {
-    const uint32_t dropped = 24 - bits, half = 1u << (dropped - 1), largest = (1u << bits) - 1;
+INLINE uint32_t write_blocks(Tile tile, char *target, int bits) {
+    const uint32_t dropped = 24 - bits, half = 1u << (dropped - 1), most = (1u << bits) - 1;
+    uint32_t largest = 0;
     const int bytes = FACE * (bits + 1) / 8; /* of a block */
     for (int side = 0; side < 2; side++) {
         const uint32_t(*columns)[TILE] = (const uint32_t(*)[TILE])tile[side * FACE];
         uint32_t shared[TILE] = {0};
         for (int column = 0; column < FACE; column++) {
             for (int row = 0; row < TILE; row++) {
-                uint32_t exponent = columns[column][row] >> 23 & 0xff;
-                shared[row] = shared[row] > exponent ? shared[row] : exponent;
+                shared[row] = larger(shared[row], exponent_of(columns[column][row]));
             }
+        }
+        for (int row = 0; row < TILE; row++) {
+            largest = larger(largest, shared[row]);
         }
         uint8_t packed[FACE][TILE];
         for (int column = 0; column < FACE; column++) {
             for (int row = 0; row < TILE; row++) {
-                uint32_t value = columns[column][row], exponent = value >> 23 & 0xff, distance = shared[row] - exponent;
+                uint32_t value = columns[column][row], exponent = exponent_of(value), distance = shared[row] - exponent;
                 uint32_t mantissa = ((value & 0x7fffff) | 0x800000) >> (distance < 24 ? distance : 24);
                 mantissa = (mantissa + half - 1 + (mantissa >> dropped & 1)) >> dropped;
-                mantissa = mantissa < largest ? mantissa : largest;
+                mantissa = mantissa < most ? mantissa : most;
                 mantissa = exponent ? mantissa : 0;
                 packed[column][row] = (uint8_t)(mantissa | (mantissa ? value >> 31 << bits : 0));
             }
@@ -110,10 +131,12 @@ INLINE void write_blocks(Tile tile, char *target, int bits) {
             }
         }
     }
+    return largest;
 }
 
 FOR_EACH_PROCESSOR
-static void pack_tiles(const Matrix *matrix, char *target, Format format) {
+static uint32_t pack_tiles(const Matrix *matrix, char *target, Format format) {
+    uint32_t largest = 0;
     Py_ssize_t down = (matrix->rows + TILE - 1) / TILE, across = (matrix->columns + TILE - 1) / TILE;
     int is_transposed = matrix->row_stride < matrix->column_stride;
     for (Py_ssize_t i = 0; i < down * across; i++) {
@@ -123,26 +146,39 @@ static void pack_tiles(const Matrix *matrix, char *target, Format format) {
         Tile tile;
         read_tile(matrix, row * TILE, column * TILE, tile);
         if (format == BFLOAT16_TILES) {
-            write_bfloat16(tile, place);
+            largest = larger(largest, write_bfloat16(tile, place));
         } else if (format == BFLOAT8_B_TILES) {
-            write_blocks(tile, place, 7);
+            largest = larger(largest, write_blocks(tile, place, 7));
         } else {
-            write_blocks(tile, place, 3);
+            largest = larger(largest, write_blocks(tile, place, 3));
         }
     }
+    return largest;
+}
+
+INLINE uint32_t pack_row(const char *source, Py_ssize_t columns, Py_ssize_t stride, char *target) {
+    uint32_t largest = 0;
+    for (Py_ssize_t column = 0; column < columns; column++) {
+        uint32_t bits;
+        memcpy(&bits, source + column * stride, 4);
+        uint16_t rounded = to_bfloat16(bits);
+        memcpy(target + 2 * column, &rounded, 2);
+        largest = larger(largest, exponent_of(bits));
+    }
+    return largest;
 }
 
 FOR_EACH_PROCESSOR
-static void pack_rows(const Matrix *matrix, char *target) {
-    for (Py_ssize_t row = 0; row < matrix->rows; row++) {
+static uint32_t pack_rows(const Matrix *matrix, char *target) {
+    uint32_t largest = 0;
+    for (Py_ssize_t row = 0; row < matrix->rows; row++, target += 2 * matrix->columns) {
         const char *source = matrix->data + row * matrix->row_stride;
-        for (Py_ssize_t column = 0; column < matrix->columns; column++, target += 2) {
-            uint32_t bits;
-            memcpy(&bits, source + column * matrix->column_stride, 4);
-            uint16_t rounded = to_bfloat16(bits);
-            memcpy(target, &rounded, 2);
-        }
+        /* Two calls, since a compiler makes vectors of what lies side by side. */
+        uint32_t found = matrix->column_stride == 4 ? pack_row(source, matrix->columns, 4, target)
+                                                    : pack_row(source, matrix->columns, matrix->column_stride, target);
+        largest = larger(largest, found);
     }
+    return largest;
 }
 
 static Py_ssize_t packed_bytes(Py_ssize_t rows, Py_ssize_t columns, Format format) {
@@ -177,18 +213,19 @@ static PyObject *pack(PyObject *Py_UNUSED(module), PyObject *arguments) {
     } else {
         const Py_ssize_t *shape = source.shape, *strides = source.strides;
         char *place = target.buf;
+        uint32_t largest = 0;
         Py_BEGIN_ALLOW_THREADS
         for (Py_ssize_t i = 0; i < shape[0]; i++) {
             Matrix matrix = {(const char *)source.buf + i * strides[0], shape[1], shape[2], strides[1], strides[2]};
             if (format == BFLOAT16_ROWS) {
-                pack_rows(&matrix, place);
+                largest = larger(largest, pack_rows(&matrix, place));
             } else {
-                pack_tiles(&matrix, place, (Format)format);
+                largest = larger(largest, pack_tiles(&matrix, place, (Format)format));
             }
             place += target.len / shape[0];
         }
         Py_END_ALLOW_THREADS
-        result = Py_NewRef(Py_None);
+        result = PyBool_FromLong(largest < NOT_FINITE);
     }
     PyBuffer_Release(&target);
     PyBuffer_Release(&source);
@@ -198,7 +235,8 @@ static PyObject *pack(PyObject *Py_UNUSED(module), PyObject *arguments) {
 static PyMethodDef methods[] = {
     {"pack", pack, METH_VARARGS,
      "pack(array, buffer, format)\n\nPack a float32 array (matrices, rows, columns) of any strides into a buffer of just the "
-     "right size.\n`format` is 0 for rows of bfloat16, and 1, 2, 3 for tiles of bfloat16, bfloat8_b, bfloat4_b."},
+     "right size; whether all values are finite.\n`format` is 0 for rows of bfloat16, and 1, 2, 3 for tiles of bfloat16, "
+     "bfloat8_b, bfloat4_b."},
     {NULL, NULL, 0, NULL},
 };
 

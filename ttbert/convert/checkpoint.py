@@ -15,6 +15,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -102,19 +103,28 @@ class Checkpoint:
                     "give the checkpoint from before it was quantized",
                 )
 
-    def read(self, name: str, memory: Array | None = None) -> Array:
+    def read(self, name: str) -> Array:
         """A tensor as an array in C order; KeyError if there is none of this name.
 
-        It is put into `memory`, a vector of as many values, if that is given: to touch fresh memory takes as long as to read.
         Raises CheckpointError if its type is not supported, or if it holds NaN or infinity.
         """
         import numpy as np
 
-        file = self._file_of[name]
+        array = self.read_into(np.empty(prod(self.shapes[name]), np.float32), name)
+        self.check_finite(array, name)
+        return array
+
+    def read_into(self, memory: Array, name: str) -> Array:
+        """The same in a vector of as many values: to touch fresh memory takes as long as to read. NaN is not looked for."""
         self.check_dtypes([name])
-        shape = self.shapes[name]
-        array = np.empty(shape, np.float32) if memory is None else memory.reshape(shape)
-        file.read_into(array, name)
+        array = memory.reshape(self.shapes[name])
+        self._file_of[name].read_into(array, name)
+        return array
+
+    def check_finite(self, array: Array, name: str) -> None:
+        """CheckpointError, with their number, if there are NaN or infinity in what was read as that tensor."""
+        import numpy as np
+
         flat = array.reshape(-1)
         pieces = (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
         bad = array.size - sum(int(np.count_nonzero(np.isfinite(piece))) for piece in pieces)
@@ -123,7 +133,6 @@ class Checkpoint:
                 f"tensor {name!r} holds {bad} values that are NaN or infinite as float32, of {array.size}",
                 "the checkpoint is damaged or its training diverged; choose another one",
             )
-        return array
 
     def _is_in(self, name: str, shard: str) -> bool:
         file = self._file_of.get(name)

@@ -41,11 +41,11 @@ class Codec(ABC):
     """What the user should know of this choice, in one line."""
 
     @abstractmethod
-    def pack_into(self, target: memoryview, array: Array, dtype: str, layout: str) -> None:
+    def pack_into(self, target: memoryview, array: Array, dtype: str, layout: str) -> bool:
         """Write the file that `ttnn.dump_tensor` writes for a float32 array, rounded to `dtype` as TT-NN rounds.
 
-        `layout` is "tile" (32 x 32 tiles, edges padded with zeros) or "row_major". The array is finite, has any strides
-        and at least one dimension and one value; the target has `file_bytes`.
+        `layout` is "tile" (32 x 32 tiles, edges padded with zeros) or "row_major". The array has any strides and at least
+        one dimension and one value; the target has `file_bytes`. False if a value is not finite: no such file is to be used.
         """
 
     def pack(self, array: Array, dtype: str, layout: str) -> bytes:
@@ -55,8 +55,18 @@ class Codec(ABC):
         return bytes(content)
 
     def is_right(self) -> bool:
-        """Whether it packs an array with all kinds of rounding in it to the bytes that are known."""
-        return blake3_of(b"".join(self.pack(probe_array(), *each) for each in _PROBES)).hex == _PROBE_DIGEST
+        """Whether it packs an array with all kinds of rounding in it to the bytes that are known, and notices infinity."""
+        good, bad = probe_array(), probe_array()
+        bad[..., 40, 70] = np.inf
+        made = b""
+        for dtype, layout in _PROBES:
+            content = bytearray(file_bytes(good.shape, dtype, layout))
+            if self.pack_into(memoryview(content), bad, dtype, layout):
+                return False
+            if not self.pack_into(memoryview(content), good, dtype, layout):
+                return False
+            made += content
+        return blake3_of(made).hex == _PROBE_DIGEST
 
 
 class ExtensionCodec(Codec):
@@ -65,10 +75,10 @@ class ExtensionCodec(Codec):
     name = "extension"
     _pack = staticmethod(pack_with_extension)
 
-    def pack_into(self, target: memoryview, array: Array, dtype: str, layout: str) -> None:
+    def pack_into(self, target: memoryview, array: Array, dtype: str, layout: str) -> bool:
         start = head(array.shape, dtype, layout)
         target[: len(start)] = start
-        self._pack(array, dtype, layout, target[len(start) :])
+        return self._pack(array, dtype, layout, target[len(start) :])
 
 
 class NumpyCodec(ExtensionCodec):
@@ -87,7 +97,7 @@ class TtnnCodec(Codec):
         self.name = f"ttnn {version('ttnn')}"
         self.remark = f"{self.name} packs, which takes longer: ttbert itself knows how {' and '.join(KNOWN_TTNN)} pack"
 
-    def pack_into(self, target: memoryview, array: Array, dtype: str, layout: str) -> None:
+    def pack_into(self, target: memoryview, array: Array, dtype: str, layout: str) -> bool:
         ttnn = self._ttnn
         layouts = {"tile": ttnn.TILE_LAYOUT, "row_major": ttnn.ROW_MAJOR_LAYOUT}
         with tempfile.TemporaryDirectory(prefix="ttbert-") as folder:
@@ -105,6 +115,7 @@ class TtnnCodec(Codec):
         if len(content) != len(target):
             raise _other_format(self.name)
         target[:] = content
+        return bool(np.isfinite(array).all())
 
 
 def choose_codec() -> Codec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,14 +12,14 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..cache.cache import Cache, Cached
 from ..cache.lease import leased
-from ..cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry
+from ..cache.manifest import FileEntry, Manifest, Provenance, SourceEntry
 from ..cache.refs import Ref
 from ..cache.space import left_behind, require_space
-from ..errors import CheckpointError, UntrustedError
+from ..errors import CheckpointError, NoSpaceError, UntrustedError
 from ..model import parse_config
 from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
-from ..recipe.recipe import CONFIG, RECIPE, TOKENIZER, Action, PackRecipe, Recipe
+from ..recipe.recipe import CONFIG, RECIPE, TOKENIZER, Action, Recipe
 from ..recipe.tensorbin import HEADER_SIZE
 from .checkpoint import weight_files
 from .source import Source
@@ -30,10 +29,8 @@ from .wanted import Wanted
 Note = Callable[[str], None]
 
 if TYPE_CHECKING:
-    from .maker import Made, Maker, Progress
-
-_WRITERS = 4
-"""Packs that are written at once. Writing is mostly waiting: for the disk to confirm, or for a server."""
+    from .maker import Progress
+    from .publisher import Publisher
 
 
 @dataclass(frozen=True)
@@ -86,6 +83,13 @@ class Conversion:
     hit: bool
 
 
+@dataclass(frozen=True)
+class Rebuilt(Conversion):
+    """A model that came out as it is stored. Of its blobs, `healed` were damaged or missing there, and are sound now."""
+
+    healed: tuple[str, ...] = ()
+
+
 def plan_conversion(wanted: Wanted) -> Plan:
     """The plan for a model. Of one on the hub only small files are fetched.
 
@@ -135,24 +139,27 @@ def convert(
     """
     with ExitStack() as stack:
 
-        def make() -> Maker:
+        def open_publisher() -> Publisher:
             from .maker import Maker  # and numpy, which take as long as all else where nothing has to be made
+            from .publisher import Publisher
 
-            return stack.enter_context(Maker(plan.source, plan.recipe, progress, note))
+            maker = stack.enter_context(Maker(plan.source, plan.recipe, progress, note))
+            return stack.enter_context(Publisher(maker, cache))
 
-        # Weights that have to be hashed are packed meanwhile. Nothing is published before it is known that it is not there.
-        ahead = None if plan.is_identified else make()
+        # Weights that have to be hashed are packed meanwhile, and written if it is likely that they are new.
+        ahead = None if plan.is_identified else open_publisher()
+        is_likely = ahead is not None and _is_likely_wanted(plan, cache)
+        if ahead:
+            ahead.start(drafts=is_likely)
         conversion = find_converted(plan, cache.authority)
         if conversion is None or not cache.authority.claim(conversion.cached):
-            cache.trust.check_may_publish()
-            if cache.check_space:
-                there = partial(left_behind, cache.authority, plan.pack_sizes)
-                require_space(cache.store, plan.stored_size, str(plan.ref), there=there)
+            if not is_likely:
+                _check_may_write(plan, cache)
             # Of several that want it at once, one converts and the others wait. What is wrong with a checkpoint is so for all.
             with leased(
                 cache.store, plan.action.key, lambda: find_converted(plan, cache.authority), final=CheckpointError
             ) as found:
-                conversion = found or Conversion(_publish(plan, cache, lambda: ahead or make()), plan.ref, hit=False)
+                conversion = found or Conversion(_publish(plan, cache, lambda: ahead or open_publisher()), plan.ref, hit=False)
     cache.move_ref(plan.ref, conversion.cached, plan.source.label, plan.source.commit)
     return conversion
 
@@ -164,26 +171,31 @@ def small_files(plan: Plan) -> dict[str, bytes]:
     return {CONFIG: source.read(CONFIG), TOKENIZER: tokenizer, RECIPE: plan.action.to_bytes()}
 
 
-def _publish(plan: Plan, cache: Cache, make: Callable[[], Maker]) -> Cached:
+def _is_likely_wanted(plan: Plan, cache: Cache) -> bool:
+    """Whether drafts can be made and published here, and nothing is filed under the name yet."""
+    if cache.drafts is None or cache.authority.read_ref(plan.ref):
+        return False
+    try:
+        _check_may_write(plan, cache)
+    except (UntrustedError, NoSpaceError):  # which matters only if it is not there already
+        return False
+    return True
+
+
+def _check_may_write(plan: Plan, cache: Cache) -> None:
+    cache.trust.check_may_publish()
+    if cache.check_space:
+        there = partial(left_behind, cache.authority, plan.pack_sizes)
+        require_space(cache.store, plan.stored_size, str(plan.ref), there=there)
+
+
+def _publish(plan: Plan, cache: Cache, open_publisher: Callable[[], Publisher]) -> Cached:
     # Small and likely wrong things first, a store that cannot be written to among them: they need no download of weights.
     recipe, source = plan.recipe, plan.source
     contents = small_files(plan)
     files = tuple(FileEntry(name, cache.publish_blob(content), len(content)) for name, content in contents.items())
-    maker = make()
-
-    def publish(pack: PackRecipe, made: Future[Made]) -> PackEntry:
-        content, tensors = made.result()
-        entry = PackEntry(pack.name, cache.publish_blob(content), tensors)
-        maker.give_back(content)
-        return entry
-
-    with ThreadPoolExecutor(_WRITERS) as writers:
-        try:
-            published = [writers.submit(publish, pack, made) for pack, made in maker.packs()]
-            packs = tuple(each.result() for each in published)
-        except BaseException:
-            writers.shutdown(wait=False, cancel_futures=True)
-            raise
+    publisher = open_publisher()
+    packs = publisher.publish()
     source.check_unchanged()
     manifest = Manifest(
         action=plan.action.key,
@@ -191,7 +203,7 @@ def _publish(plan: Plan, cache: Cache, make: Callable[[], Maker]) -> Cached:
         policy=recipe.policy,
         packs=packs,
         files=files,
-        provenance=Provenance(source.label, source.commit, _sources(plan), _versions(maker.packer)),
+        provenance=Provenance(source.label, source.commit, _sources(plan), _versions(publisher.packer)),
     )
     return cache.publish_manifest(manifest)
 

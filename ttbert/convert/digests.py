@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Lock
 from uuid import uuid4
 
 import blake3
@@ -23,7 +24,8 @@ import platformdirs
 from ..cache.digest import Digest, blake3_of, sha256_of_file
 
 _LARGE = 16 << 20
-_CHUNK = 4 << 20
+_PIECE = 1 << 20
+"""Bytes read at once: so few that they stay in the cache of a core until they are hashed."""
 
 
 def notes_folder() -> Path:
@@ -39,34 +41,51 @@ def recall_sha256(path: Path) -> Digest | None:
     if not any(notes_folder().glob(f"{size}-*")):
         return None
     hasher = blake3.blake3()
-    for chunk in _chunks(path):
-        hasher.update(chunk)
+    _read_through(path, hasher.update)
     return _read_note(_note(size, hasher.hexdigest()))
 
 
 def compute_sha256(path: Path) -> Digest:
     """The SHA-256 of a file by reading it, which is noted if it is large."""
-    fast, slow, size = blake3.blake3(), hashlib.sha256(), 0
-    for chunk in _chunks(path):
-        # One reading for both: the file might change between two.
-        fast.update(chunk)
-        slow.update(chunk)
-        size += len(chunk)
+    fast, slow = blake3.blake3(), hashlib.sha256()
+    size = _read_through(path, fast.update, slow.update)  # one reading for both: the file might change between two
     digest = Digest("sha256", slow.hexdigest())
     if size >= _LARGE:
         _write_note(_note(size, fast.hexdigest()), digest)
     return digest
 
 
-def _chunks(path: Path) -> Iterator[memoryview]:
-    """A file's content, piece by piece, each to be used before the next is asked for, which is being read meanwhile."""
-    buffers = [memoryview(bytearray(_CHUNK)) for _ in range(2)]
-    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(file.readinto, buffers[0])
-        while count := coming.result():
-            buffers.reverse()
-            coming = reader.submit(file.readinto, buffers[0])
-            yield buffers[1][:count]
+def _read_through(path: Path, *takers: Callable[[memoryview], object]) -> int:
+    """Give a file's content to each of the takers, piece by piece in its order; its size.
+
+    Two threads do so in turn: while one has a piece taken, which is in the cache of its own core since it was read there, the
+    other one reads the next. Whoever has read waits to be next before it lets the other one read.
+    """
+    reading, taking = Lock(), Lock()
+    size, is_over = 0, False
+
+    def work() -> None:
+        nonlocal size
+        buffer = memoryview(bytearray(_PIECE))
+        count = len(buffer)
+        while count and not is_over:
+            with reading:
+                count = file.readinto(buffer)
+                taking.acquire()
+            try:
+                size += count
+                for take in takers:
+                    take(buffer[:count])
+            finally:
+                taking.release()
+
+    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(2) as threads:
+        try:
+            for each in as_completed([threads.submit(work), threads.submit(work)]):
+                each.result()
+        finally:
+            is_over = True
+    return size
 
 
 def _note(size: int, blake3_hex: str) -> Path:

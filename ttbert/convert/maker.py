@@ -13,6 +13,7 @@ import numpy as np
 
 from ..cache.digest import blake3_of
 from ..cache.manifest import TensorEntry
+from ..errors import TtbertError
 from ..recipe.bert import canonical_names, check_tensors
 from ..recipe.recipe import MEMORY, PackRecipe, Recipe, TensorRecipe
 from ..recipe.steps import Array, run_steps
@@ -82,8 +83,15 @@ class Maker:
 
     def _make(self, pack: PackRecipe) -> Made:
         self._held.acquire()
-        if self._is_over:
-            raise RuntimeError("nobody waits for this pack any more")
+        try:
+            if self._is_over:
+                raise RuntimeError("nobody waits for this pack any more")
+            return self._make_held(pack)
+        except BaseException:
+            self._held.release()  # nobody will give back what was not made
+            raise
+
+    def _make_held(self, pack: PackRecipe) -> Made:
         sizes = [file_bytes(each.shape, each.dtype, each.layout) for each in pack.tensors]
         try:
             content = self._free[sum(sizes)].pop()
@@ -92,17 +100,25 @@ class Maker:
         entries = []
         for tensor, size, end in zip(pack.tensors, sizes, np.cumsum(sizes), strict=True):
             part = content[end - size : end]
-            self._codec.pack_into(part, run_steps(tensor.steps, self._read(tensor)), tensor.dtype, tensor.layout)
+            self._pack_into(part, tensor)
             entries.append(_entry(tensor, part))
             self._progress(entries[-1])
         return content, tuple(entries)
 
-    def _read(self, tensor: TensorRecipe) -> list[Array]:
+    def _pack_into(self, target: memoryview, tensor: TensorRecipe) -> None:
+        sources = self._read(tensor)
+        if not self._codec.pack_into(target, run_steps(tensor.steps, list(sources.values())), tensor.dtype, tensor.layout):
+            for name, array in sources.items():
+                self._checkpoint.check_finite(array, name)
+            raise TtbertError(f"{self.packer} made NaN or infinity of {tensor.name}", "please report it")
+
+    def _read(self, tensor: TensorRecipe) -> dict[str, Array]:
         """What a tensor is made of, in the place of what this thread read before: fresh memory costs as much as reading."""
         *starts, end = np.cumsum([0, *(prod(shape) for shape in tensor.sources.values())])
         memory = np.empty(end, np.float32) if end > _SCRATCH else self._scratch()[:end]
+        names = [self._names[name] for name in tensor.sources]
         parts = np.split(memory, starts[1:])
-        return [self._checkpoint.read(self._names[name], part) for name, part in zip(tensor.sources, parts, strict=True)]
+        return {name: self._checkpoint.read_into(part, name) for name, part in zip(names, parts, strict=True)}
 
     def _scratch(self) -> Array:
         if not hasattr(self._of_thread, "scratch"):

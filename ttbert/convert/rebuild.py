@@ -7,24 +7,15 @@ since nobody knows yet which of the two is right. What is merely damaged or gone
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..cache.cache import Cache, Cached, blob_key
 from ..cache.digest import Digest, blake3_of
 from ..cache.manifest import FileEntry, PackEntry
 from ..errors import CacheError, IncompatibleError, IntegrityError, NotCached, UntrustedError
-from .convert import Conversion, Note, Plan, small_files
+from .convert import Note, Plan, Rebuilt, small_files
 from .maker import Maker, Progress
 
 _NAMED = 5
 """Blobs that an error names."""
-
-
-@dataclass(frozen=True)
-class Rebuilt(Conversion):
-    """A model that came out as it is stored. Of its blobs, `healed` were damaged or missing there, and are sound now."""
-
-    healed: tuple[str, ...] = ()
 
 
 def rebuild(

@@ -290,7 +290,7 @@ class Draft:
         self._store, self._path, self._size = store, path, size
         self._temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
         self._file = self._temporary.open("xb", buffering=0)
-        self._is_temporary = True
+        self._is_temporary, self._is_synced = True, False
 
     def write(self, content: bytes | memoryview) -> None:
         """Append some of the bytes. NoSpaceError, StoreReadOnly or StoreUnavailable, as all that this does may raise."""
@@ -299,6 +299,12 @@ class Draft:
             while left:
                 left = left[self._file.write(left[: 1 << 24]) :]
 
+    def sync(self) -> None:
+        """Have the disk keep all that was written, some time before `publish`, which then need not wait for that."""
+        with self._explained():
+            os.fsync(self._file.fileno())
+        self._is_synced = True
+
     def publish(self, lasting: bool = True) -> bool:
         """Make the bytes the object; False if there is one already.
 
@@ -306,7 +312,9 @@ class Draft:
         """
         with self._explained():
             self._store.share(self._temporary, 0o666)
-            if lasting:
+            if self._is_synced:
+                os.utime(self._temporary)  # the age of an object begins when it is published
+            elif lasting:
                 os.fsync(self._file.fileno())
             if os.fstat(self._file.fileno()).st_size != self._size:
                 raise OSError(errno.EIO, "the file is not as long as what was written to it", str(self._temporary))
