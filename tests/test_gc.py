@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -565,6 +565,41 @@ def test_whenever_a_conversion_meets_a_sweep_its_model_is_whole_in_the_end(tmp_p
     with ThreadPoolExecutor(40) as threads:
         results = threads.map(lambda i: convert_beside_a_sweep(tmp_path / f"{i}", i * 0.003), range(40))
     assert set(results) == {"whole"}
+
+
+class SweptMeanwhile(NotTouched):
+    """Just before somebody looks for what is condemned, all of it is deleted and forgotten, once."""
+
+    sweep: Callable[[], object] | None = None
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        sweep, self.sweep = self.sweep if prefix == "gc" else None, None if prefix == "gc" else self.sweep
+        if sweep:
+            sweep()
+        return super().list(prefix)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before its manifest is claimed", "before its name is moved"])
+def test_a_model_is_whole_that_was_found_just_before_a_whole_sweep(root: Path, late: bool) -> None:
+    """Its blobs were reprieved, and stay; its manifest was only found."""
+    store = SweptMeanwhile(root)
+    cache = Cache(store)
+    publish(cache)
+    cache.remove_ref(TINY)
+    collect(cache)
+    age(root, GRACE + HOUR)
+    ripe = plan(cache)
+    manifest = build(cache)
+    found = cache.find(manifest.action)
+    assert found
+
+    def sweep() -> None:
+        assert run_gc(open_local(root), ripe) > 0 and open_local(root).find(manifest.action) is None
+
+    store.sweep = sweep
+    cached = found if late else cache.publish_manifest(manifest)
+    cache.move_ref(TINY, cached, "someone/tiny", COMMIT)
+    assert store.sweep is None and cache.resolve(TINY) == cached == found and sound(cache)
 
 
 def test_with_too_short_a_grace_period_a_conversion_fails_and_never_half_succeeds(cache: Cache, root: Path) -> None:

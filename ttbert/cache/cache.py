@@ -256,9 +256,11 @@ class Cache:
 
     def claim(self, cached: Cached) -> bool:
         """Keep a model that was found from being deleted until it has a name; False where it is no longer whole."""
-        if not self._objections.reprieve(keys_of(cached)):
-            return True
-        return self.store.head(manifest_key(cached.digest)) is not None and not self.authority.missing(cached.manifest)
+        condemned = self._objections.reprieve(keys_of(cached))
+        # Nothing is condemned any more, too, after a sweep that has ended since it was found: what that deletes first is gone.
+        if self.store.head(manifest_key(cached.digest)) is None:
+            return False
+        return not condemned or not self.authority.missing(cached.manifest)
 
     def publish_manifest(self, manifest: Manifest) -> Cached:
         """Store a manifest and the action that leads to it. Its blobs must have been published.
@@ -294,7 +296,7 @@ class Cache:
         for key in keys_of(cached):
             self.store.touch(key)
         condemned = self._objections.reprieve([*keys_of(cached), ref.folder])
-        if condemned:
+        if condemned or self.store.head(manifest_key(cached.digest)) is None:
             self._publish(manifest_key(cached.digest), cached.manifest.to_bytes(), cached.digest)
             self.trust.sign(self.store, "manifest", cached.digest)
         self._check_whole(cached.manifest)
