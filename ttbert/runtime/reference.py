@@ -11,6 +11,7 @@ between layers stay float32. It is faster, and not the reference.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ class Reference:
                 # The answer head is small, and logits rounded to 8 bits would be full of ties.
                 tensor = _for_matmul(tensor.contiguous(), FLOAT32 if linear == "answer" else precision)
             self._tensors[name] = tensor
+        _keep_freed_memory()
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[Logits, Logits]:
@@ -131,3 +133,15 @@ def _takes_onednn(dtype: torch.dtype) -> bool:
     if dtype == torch.bfloat16 and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return False
     return torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep for this process what it frees, as long as it runs: a layer makes what the one before it has freed.
+
+    As it comes, glibc returns buffers of many megabytes to the kernel, which clears their pages for the next layer.
+    Numbers as in malloc.h, meanings as in mallopt(3); torch and TT-NN have wheels for glibc only.
+    """
+    trim_threshold, mmap_max = -1, -4
+    libc = ctypes.CDLL(None)
+    libc.mallopt(trim_threshold, -1)  # never
+    libc.mallopt(mmap_max, 0)
