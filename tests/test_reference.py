@@ -15,7 +15,7 @@ from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import BUNDLED, BUNDLED_FOLDER, Wanted
 from ttbert.demo.inputs import built_in_questions
 from ttbert.errors import CheckpointError, IncompatibleError
-from ttbert.recipe.policy import BFLOAT16, POLICIES
+from ttbert.recipe.policy import BFLOAT16, FLOAT32, POLICIES, PRECISIONS
 from ttbert.runtime.loader import CachedModel
 from ttbert.runtime.reference import Reference
 from ttbert.runtime.tokens import Batch, Encoder, make_batches
@@ -188,6 +188,20 @@ def test_bfloat16_rounds_activations_and_no_weight(cache: Cache, policy: str) ->
     real = batch.attention_mask.astype(bool)
     for rounded, exact in zip(runtime.run(batch), reference.run(batch), strict=True):
         assert 1e-3 < np.abs(rounded - exact)[real].max() < 1 and pcc(rounded, exact, real) > 0.999
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_processor_without_onednn_gives_the_same_logits(cache: Cache, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(cache, BUNDLED)
+    batch = batch_of(model)
+    real = batch.attention_mask.astype(bool)
+    usual = Reference(model, precision).run(batch)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    plain = Reference(model, precision)
+    assert not any(tensor.is_mkldnn for tensor in plain._tensors.values())
+    for left, right in zip(usual, plain.run(batch), strict=True):
+        assert np.abs(left - right)[real].max() < (LOGIT_ERROR if precision == FLOAT32 else 1)
+        assert pcc(left, right, real) > 0.999
 
 
 def test_swapped_heads_are_noticed(cache: Cache) -> None:

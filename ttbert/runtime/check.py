@@ -210,7 +210,7 @@ def _record(model: CachedModel, batch: Batch) -> dict[tuple[int | None, str], to
         if layer == ["embeddings"]:
             values[None, "embedded"] = value
         else:
-            values[int(layer[0]) if layer else None, op] = value
+            values[int(layer[0]) if layer else None, op] = value.to_dense()
 
     class Recording(Reference):
         def _linear(self, states: torch.Tensor, name: str) -> torch.Tensor:
@@ -218,7 +218,9 @@ def _record(model: CachedModel, batch: Batch) -> dict[tuple[int | None, str], to
             if before:
                 keep(name.rpartition(".")[0] + "." + before, states)
             value = super()._linear(states, name)
-            if not name.endswith(".up"):  # the plan's `up` has gelu in it, so it is what `down` reads
+            if name.endswith(".qkv"):
+                keep(name, _by_group(value.to_dense(), self.shape.qkv_groups))
+            elif not name.endswith(".up"):  # the plan's `up` has gelu in it, so it is what `down` reads
                 keep(name, value)
             return value
 
@@ -243,6 +245,11 @@ def _record(model: CachedModel, batch: Batch) -> dict[tuple[int | None, str], to
     else:
         values[None, "states"] = reference.encode(batch)
     return values
+
+
+def _by_group(fused: torch.Tensor, groups: int) -> torch.Tensor:
+    """All Q, all K and all V (..., 3 * hidden) in the device's order: for each group of heads its Q, its K and its V."""
+    return fused.view(*fused.shape[:-1], 3, groups, -1).transpose(-3, -2).reshape(fused.shape)
 
 
 def by_op(comparison: Comparison) -> Iterator[tuple[str, float, float]]:

@@ -1,7 +1,8 @@
 """BERT on the CPU, in torch and float32, with the values that a device would hold: the reference for every other runtime.
 
-The weights are the cached tensors as TT-NN decodes them, laid out as on the device: Q, K and V fused and interleaved,
-the answer head padded to a tile. This is the board that is called `cpu`.
+The weights are the cached tensors as TT-NN decodes them: Q, K and V fused, the answer head padded to a tile. Only the
+columns of Q, K and V, which cores hold side by side for each group of heads, are put in the order of all Q, all K and all V
+once at the start, so that each of the three is a view of what the matmul gives. This is the board that is called `cpu`.
 
 Where it is asked for, matmuls and attention take bfloat16 instead. That rounds activations and no weight, since every
 format that weights are cached in is a part of bfloat16; sums within a matmul, the softmax, norms and what is handed on
@@ -10,6 +11,7 @@ between layers stay float32. It is faster, and not the reference.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -51,15 +53,20 @@ class Reference:
         for name, tensor in tensors:
             linear = name.split(".")[-2]
             if linear in _LINEAR:
+                tensor = tensor[0, 0].T.squeeze(-1)  # a weight (out, in), a bias (out,)
+                if linear == "qkv":
+                    groups = tensor.reshape(shape.qkv_groups, 3, -1, *tensor.shape[1:])
+                    tensor = groups.transpose(0, 1).reshape(tensor.shape)
                 # The answer head is small, and logits rounded to 8 bits would be full of ties.
-                tensor = _for_matmul(tensor[0, 0].T.squeeze(-1).contiguous(), FLOAT32 if linear == "answer" else precision)
+                tensor = _for_matmul(tensor.contiguous(), FLOAT32 if linear == "answer" else precision)
             self._tensors[name] = tensor
+        _keep_freed_memory()
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[Logits, Logits]:
         """Start and end logits of a batch, each (batch, tokens), float32."""
         states = self.encode(batch)
-        logits = self._linear(states, "answer")[..., :2].numpy()
+        logits = self._linear(states, "answer").to_dense()[..., :2].numpy()
         return logits[..., 0], logits[..., 1]
 
     def stream(self, batches: Iterable[Batch]) -> Iterator[tuple[Logits, Logits]]:
@@ -82,9 +89,9 @@ class Reference:
 
     def _layer(self, states: torch.Tensor, mask: torch.Tensor, name: str) -> torch.Tensor:
         attended = self._linear(self._attend(states, mask, name), f"{name}.out")
-        states = self._norm(states + attended, f"{name}.attention_norm")
+        states = self._norm(states + attended.to_dense(torch.float32), f"{name}.attention_norm")
         grown = F.gelu(self._linear(states, f"{name}.up"))
-        return self._norm(states + self._linear(grown, f"{name}.down"), f"{name}.norm")
+        return self._norm(states + self._linear(grown, f"{name}.down").to_dense(torch.float32), f"{name}.norm")
 
     def _attend(self, states: torch.Tensor, mask: torch.Tensor, name: str) -> torch.Tensor:
         query, key, value = self._split_heads(states, name)
@@ -92,18 +99,16 @@ class Reference:
         return context.transpose(1, 2).reshape(states.shape)
 
     def _split_heads(self, states: torch.Tensor, name: str) -> tuple[torch.Tensor, ...]:
-        """Q, K and V, each (batch, heads, tokens, head size)."""
-        batch, tokens, _ = states.shape
-        fused = self._linear(states, f"{name}.qkv")  # (batch, tokens, 3 * hidden): per group its Q, its K, its V
-        grouped = fused.view(batch, tokens, self.shape.qkv_groups, 3, -1, self.shape.head_size)
-        return tuple(
-            part.reshape(batch, tokens, self.shape.heads, self.shape.head_size).transpose(1, 2) for part in grouped.unbind(3)
-        )
+        """Q, K and V, each (batch, heads, tokens, head size), a view of what the matmul gives."""
+        fused = self._linear(states, f"{name}.qkv").to_dense()  # (batch, tokens, 3 * hidden)
+        parts = fused.view(*states.shape[:2], 3, self.shape.heads, self.shape.head_size)
+        return tuple(part.transpose(1, 2) for part in parts.unbind(2))
 
     def _linear(self, states: torch.Tensor, name: str) -> torch.Tensor:
+        """In the form and type of the weight; `to_dense` gives the plain tensor."""
         weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]  # (out, in), (out,)
-        if weight.is_mkldnn:
-            return F.linear(states.to_mkldnn(), weight, bias).to_dense()
+        if weight.is_mkldnn and not states.is_mkldnn:
+            states = states.to_mkldnn(weight.dtype)
         return F.linear(states.to(weight.dtype), weight, bias)
 
     def _norm(self, states: torch.Tensor, name: str) -> torch.Tensor:
@@ -112,10 +117,31 @@ class Reference:
 
 
 def _for_matmul(tensor: torch.Tensor, precision: str) -> torch.Tensor:
-    """A weight or bias as the matmul takes it. oneDNN has float32 matmuls twice as fast as MKL's where MKL holds back.
+    """A weight or bias as the matmul takes it: in oneDNN's form where that can be had.
 
-    MKL, which torch takes for them otherwise, uses AVX-512 on Intel's processors alone.
+    Plain float32 matmuls are MKL's, which uses AVX-512 on Intel's processors alone and is half as fast on others; plain
+    bfloat16 ones are oneDNN's too, but first fill the output with the bias. And between two of them gelu needs no other form.
     """
-    if precision == BFLOAT16:
-        return tensor.bfloat16()
-    return tensor.to_mkldnn() if torch.backends.mkldnn.is_available() else tensor  # type: ignore[no-untyped-call]
+    dtype = torch.bfloat16 if precision == BFLOAT16 else torch.float32
+    if _takes_onednn(dtype):
+        return tensor.to_mkldnn(dtype)
+    return tensor.to(dtype)
+
+
+def _takes_onednn(dtype: torch.dtype) -> bool:
+    """Whether torch has linear layers in oneDNN's form here; for bfloat16 they want AVX-512."""
+    if dtype == torch.bfloat16 and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False
+    return torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep for this process what it frees, as long as it runs: a layer makes what the one before it has freed.
+
+    As it comes, glibc returns buffers of many megabytes to the kernel, which clears their pages for the next layer.
+    Numbers as in malloc.h, meanings as in mallopt(3); torch and TT-NN have wheels for glibc only.
+    """
+    trim_threshold, mmap_max = -1, -4
+    libc = ctypes.CDLL(None)
+    libc.mallopt(trim_threshold, -1)  # never
+    libc.mallopt(mmap_max, 0)
