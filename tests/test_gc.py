@@ -66,6 +66,14 @@ def collect_twice(cache: Cache, root: Path, limits: Limits | None = None) -> int
     return collect(cache, limits)
 
 
+def condemn_and_wait(cache: Cache, root: Path, ref: Ref) -> Plan:
+    """Condemn what a name alone leads to, and let the grace period pass; the plan by which it would be deleted now."""
+    cache.remove_ref(ref)
+    collect(cache)
+    age(root, GRACE + HOUR)
+    return plan(cache)
+
+
 @contextmanager
 def unless_deleted_meanwhile() -> Iterator[None]:
     """What is in it may end with the error for that a collector has deleted what it was at."""
@@ -348,10 +356,7 @@ def test_only_the_named_models_are_touched(cache: Cache, root: Path) -> None:
 def test_a_name_that_cannot_be_followed_keeps_everything_but_leftovers(cache: Cache, root: Path, kind: str) -> None:
     cached = publish(cache)
     publish_other(cache)
-    cache.remove_ref(OTHER)
-    collect(cache)
-    age(root, GRACE + HOUR)
-    ripe = plan(cache)
+    ripe = condemn_and_wait(cache, root, OTHER)
     left = root / "blobs" / (".tmp-" + "0" * 32)
     left.write_bytes(b"half")
     age(root)
@@ -391,10 +396,7 @@ def test_a_record_that_names_anything_else_than_what_may_be_collected_is_no_reco
 def test_a_writer_that_finds_a_condemned_blob_keeps_it(cache: Cache, root: Path) -> None:
     """A conversion at work found a blob that is condemned; nothing leads to it yet, and its age cannot be restarted."""
     publish(cache)
-    cache.remove_ref(TINY)
-    collect(cache)
-    age(root, GRACE + HOUR)
-    ripe = plan(cache)
+    ripe = condemn_and_wait(cache, root, TINY)
     cache.publish_blob(TENSORS["layer"])
     age(root, HOUR)
     then = time.time() - 3 * DAY
@@ -405,10 +407,7 @@ def test_a_writer_that_finds_a_condemned_blob_keeps_it(cache: Cache, root: Path)
 
 def test_a_model_that_is_named_again_is_kept_even_after_the_plan(cache: Cache, root: Path) -> None:
     cached = publish(cache)
-    cache.remove_ref(TINY)
-    collect(cache)
-    age(root, GRACE + HOUR)
-    ripe = plan(cache)
+    ripe = condemn_and_wait(cache, root, TINY)
     cache.move_ref(TINY, cached, "someone/tiny", COMMIT)
     age(root, 3 * DAY)
     assert run_gc(cache, ripe) == 0
@@ -514,10 +513,7 @@ class SlowOnce(LocalStore):
 
 def test_where_looking_takes_long_the_next_look_is_good_for_longer(cache: Cache, root: Path) -> None:
     publish(cache)
-    cache.remove_ref(TINY)
-    collect(cache)
-    age(root, GRACE + HOUR)
-    ripe = plan(cache)
+    ripe = condemn_and_wait(cache, root, TINY)
     assert run_gc(Cache(SlowOnce(root)), ripe, looks=(0.5, 60.0)) > 6000 and left(root) == []
 
 
@@ -554,10 +550,7 @@ def convert_beside_a_sweep(folder: Path, delay: float) -> str:
     """Name a model again that a sweep is deleting, so much later than it begins; how that ended."""
     cache = Cache(NotTouched(folder))
     publish(cache)
-    cache.remove_ref(TINY)
-    collect(cache)
-    age(folder, GRACE + HOUR)
-    ripe = plan(cache)
+    ripe = condemn_and_wait(cache, folder, TINY)
     sweep = threading.Thread(target=run_gc, args=[Cache(NotTouched(folder)), ripe])
     sweep.start()
     time.sleep(delay)
@@ -579,8 +572,8 @@ class SweptMeanwhile(NotTouched):
     sweep: Callable[[], object] | None = None
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        sweep, self.sweep = self.sweep if prefix == "gc" else None, None if prefix == "gc" else self.sweep
-        if sweep:
+        if prefix == "gc" and self.sweep:
+            sweep, self.sweep = self.sweep, None
             sweep()
         return super().list(prefix)
 
@@ -591,10 +584,7 @@ def test_a_model_is_whole_that_was_found_just_before_a_whole_sweep(root: Path, l
     store = SweptMeanwhile(root)
     cache = Cache(store)
     publish(cache)
-    cache.remove_ref(TINY)
-    collect(cache)
-    age(root, GRACE + HOUR)
-    ripe = plan(cache)
+    ripe = condemn_and_wait(cache, root, TINY)
     manifest = build(cache)
     found = cache.find(manifest.action)
     assert found

@@ -361,10 +361,10 @@ class Cache:
             return None
 
     def _publish(self, key: str, content: bytes | memoryview, digest: Digest) -> None:
-        self._require_exact_writes()
         self._publish_by(lambda: self.store.put(key, content), key, digest, len(content))
 
     def _publish_by(self, put: Callable[[], bool], key: str, digest: Digest, size: int) -> None:
+        self._require_exact_writes()
         for _ in range(_TRIES):
             if put():
                 return
