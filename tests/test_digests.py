@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from concurrent.futures import CancelledError
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from ttbert.cache.digest import Digest
 from ttbert.convert import digests
 from ttbert.convert.digests import compute_sha256, notes_folder, recall_sha256
 from ttbert.convert.wanted import open_source
+from ttbert.errors import UnreadableError
 
 SIZE = 17 << 20
 
@@ -84,6 +87,44 @@ def test_where_nothing_can_be_noted_it_is_computed_again(large: Path) -> None:
     notes_folder().write_text("a file in the way")
     assert compute_sha256(large) == sha256(large)
     assert recall_sha256(large) is None
+
+
+def test_who_is_told_to_stop_notes_nothing(large: Path) -> None:
+    stop = Event()
+    stop.set()
+    with pytest.raises(CancelledError):
+        compute_sha256(large, stop)
+    assert not notes_folder().exists()
+
+
+@pytest.mark.parametrize("size", [SIZE, 16 << 20, (20 << 20) - 1, (20 << 20) + 1])
+def test_what_threads_hash_side_by_side_is_found_again(large: Path, size: int) -> None:
+    large.write_bytes(os.urandom(size))
+    assert compute_sha256(large) == sha256(large) == recall_sha256(large)
+
+
+def test_pieces_in_another_order_are_another_file(large: Path) -> None:
+    content = os.urandom(16 << 20)
+    large.write_bytes(content)
+    compute_sha256(large)
+    large.write_bytes(content[4 << 20 :] + content[: 4 << 20])
+    assert recall_sha256(large) is None
+
+
+def test_errors_of_hashing_ahead_are_those_of_hashing(large: Path) -> None:
+    source = open_source(str(large.parent))
+    assert source.known_digest(large.name) is None
+    large.unlink()
+    with source.hashing([large.name]), pytest.raises(UnreadableError):
+        source.digest(large.name)
+
+
+def test_whoever_does_not_want_what_is_hashed_ahead_does_not_wait_for_it(large: Path) -> None:
+    source = open_source(str(large.parent))
+    os.truncate(large, 1 << 40)  # which would take minutes
+    with source.hashing([large.name]):
+        pass
+    assert not notes_folder().exists()
 
 
 def test_small_files_leave_no_notes(large: Path) -> None:

@@ -59,9 +59,9 @@ class Plan:
         return sum(self.pack_sizes)
 
     @property
-    def is_identified(self) -> bool:
-        """Whether the action can be told without long reading."""
-        return all(self.source.known_digest(name) is not None for name in self._roles)
+    def unidentified(self) -> tuple[str, ...]:
+        """Files that have to be read, and that takes long, before the action can be told."""
+        return tuple(name for name in self._roles if self.source.known_digest(name) is None)
 
     @cached_property
     def action(self) -> Action:
@@ -147,9 +147,10 @@ def convert(
             return stack.enter_context(Publisher(maker, cache))
 
         # Weights that have to be hashed are packed meanwhile, and written if it is likely that they are new.
-        ahead = None if plan.is_identified else open_publisher()
-        is_likely = ahead is not None and _is_likely_wanted(plan, cache)
-        if ahead:
+        ahead, is_likely = None, False
+        if unidentified := plan.unidentified:
+            stack.enter_context(plan.source.hashing(unidentified))
+            ahead, is_likely = open_publisher(), _is_likely_wanted(plan, cache)
             ahead.start(drafts=is_likely)
         conversion = find_converted(plan, cache.authority)
         if conversion is None or not cache.authority.claim(conversion.cached):

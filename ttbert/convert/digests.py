@@ -1,9 +1,9 @@
-"""The SHA-256 of large local files, noted under their BLAKE3.
+"""The SHA-256 of large local files, noted under the BLAKE3 of their pieces.
 
-A file of a checkpoint is identified by its SHA-256, since that is what the hub tells. BLAKE3 takes a quarter of the time,
-and both are digests of the whole content: so what was noted once holds for ever, wherever the file is moved and whatever
-becomes of it. Size, times and inode prove nothing and are not asked; of the size a note only tells whether reading the
-file for its sake is worth it.
+A file of a checkpoint is identified by its SHA-256, since that is what the hub tells. BLAKE3 takes a quarter of the time, and
+pieces can be hashed side by side. Both tell of the whole content: so what was noted once holds for ever, wherever the file is
+moved and whatever becomes of it. Size, times and inode prove nothing and are not asked; of the size a note only tells whether
+reading the file for its sake is worth it.
 
 Notes belong to one user. In a shared cache somebody could write a false one, and so put one model for another.
 """
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from uuid import uuid4
 
 import blake3
@@ -24,8 +25,11 @@ import platformdirs
 from ..cache.digest import Digest, blake3_of, sha256_of_file
 
 _LARGE = 16 << 20
-_PIECE = 1 << 20
-"""Bytes read at once: so few that they stay in the cache of a core until they are hashed."""
+_PIECE = 4 << 20
+"""Bytes read at once: few enough for a processor's cache, and so many that threads rarely wait for each other."""
+
+_READERS = 16
+"""Threads that recall a file, at most: memory gives no more."""
 
 
 def notes_folder() -> Path:
@@ -40,56 +44,101 @@ def recall_sha256(path: Path) -> Digest | None:
         return sha256_of_file(path)
     if not any(notes_folder().glob(f"{size}-*")):
         return None
-    hasher = blake3.blake3()
-    _read_through(path, hasher.update)
-    return _read_note(_note(size, hasher.hexdigest()))
+    return _read_note(_note(size, _hash_pieces(path, size)))
 
 
-def compute_sha256(path: Path) -> Digest:
-    """The SHA-256 of a file by reading it, which is noted if it is large."""
-    fast, slow = blake3.blake3(), hashlib.sha256()
-    size = _read_through(path, fast.update, slow.update)  # one reading for both: the file might change between two
-    digest = Digest("sha256", slow.hexdigest())
+def compute_sha256(path: Path, stop: Event | None = None) -> Digest:
+    """The SHA-256 of a file by reading it, which is noted if it is large. CancelledError soon after somebody sets `stop`."""
+    pieces: list[bytes] = []
+    whole = hashlib.sha256()
+    # One reading for both, since the file might change between two.
+    size = _read_through(path, lambda piece: pieces.append(_hash_piece(piece)), whole.update, stop=stop or Event())
+    digest = Digest("sha256", whole.hexdigest())
     if size >= _LARGE:
-        _write_note(_note(size, fast.hexdigest()), digest)
+        _write_note(_note(size, pieces), digest)
     return digest
 
 
-def _read_through(path: Path, *takers: Callable[[memoryview], object]) -> int:
+def _hash_piece(piece: memoryview) -> bytes:
+    return blake3.blake3(piece).digest()
+
+
+def _hash_pieces(path: Path, size: int) -> list[bytes]:
+    """BLAKE3 of each piece of a file, by as many threads as there are processors."""
+    starts = range(0, size, _PIECE)
+    ahead = iter(starts)
+    digests: dict[int, bytes] = {}
+    stop = Event()
+
+    def work() -> None:
+        buffer = memoryview(bytearray(_PIECE))
+        for start in ahead:  # the threads share it
+            if stop.is_set():
+                return
+            digests[start] = _hash_piece(buffer[: _fill(file.fileno(), buffer, start)])
+
+    with path.open("rb", buffering=0) as file:
+        _run(work, min(_READERS, max(2, os.cpu_count() or 1)), stop)
+    return [digests[start] for start in starts]
+
+
+def _read_through(path: Path, *takers: Callable[[memoryview], object], stop: Event) -> int:
     """Give a file's content to each of the takers, piece by piece in its order; its size.
 
-    Two threads do so in turn: while one has a piece taken, which is in the cache of its own core since it was read there, the
-    other one reads the next. Whoever has read waits to be next before it lets the other one read.
+    Two threads take turns: each reads a piece and goes from taker to taker with it, while it is in the cache of its own core.
+    A taker's lock is got before that of the one before it is given back, so a piece cannot overtake another one.
     """
-    reading, taking = Lock(), Lock()
-    size, is_over = 0, False
+    reading, *taking = [Lock() for _ in (path, *takers)]
+    size = 0
 
     def work() -> None:
         nonlocal size
         buffer = memoryview(bytearray(_PIECE))
-        count = len(buffer)
-        while count and not is_over:
-            with reading:
-                count = file.readinto(buffer)
-                taking.acquire()
+        while not stop.is_set():
+            held = reading
+            held.acquire()
             try:
+                count = _fill(file.fileno(), buffer, size)
+                if not count:
+                    return
                 size += count
-                for take in takers:
+                for lock, take in zip(taking, takers, strict=True):
+                    lock.acquire()
+                    held.release()
+                    held = lock
                     take(buffer[:count])
             finally:
-                taking.release()
+                held.release()
 
-    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(2) as threads:
-        try:
-            for each in as_completed([threads.submit(work), threads.submit(work)]):
-                each.result()
-        finally:
-            is_over = True
+    with path.open("rb", buffering=0) as file:
+        _run(work, 2, stop)
+    if stop.is_set():
+        raise CancelledError(f"{path} was not read to its end")
     return size
 
 
-def _note(size: int, blake3_hex: str) -> Path:
-    return notes_folder() / f"{size}-{blake3_hex}"
+def _fill(descriptor: int, buffer: memoryview, start: int) -> int:
+    """Read as much of a file, from a position on, as there is and the buffer takes."""
+    count = 0
+    while count < len(buffer) and (read := os.preadv(descriptor, [buffer[count:]], start + count)):
+        count += read
+    return count
+
+
+def _run(work: Callable[[], None], count: int, stop: Event) -> None:
+    """Do the same in several threads. The first error, or an interrupt, sets `stop`, and ends all of them."""
+    with ThreadPoolExecutor(count) as threads:
+        try:
+            for each in as_completed([threads.submit(work) for _ in range(count)]):
+                each.result()
+        except BaseException:
+            stop.set()
+            raise
+
+
+def _note(size: int, pieces: Iterable[bytes]) -> Path:
+    """Where a file is noted: under its size and the BLAKE3 of the digests of its pieces."""
+    return notes_folder() / f"{size}-{blake3.blake3(b''.join(pieces)).hexdigest()}"
 
 
 def _text(note: Path, digest: Digest) -> str:

@@ -23,6 +23,8 @@ from .source import Source
 from .tensorbin import file_bytes
 
 _THREADS = 2
+"""Packs that are made at once, by whoever is waited for."""
+
 _HELD = 32
 """Packs in memory at most. BERT-large's have 8 MB on average."""
 
@@ -52,6 +54,7 @@ class Maker:
         if self._codec.remark:
             note(self._codec.remark)
         self._held = Semaphore(_HELD)
+        self._working = Semaphore(1)
         self._free: defaultdict[int, list[memoryview]] = defaultdict(list)
         self._of_thread = local()
         self._is_over = False
@@ -71,6 +74,10 @@ class Maker:
         self._held.release(_THREADS)  # for those who wait
         self._threads.shutdown(cancel_futures=True)
 
+    def hurry(self) -> None:
+        """Use all threads from now on. Until then there is one, and it takes no core from those who hash the weights."""
+        self._working.release(_THREADS - 1)
+
     def packs(self) -> Iterator[tuple[PackRecipe, Future[Made]]]:
         """Every pack in turn, made or still to be made. Whoever is done with one calls `give_back`."""
         while self._made:
@@ -84,9 +91,10 @@ class Maker:
     def _make(self, pack: PackRecipe) -> Made:
         self._held.acquire()
         try:
-            if self._is_over:
-                raise RuntimeError("nobody waits for this pack any more")
-            return self._make_held(pack)
+            with self._working:
+                if self._is_over:
+                    raise RuntimeError("nobody waits for this pack any more")
+                return self._make_held(pack)
         except BaseException:
             self._held.release()  # nobody will give back what was not made
             raise

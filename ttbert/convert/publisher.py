@@ -52,6 +52,7 @@ class Publisher:
     def publish(self) -> tuple[PackEntry, ...]:
         """Publish all packs; their entries, in their order. Raises what making and publishing them does."""
         self._is_wanted.set()
+        self._maker.hurry()
         self.start()
         written = [each.result() for each in self._written]  # the first error ends all of it
         return tuple(self._threads.map(self._finish, written))

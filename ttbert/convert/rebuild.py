@@ -44,6 +44,7 @@ def rebuild(
     for name, content in small_files(plan).items():
         compare(FileEntry(name, blake3_of(content), len(content)), content)
     with Maker(plan.source, plan.recipe, progress, note) as maker:
+        maker.hurry()
         for pack, made in maker.packs():
             packed, tensors = made.result()
             compare(PackEntry(pack.name, blake3_of(packed), tensors), packed)

@@ -13,9 +13,11 @@ import hashlib
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from types import MappingProxyType
 
 from ..cache.digest import Digest, sha256_of_file
@@ -50,6 +52,7 @@ class Source(ABC):
         self._paths: dict[str, Path] = {}
         self._stats: dict[Path, tuple[int, int, int]] = {}
         self._digests: dict[str, Digest | None] = {}
+        self._computed: dict[str, Future[Digest]] = {}
 
     @abstractmethod
     def _locate(self, name: str) -> Path:
@@ -88,8 +91,22 @@ class Source(ABC):
         if known is None:
             path = self.path(name)
             with _reading(path):
-                known = self._digests[name] = compute_sha256(path)
+                computed = self._computed.get(name)
+                known = self._digests[name] = computed.result() if computed else compute_sha256(path)
         return known
+
+    @contextmanager
+    def hashing(self, names: Iterable[str]) -> Iterator[None]:
+        """Inside of `with`, files are hashed by threads of their own, one after another, and `digest` waits for them."""
+        stop = Event()
+        with ThreadPoolExecutor(1) as thread:
+            try:
+                self._computed = {name: thread.submit(compute_sha256, self.path(name), stop) for name in names}
+                yield
+            finally:
+                self._computed = {}
+                stop.set()
+                thread.shutdown(cancel_futures=True)
 
     def known_digest(self, name: str) -> Digest | None:
         """The same where it takes no long reading; None for a large local file that was not met before."""
