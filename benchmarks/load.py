@@ -60,7 +60,7 @@ def run(folder: Path, small: bool, rounds: int) -> Report:
     for state, before in states.items():
         *rows, limit = compare(cases, rounds, before)
         title = f"loading {size / 1e6:,.0f} MB to host memory, page cache {state}"
-        tables.append(Table(title, tuple(rows), Limit(limit.name, limit.seconds)))
+        tables.append(Table(title, tuple(rows), Limit(limit.name, limit.seconds), size=size))
     notes = () if "cold" in states else (f"{folder} is not on a disk, so nothing of it is ever out of the page cache",)
     return Report("load", tuple(tables), notes)
 

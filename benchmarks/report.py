@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -74,7 +75,8 @@ class Limit:
 class Table:
     """Cases that did the same work. The first one is ttbert's, and the others' ratios are to it.
 
-    Or the same case on more and more: then `counts` says on how many, and `grows_by` of what.
+    Or the same case on more and more: then `counts` says on how many, and `grows_by` of what. `size` is how many bytes each
+    of them loaded, if they did.
     """
 
     title: str
@@ -82,23 +84,38 @@ class Table:
     limit: Limit | None = None
     grows_by: str = ""
     counts: tuple[int, ...] = ()
+    size: int = 0
 
     def document(self) -> dict[str, Any]:
         rows = [row.document(None if self.counts else self.rows[0]) for row in self.rows]
         for row, count in zip(rows, self.counts, strict=False):
             row["count"], row["cpu_seconds_each"] = count, row["cpu_seconds"] / count
-        return {"title": self.title, "rows": rows, "limit": asdict(self.limit) if self.limit else None}
+        limit = asdict(self.limit) if self.limit else None
+        return {"title": self.title, "grows_by": self.grows_by, "bytes": self.size, "rows": rows, "limit": limit}
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> Table:
+        """The table that `document` was made of."""
+        rows = document["rows"]
+        return cls(
+            document["title"],
+            tuple(Row(row["name"], tuple(Sample(**each) for each in row["samples"])) for row in rows),
+            Limit(**document["limit"]) if document["limit"] else None,
+            document["grows_by"],
+            tuple(row["count"] for row in rows if "count" in row),
+            document["bytes"],
+        )
 
     def text(self) -> str:
         last = (f"CPU ms a {self.grows_by}",) if self.counts else ("ttbert / this", "in CPU")
         rows: list[tuple[str, ...]] = [("", "ms", "fastest", "slowest", "CPU ms", "peak RSS", "grew by", *last)]
         for row in self.document()["rows"]:
-            times = (_ms(row[name]) for name in ("seconds", "fastest", "slowest", "cpu_seconds"))
+            times = (milliseconds(row[name]) for name in ("seconds", "fastest", "slowest", "cpu_seconds"))
             sizes = (size_text(row[name]) for name in ("peak_rss", "added_rss"))
             ratios = [f"{row[name]:.2f}" for name in ("ours_to_this", "cpu_ours_to_this") if name in row]
-            rows.append((row["name"], *times, *sizes, *(ratios or [_ms(row["cpu_seconds_each"])])))
+            rows.append((row["name"], *times, *sizes, *(ratios or [milliseconds(row["cpu_seconds_each"])])))
         if self.limit:
-            rows.append((f"limit: {self.limit.name}", _ms(self.limit.seconds), *[""] * (len(rows[0]) - 2)))
+            rows.append((f"limit: {self.limit.name}", milliseconds(self.limit.seconds), *[""] * (len(rows[0]) - 2)))
         return f"{self.title}\n{table(rows, right=range(1, len(rows[0])))}"
 
 
@@ -113,10 +130,16 @@ class Report:
     def document(self) -> dict[str, Any]:
         return {
             "name": self.name,
+            "date": time.strftime("%Y-%m-%d"),
             "machine": machine(),
             "tables": [each.document() for each in self.tables],
             "notes": self.notes,
         }
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> Report:
+        """The report that `document` was made of."""
+        return cls(document["name"], tuple(map(Table.of, document["tables"])), tuple(document["notes"]))
 
     def text(self) -> str:
         return "\n\n".join([each.text() for each in self.tables] + list(self.notes))
@@ -151,14 +174,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-def machine_text() -> str:
-    found = machine()
+def machine_text(found: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {found[name]}" for name in ("python", *_PACKAGES) if name in found)
     return f"{found['cpu']}, {found['cores']} cores, {size_text(found['memory'])}, Linux {found['kernel']}\n{versions}"
 
 
 def to_json(reports: Sequence[Report]) -> str:
-    return json.dumps([each.document() for each in reports], indent=2)
+    return json.dumps([each.document() for each in reports], indent=1)
 
 
 def _draw(panel: Any, found: Table) -> None:
@@ -169,20 +191,22 @@ def _draw(panel: Any, found: Table) -> None:
     colors = ["#1f6f8b" if i == 0 or found.counts or name.startswith("ttbert") else "#b8bcc2" for i, name in enumerate(names)]
     panel.barh(names, medians, xerr=spread, color=colors, ecolor="#555555", capsize=2)
     for i, row in enumerate(rows):
-        text = f"  {_ms(row['seconds'])} ms" + (f"  ({1 / row['ours_to_this']:.1f} x)" if i and not found.counts else "")
+        text = f"  {milliseconds(row['seconds'])} ms" + (
+            f"  ({1 / row['ours_to_this']:.1f} x)" if i and not found.counts else ""
+        )
         panel.annotate(text, (1000 * row["slowest"], i), va="center", fontsize=8)
     if found.limit:
         panel.axvline(1000 * found.limit.seconds, color="#c0392b", linestyle="--", linewidth=1)
     panel.set_xlim(0, 1.2 * max(1000 * row["slowest"] for row in rows))
     panel.invert_yaxis()
     panel.set_title(found.title, loc="left", fontsize=10)
-    line = f"; the dashed line: {found.limit.name}, {_ms(found.limit.seconds)} ms" if found.limit else ""
+    line = f"; the dashed line: {found.limit.name}, {milliseconds(found.limit.seconds)} ms" if found.limit else ""
     panel.set_xlabel(f"milliseconds{line}", fontsize=8)
     panel.tick_params(labelsize=8)
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _ms(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:,.0f}" if seconds >= 0.01 else f"{1000 * seconds:.2f}"
 
 
