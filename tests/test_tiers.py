@@ -6,6 +6,7 @@ import errno
 import io
 import multiprocessing
 import os
+import subprocess
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -467,8 +468,35 @@ def test_a_copy_that_cannot_be_read_here_does_not_stop_a_repair(tmp_path: Path) 
     assert finding.moved and not finding.restored and not damaged.exists()
 
 
-def test_a_folder_is_not_its_own_local_tier(tmp_path: Path) -> None:
-    assert Places(str(tmp_path), str(tmp_path)).open().near is None
+@pytest.mark.parametrize("there", [True, False], ids=["there", "not there yet"])
+def test_a_folder_is_not_its_own_local_tier_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """Or loading would move what is damaged in the shared store out of it."""
+    folder = tmp_path / "cache"
+    (tmp_path / "work").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path / "work")
+    if there:
+        cached = publish(open_local(folder))
+        flip_bit(blob_path(folder, TENSORS["layer"]))
+        before = files(folder)
+    for other in (str(folder), "../cache", f"file://{folder}", str(tmp_path / "work/../cache"), str(tmp_path / "link/cache")):
+        for cache in (Places(other, str(folder)).open(), Places(str(folder), other).open()):
+            assert cache.near is None
+            if there:
+                with pytest.raises(IntegrityError):
+                    read(cache, cached)
+                assert files(folder) == before
+
+
+def test_a_folder_that_is_mounted_twice_is_not_its_own_local_tier(small_disk: Path, tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    subprocess.run(["mount", "--bind", small_disk, tmp_path / "again"], check=True)
+    try:
+        assert Places(str(tmp_path / "again"), str(small_disk)).open().near is None
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path / "again"], check=True)
 
 
 # Signatures
