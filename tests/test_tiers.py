@@ -9,6 +9,7 @@ import os
 import subprocess
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -19,7 +20,7 @@ from killed import killed_processes
 from models import COMMIT, FILES, TENSORS, TINY, blob_path, files, flip_bit, load, open_local, publish
 from test_local_store import kill_at_every_step, read_only
 
-from ttbert.cache.cache import Cache, Cached, manifest_key, open_cache
+from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key, open_cache
 from ttbert.cache.census import find_model, take_census
 from ttbert.cache.keys import PrivateKey, find_signer, make_key, trust
 from ttbert.cache.places import Places
@@ -186,6 +187,28 @@ def test_a_damaged_copy_is_never_used_and_fetched_again(
     )
     assert path.read_bytes() == content and blob_gets(proxy) == 1
     assert damaged in [each.read_bytes() for each in Path(places.local or "", "quarantine").iterdir()]
+
+
+@pytest.mark.parametrize("how", ["moved", "fetched again", "fetched again by this process", "cannot be moved"])
+def test_all_readers_of_a_damaged_copy_go_on_with_the_bytes_of_the_shared_store(places: Places, how: str) -> None:
+    """Each is in the middle of it, and one is the first to find the damage, which is in the second of two tensors."""
+    cached = fetched(places.open())
+    pack = next(each for each in cached.manifest.packs if each.name == "layer")
+    root = Path(places.local or "")
+    path = blob_path(root, TENSORS["layer"])
+    flip_bit(path, pack.size - 1)
+    cache = places.open()
+    readers = [(cache if how != "fetched again" else places.open()).load_pack(pack) for _ in range(4)]
+    firsts = [next(reader)[1].bytes() for reader in readers]
+    with read_only(root) if how == "cannot be moved" else nullcontext():
+        if how == "moved":
+            assert cache.near
+            cache.near.store.quarantine(blob_key(pack.blob))
+        for first, reader in zip(firsts, readers, strict=True):
+            assert first + b"".join(blob.bytes() for _, blob in reader) == TENSORS["layer"]
+    if how != "cannot be moved":
+        assert path.read_bytes() == TENSORS["layer"]
+        assert len(list((root / "quarantine").iterdir())) == 1, "no sound copy is moved away"
 
 
 def test_a_copy_that_is_damaged_in_the_process_that_fetched_it_is_fetched_again(places: Places) -> None:
