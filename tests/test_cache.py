@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import subprocess
 import sys
@@ -10,8 +11,11 @@ import time
 import uuid
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from models import (
     COMMIT,
     FILES,
@@ -39,7 +43,11 @@ from ttbert.cache.gc import plan_gc
 from ttbert.cache.refs import Ref, RefEntry, move_ref
 from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.verify import Finding, Verdict, survey, verify
-from ttbert.errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, StoreReadOnly
+from ttbert.errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, StoreReadOnly, StoreUnavailable
+
+
+def read_all(cache: Cache, cached: Cached) -> dict[str, bytes]:
+    return {pack.name: load(cache, pack) for pack in cached.manifest.packs}
 
 
 def check(cache: Cache, repair: bool = False, only: str | None = None) -> Verdict:
@@ -175,6 +183,22 @@ def test_a_damaged_blob_is_quarantined_and_replaced_when_it_is_published(cache: 
     (kept,) = cache.store.list("quarantine")
     assert cache.store.get(kept.key) == damaged
     assert cache.find(cached.manifest.action) == cached
+
+
+def test_a_blob_that_the_disk_does_not_give_is_found_moved_away_and_replaced(cache: Cache, root: Path) -> None:
+    """Where there is nothing in a process's memory, reading it is what reading a bad sector is."""
+    cached = publish(cache)
+    path = blob_path(root, TENSORS["layer"])
+    for repair in (lambda: check(cache, repair=True).findings, lambda: cache.publish_blob(TENSORS["layer"])):
+        path.unlink(missing_ok=True)
+        path.symlink_to("/proc/self/mem")
+        with pytest.raises(IntegrityError, match=r"it cannot be read: .*Input/output error"):
+            read_all(cache, cached)
+        (finding,) = check(cache).findings
+        assert finding.problem == "it cannot be read: Input/output error" and finding.exit_code == 7
+        repair()
+        assert not path.is_symlink() and len(list((root / "quarantine").iterdir())) > 0
+    assert read_all(cache, cached) == TENSORS and check(cache).sound
 
 
 REPAIRER = """
@@ -441,6 +465,30 @@ def test_a_cache_at_another_url_does_the_same(
     (finding,) = check(cache, repair=True).findings
     assert cache.store.get(finding.moved or "") == b"damaged"
     assert publish(cache) == cached and check(cache).sound
+
+
+class Unsteady(MemoryFileSystem):
+    """A server that is asked for files, and is gone when it is to send them."""
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        return Gone() if mode == "rb" else super()._open(path, mode, **options)
+
+
+class Gone(io.RawIOBase):
+    def readinto(self, buffer: object) -> int:
+        raise ConnectionResetError("the connection was closed")
+
+
+def test_a_server_that_is_gone_has_nothing_damaged() -> None:
+    fsspec.register_implementation("unsteady", Unsteady, clobber=True)
+    cache = open_cache(f"unsteady://{uuid.uuid4().hex}", accept_weak=True)
+    cached = cache.publish_manifest(build(cache))
+    (*findings,) = check(cache, repair=True).findings
+    assert {finding.exit_code for finding in findings} == {StoreUnavailable.exit_code}
+    assert not list(cache.store.list("quarantine"))
+    for use in (lambda: load(cache, cached.manifest.packs[0]), lambda: cache.publish_blob(TENSORS["layer"])):
+        with pytest.raises(StoreUnavailable, match="the connection was closed"):
+            use()
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "local://{}"])

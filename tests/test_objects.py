@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -37,6 +38,7 @@ from s3_server import MotoServer, S3Server, free_port
 from ttbert.cache.cache import Cache, blob_key, open_cache
 from ttbert.cache.census import take_census
 from ttbert.cache.condemned import Objections, Sweeper, condemn
+from ttbert.cache.digest import blake3_of
 from ttbert.cache.history import read_log
 from ttbert.cache.stores.access import Patience
 from ttbert.cache.stores.objects import CONNECTS, TRIES, ObjectStore
@@ -230,6 +232,43 @@ def test_a_sound_object_stays_where_it_is_when_its_bytes_are_damaged_on_the_way(
         proxy.meet(wrong_somewhere, "GET", "/blobs/", times)
         assert cache.publish_blob(CONTENT) == digest
     assert not list(cache.store.list("quarantine")) and cache.store.head(blob_key(digest))
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced", "cut short"])
+def test_an_object_of_which_no_whole_answer_comes_is_not_taken_for_damaged(url: str, proxy: FaultProxy, how: str) -> None:
+    """Its answer breaks off, and what follows is not the rest of it."""
+    content = os.urandom(3 << 20)
+    key = blob_key(blake3_of(content))
+    cache, others = open_cache(url), ObjectStore(url)
+    cache.publish_blob(content)
+
+    async def cut(exchange: Exchange) -> None:
+        head, body = await exchange.forward()
+        if how != "cut short":
+            await asyncio.to_thread(others.delete, key)
+        if how == "replaced":
+            await asyncio.to_thread(others.put, key, content + b"more")
+        await exchange.answer(head, body[: len(body) // 2])
+
+    async def cut_short(exchange: Exchange) -> None:
+        head, body = await exchange.forward()
+        await exchange.answer(re.sub(rb"(?i)(\r\ncontent-length: *)\d+", rb"\g<1>1000", head), body[:1000])
+
+    def look(repair: bool) -> None:
+        (finding,) = verify(cache, take_census(cache), repair=repair).findings
+        assert finding.exit_code == StoreUnavailable.exit_code and finding.moved is None
+        raise StoreUnavailable(finding.problem)
+
+    for use in (lambda: look(False), lambda: look(True), lambda: cache.publish_blob(content)):
+        others.delete(key)
+        others.put(key, content)
+        proxy.calm()
+        proxy.meet(cut, "GET", "/blobs/")
+        if how == "cut short":
+            proxy.meet(cut_short, "GET", "/blobs/")
+        with pytest.raises(StoreUnavailable, match=f"{key}: the answer ends after|{key} was replaced or deleted"):
+            use()
+        assert not list(cache.store.list("quarantine"))
 
 
 def test_repair_leaves_a_sound_object_whose_bytes_are_damaged_on_the_way(url: str, proxy: FaultProxy) -> None:

@@ -81,15 +81,15 @@ def read_blob(stream: BinaryIO, digest: Digest, size: int, where: str) -> Blob:
     return Blob(descriptor, size)
 
 
-def skip(stream: BinaryIO, count: int) -> None:
-    """Read over the next bytes of a stream, or to its end."""
-    while count and (part := stream.read(min(count, PIECE))):
+def skip(stream: BinaryIO, count: int, where: str) -> None:
+    """Read over the next bytes of a stream, or to its end; IntegrityError, naming `where`, if they cannot be read."""
+    while count and (part := _read(stream, min(count, PIECE), where)):
         count -= len(part)
 
 
 def check_end(stream: BinaryIO, where: str) -> None:
-    """IntegrityError, naming `where`, if the stream goes on after what was read of it."""
-    if stream.read(1):
+    """IntegrityError, naming `where`, if the stream goes on after what was read of it, or nobody can tell."""
+    if _read(stream, 1, where):
         raise damaged(where, "it has more bytes than the manifest says")
 
 
@@ -110,6 +110,13 @@ def damaged(where: str, what: str) -> IntegrityError:
         f"{where} is damaged: {what}; nothing of it was used",
         "`ttbert cache verify --repair` moves it to quarantine, then `ttbert convert` makes it anew",
     )
+
+
+def _read(stream: BinaryIO, count: int, where: str) -> bytes:
+    try:
+        return stream.read(count)
+    except OSError as error:
+        raise damaged(where, f"it cannot be read: {error}") from error
 
 
 def _copy(stream: BinaryIO, descriptor: int, size: int, where: str) -> str:

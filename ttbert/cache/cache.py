@@ -317,13 +317,15 @@ class Cache:
         publish_signature(self.store, "ref", latest.digest, key)
         return cached
 
-    def hash(self, key: str) -> tuple[Digest, int] | None:
-        """The digest and size of what is stored under `key`, or None; reads all of it."""
+    def hash(self, key: str) -> tuple[Digest, int] | str | None:
+        """The digest and size of what is stored under `key`, why the disk does not give it, or None; reads all of it."""
         try:
             with self.store.open(key) as stream:
                 return hash_stream(stream)
         except KeyError:
             return None
+        except OSError as error:
+            return f"it cannot be read: {error.strerror or error}"
 
     def _read_file(self, stream: BinaryIO, entry: FileEntry) -> bytes:
         where = self.where(entry, entry)
@@ -332,7 +334,7 @@ class Cache:
             return blob.bytes()
 
     def _read_pack(self, stream: BinaryIO, pack: PackEntry, start: int) -> Iterator[tuple[TensorEntry, Blob]]:
-        skip(stream, sum(tensor.size for tensor in pack.tensors[:start]))
+        skip(stream, sum(tensor.size for tensor in pack.tensors[:start]), self.where(pack, pack))
         for tensor in pack.tensors[start:]:
             yield tensor, read_blob(stream, tensor.digest, tensor.size, self.where(pack, tensor))
         check_end(stream, self.where(pack, pack))

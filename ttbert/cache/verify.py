@@ -191,14 +191,12 @@ def _check(cache: Cache, key: str) -> str | None:
         if _is_signature(key):
             return find_signature_problem(key, cache.store.get(key, 0, SIZE + 1))
         found = cache.hash(key)
-        if found is None:
-            return None  # deleted since the census
+        if found is None or isinstance(found, str):
+            return found  # None: deleted since the census
         if found[0].hex != _name(key):
             return f"its digest is blake3:{found[0].short}..., {found[1]:,} bytes"
         if key.startswith("manifests/"):
             Manifest.parse(cache.store.get(key, 0, LARGEST + 1), key)
-    except OSError as error:
-        return f"it cannot be read: {error.strerror}"
     except KeyError:
         return None  # deleted meanwhile
     except IntegrityError as error:

@@ -80,7 +80,11 @@ class Store(ABC):
 
     @abstractmethod
     def open(self, key: str) -> BinaryIO:
-        """A stream over the whole object; KeyError if there is none. The caller closes it."""
+        """A stream over the whole object; KeyError if there is none. The caller closes it.
+
+        The stream raises OSError where the disk does not give what is on it, and StoreUnavailable where what is between here
+        and the store does not bring it.
+        """
 
     @abstractmethod
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
