@@ -48,7 +48,12 @@ class Blob:
 
     def bytes(self, length: int | None = None) -> bytes:
         """All of it, or the first `length` bytes."""
-        return os.pread(self._descriptor, self.size if length is None else length, 0)
+        parts: list[bytes] = []
+        position, end = 0, self.size if length is None else length
+        while position < end and (part := os.pread(self._descriptor, end - position, position)):  # one gives 2 GiB at most
+            parts.append(part)
+            position += len(part)
+        return b"".join(parts)
 
     def view(self) -> memoryview:
         """The bytes without a copy, valid for as long as somebody holds on to them."""
