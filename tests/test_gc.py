@@ -239,6 +239,21 @@ def test_remains_of_killed_collections_and_checks_go_after_an_hour(cache: Cache,
     assert kinds(root) == {"blobs", "manifests", "actions", "refs", "used"} and not plan(cache).leftovers
 
 
+@pytest.mark.parametrize("name", ["used", "leases", "probes", "quarantine", "README", "used/README"])
+def test_files_of_others_are_no_waste(tmp_path: Path, name: str) -> None:
+    """Such as one at the top that is called as one of the folders is."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("somebody's")
+    cache = open_local(tmp_path)
+    cached = cache.publish_manifest(build(cache))
+    age(tmp_path)
+    collect(cache, quarantined=True)
+    age(tmp_path)
+    assert collect(cache, quarantined=True) > 6000 and cache.find(cached.manifest.action) is None
+    assert files(tmp_path)[name] == b"somebody's" and (take_census(cache).sizes.get(".") == (1, 10)) == ("/" not in name)
+
+
 def test_every_byte_is_in_the_account(cache: Cache, root: Path) -> None:
     publish(cache)
     publish_other(cache)
