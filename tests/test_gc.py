@@ -212,6 +212,26 @@ def test_debris_goes_when_it_is_old_and_a_writer_at_work_is_left_alone(cache: Ca
     assert sound(cache)
 
 
+class LookedOver(LocalStore):
+    """Counts how often somebody looks for temporary files in all of it."""
+
+    looks = 0
+
+    def debris(self) -> Iterator[Entry]:
+        self.looks += 1
+        return super().debris()
+
+
+def test_what_killed_writers_left_is_looked_for_once(root: Path) -> None:
+    store = LookedOver(root)
+    cache = Cache(store)
+    publish(cache)
+    for number in range(10):
+        (root / "blobs" / f".tmp-{number:032x}").write_bytes(b"half")
+    age(root)
+    assert collect(cache) == 10 * len(b"half") and store.looks == 1 and not list(store.debris())
+
+
 def test_quarantine_is_kept_unless_it_is_asked_for(cache: Cache, root: Path) -> None:
     publish(cache)
     damaged = flip_bit(blob_path(root, TENSORS["layer"]))

@@ -25,6 +25,7 @@ from ttbert.cache.census import find_model, take_census
 from ttbert.cache.keys import PrivateKey, find_signer, make_key, trust
 from ttbert.cache.places import Places
 from ttbert.cache.stores.local import LocalStore
+from ttbert.cache.stores.store import Entry
 from ttbert.cache.tiers import TieredCache
 from ttbert.cache.transfer import push
 from ttbert.cache.verify import verify
@@ -393,7 +394,7 @@ def test_a_read_only_cache_is_never_written_to(places: Places, proxy: FaultProxy
         lambda: cache.remove_ref(TINY),
         lambda: cache.store.quarantine("blobs/aa/x"),
         lambda: cache.store.delete("blobs/aa/x"),
-        lambda: cache.store.remove_debris("x"),
+        lambda: cache.store.remove_debris(Entry("x", 1, 0.0)),
     ):
         with pytest.raises(StoreReadOnly, match="for reading only"):
             write()

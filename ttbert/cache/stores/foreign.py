@@ -118,8 +118,8 @@ class FsspecStore(Store):
     def debris(self) -> Iterator[Entry]:
         return iter(())  # what is half written is the server's to hide and to remove
 
-    def remove_debris(self, key: str) -> bool:
-        raise ValueError(f"not a temporary file: {key!r}")
+    def remove_debris(self, entry: Entry) -> bool:
+        raise ValueError(f"not a temporary file: {entry.key!r:.100}")
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{check_key(key)}"

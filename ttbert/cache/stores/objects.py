@@ -174,8 +174,8 @@ class ObjectStore(Store):
     def debris(self) -> Iterator[Entry]:
         return iter(())  # an object that did not arrive whole is the server's to forget
 
-    def remove_debris(self, key: str) -> bool:
-        raise ValueError(f"not a temporary file: {key!r:.100}")
+    def remove_debris(self, entry: Entry) -> bool:
+        raise ValueError(f"not a temporary file: {entry.key!r:.100}")
 
     def _patient_client(self, size: int) -> Client:
         """A client for an upload: until all of it is sent, no answer comes, and that is not silence."""

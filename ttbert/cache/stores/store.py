@@ -123,8 +123,8 @@ class Store(ABC):
         """What killed writers left behind: never visible as an object, only as used space."""
 
     @abstractmethod
-    def remove_debris(self, key: str) -> bool:
-        """Remove an entry that `debris` gave; False if it is gone already."""
+    def remove_debris(self, entry: Entry) -> bool:
+        """Remove what `debris` gave; False if it is gone already, or was written to since."""
 
 
 def is_key(text: str) -> bool:
