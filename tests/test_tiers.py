@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import multiprocessing
 import os
 import subprocess
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -22,7 +24,9 @@ from test_local_store import kill_at_every_step, read_only
 
 from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key, open_cache
 from ttbert.cache.census import find_model, take_census
+from ttbert.cache.digest import blake3_of
 from ttbert.cache.keys import PrivateKey, find_signer, make_key, trust
+from ttbert.cache.lock import machine_lock
 from ttbert.cache.places import Places
 from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.stores.store import Entry
@@ -338,22 +342,38 @@ def test_processes_that_miss_at_once_fetch_each_blob_once(places: Places, proxy:
 
 
 def test_a_stopped_process_that_holds_a_lock_does_not_stop_others(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fcntl
-
     from ttbert.cache import tier
 
     monkeypatch.setattr(tier, "_PATIENCE", 0.2)
     cached = open_cache(places.cache).resolve(TINY)
     assert cached
-    locks = Path(places.local or "", ".locks")
-    locks.mkdir(parents=True)
-    held = [(locks / digest.hex[:2]).open("w") for digest in cached.manifest.blobs()]
-    for file in held:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    cache = places.open()
-    assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
-    for file in held:
-        file.close()
+    locks = LocalStore(Path(places.local or "")).lock_file(tier.LOCKS)
+    with ExitStack() as stack:
+        for number in map(tier.lock_number, cached.manifest.blobs()):
+            assert stack.enter_context(machine_lock(locks, number, patience=0))
+            assert not stack.enter_context(machine_lock(locks, number, patience=0))
+        cache = places.open()
+        assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
+
+
+def test_two_blobs_that_come_at_once_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """Even where their digests begin alike, and one thread reads both. All locks are one file."""
+    alike: dict[str, bytes] = {}
+    for number in itertools.count():
+        content = b"%d" % number * 5000
+        if (start := blake3_of(content).hex[:2]) in alike:
+            break
+        alike[start] = content
+    publish(open_local(tmp_path / "share"), tensors={"one": alike[start], "other": content})
+    cache = Places(str(tmp_path / "share"), str(tmp_path / "local")).open()
+    cached = cache.resolve(TINY)
+    assert cached
+    started = time.monotonic()
+    one, other = (cache.load_pack(pack) for pack in cached.manifest.packs)
+    firsts = next(one)[1].bytes(), next(other)[1].bytes()
+    assert time.monotonic() - started < 60, "half as long as one waits for another who fetches"
+    assert firsts[0] + next(one)[1].bytes() == alike[start] and firsts[1] + next(other)[1].bytes() == content
+    assert [path.stat().st_size for path in (tmp_path / "local/.locks").iterdir()] == [0]
 
 
 def test_threads_share_one_tier(places: Places, proxy: FaultProxy) -> None:

@@ -33,8 +33,15 @@ _log = logging.getLogger(__name__)
 
 _PATIENCE = 120.0
 """Seconds to wait for another process that fetches the same blob."""
+LOCKS = "fetches"
+"""The file that stands for a lock for each blob."""
 _SYNCS = 4
 """Copies that the disk is asked to keep at a time."""
+
+
+def lock_number(digest: Digest) -> int:
+    """The lock of a blob, which it shares with no other one, as far as digests go."""
+    return int(digest.hex[:15], 16)
 
 
 class LocalTier:
@@ -64,6 +71,7 @@ class LocalTier:
     def open(self, key: str, digest: Digest, size: int) -> BinaryIO:
         """A stream over a blob: over its copy here, or over the shared store's, which is copied here as it is read.
 
+        Until that has come whole, or is closed, others who open the same blob wait, on this machine and in this thread.
         KeyError if it is nowhere. From the shared store, the stream raises IntegrityError for bytes that are not those of
         the digest, and NoSpaceError where there is no room for them.
         """
@@ -175,7 +183,7 @@ class LocalTier:
         with ExitStack() as held:
             draft = None
             if not self._frozen and key not in self._suspect:
-                held.enter_context(machine_lock(self.near.lock_file(digest.hex[:2]), _PATIENCE))
+                held.enter_context(machine_lock(self.near.lock_file(LOCKS), lock_number(digest), _PATIENCE))
                 stream = self._open_near(key, size)
                 if stream:
                     return stream  # another process has fetched it meanwhile

@@ -172,7 +172,7 @@ class LocalStore(Store):
         return self._entry(entry.key, path) == entry and self._unlink(path)
 
     def lock_file(self, name: str) -> Path:
-        """An empty file that may stand for a lock between those who use the store, made if that is possible; it stays."""
+        """An empty file that may stand for locks between those who use the store, made if that is possible; it stays."""
         path = self.root / ".locks" / name
         with contextlib.suppress(OSError):
             self._make_folder(path.parent)
