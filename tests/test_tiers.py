@@ -24,6 +24,7 @@ from test_local_store import kill_at_every_step, read_only
 
 from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key, open_cache
 from ttbert.cache.census import find_model, take_census
+from ttbert.cache.condemned import condemn
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.keys import PrivateKey, find_signer, make_key, trust
 from ttbert.cache.lock import machine_lock
@@ -440,6 +441,16 @@ def test_a_model_is_pushed_whole_and_checked(places: Places) -> None:
     assert model.entry
     push(near, far, model.ref, model.entry, published)
     assert far.resolve(TINY) == published and verify(far, take_census(far)).sound
+
+
+def test_what_is_condemned_in_the_shared_store_is_read_once(places: Places, proxy: FaultProxy) -> None:
+    """However often somebody asks for the store itself; each record is read twice, to be sure of it."""
+    cache = places.open()
+    condemn(cache.store, [], {blob_key(blake3_of(TENSORS["layer"])): "waste"})
+    proxy.calm()
+    for content in TENSORS.values():
+        cache.authority.publish_blob(content)
+    assert proxy.count("GET", "/condemned") == 2
 
 
 def test_a_damaged_model_is_not_pushed(places: Places) -> None:

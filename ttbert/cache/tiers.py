@@ -41,6 +41,7 @@ class TieredCache(Cache):
     ) -> None:
         super().__init__(store, trust, accept_weak, counters)
         self._near = Cache(near, trust)
+        self._authority = Cache(store, self.trust, accept_weak, self.counters)
         self._tier = LocalTier(near, store, self.counters)
 
     @property
@@ -53,7 +54,7 @@ class TieredCache(Cache):
 
     @property
     def authority(self) -> Cache:
-        return Cache(self.store, self.trust, self._accept_weak, self.counters)
+        return self._authority
 
     def load(self, entry: FileEntry) -> bytes:
         while True:
