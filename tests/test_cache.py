@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -41,6 +42,7 @@ from ttbert.cache.census import find_model, take_census
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.gc import plan_gc
 from ttbert.cache.refs import Ref, RefEntry, move_ref
+from ttbert.cache.stores import store
 from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.verify import Finding, Verdict, survey, verify
 from ttbert.errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, StoreReadOnly, StoreUnavailable
@@ -53,6 +55,17 @@ def read_all(cache: Cache, cached: Cached) -> dict[str, bytes]:
 def check(cache: Cache, repair: bool = False, only: str | None = None) -> Verdict:
     census = take_census(cache)
     return verify(cache, census, find_model(census, only) if only else None, repair)
+
+
+def test_the_folders_of_a_cache_are_told_in_the_code_and_in_the_documents() -> None:
+    """The same ones, and all that the modules name as the first part of a key."""
+    package = Path(ttbert.__file__).parent
+    tree = re.compile(r"^    (\w+)/\S+  +\S", re.MULTILINE)
+    told = set(tree.findall(store.__doc__ or ""))
+    documents = (package.parent / "docs/cache.md").read_text().partition("## What lies in it")[2].partition("\n##")[0]
+    code = "".join(path.read_text() for path in (package / "cache").rglob("*.py"))
+    used = set(re.findall(r'f"(\w+)/\{', code)) | set(re.findall(r'^FOLDER = "(\w+)"', code, re.MULTILINE))
+    assert told == set(tree.findall(documents)) == used
 
 
 # Publishing and finding

@@ -7,8 +7,10 @@ A store knows nothing of models, manifests or digests; `Cache` builds those on i
     actions/77/77e1…      action key -> manifest: "this recipe over these source files is done"
     refs/NAME/00000001    a name's history, one small entry a change; the highest number is what it means now
     signatures/KIND/…     who vouches for a manifest or for an entry of a ref
+    leases/WORK/…         who is at work on what, or has found that it cannot be done
     used/MANIFEST/DAY     a model was loaded on that day
     gc/RECORD/…           what is to be deleted, and who objects
+    probes/…              somebody is finding out what the store keeps of its promises
     quarantine/…          damaged objects, kept for inspection
 
 Nothing is ever overwritten. `put` is put-if-absent, so the first writer wins, every later one finds the same bytes, and
