@@ -6,6 +6,7 @@ import contextlib
 import io
 import mmap
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import FILES, TENSORS, TINY, blob_path, flip_bit, load, open_local, publish
 
-from ttbert.cache.blob import check_end, hash_stream, read_blob
+from ttbert.cache.blob import Blob, check_end, hash_stream, read_blob
 from ttbert.cache.cache import Cache
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.manifest import PackEntry
@@ -54,6 +55,22 @@ def test_what_was_read_is_what_was_stored(content: bytes) -> None:
     with read_blob(CountingStream(content), blake3_of(content), len(content), "here") as blob:  # type: ignore[arg-type]
         assert blob.size == len(content) and blob.bytes() == content
         assert Path(blob.path).read_bytes() == content
+
+
+def test_a_blob_of_more_than_one_read_is_given_whole() -> None:
+    """The system gives 2,147,479,552 bytes at a time."""
+    size = (1 << 31) + 5
+    available = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+    if not available or int(available[1]) * 1024 < 3 * size:
+        pytest.skip("needs 6 GB of free memory")
+    descriptor = os.memfd_create("large")
+    os.ftruncate(descriptor, size)  # and takes none
+    os.pwrite(descriptor, b"begin", 0)
+    os.pwrite(descriptor, b"end", size - 3)
+    with Blob(descriptor, size) as blob:
+        content = blob.bytes()
+        assert len(content) == size and content[:5] == b"begin" and content[-3:] == b"end"
+        assert blob.bytes(5) == b"begin"
 
 
 def test_every_byte_is_read_once() -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
+import re
 import subprocess
 import sys
 import time
 import uuid
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from models import (
     COMMIT,
     FILES,
@@ -37,14 +42,30 @@ from ttbert.cache.census import find_model, take_census
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.gc import plan_gc
 from ttbert.cache.refs import Ref, RefEntry, move_ref
+from ttbert.cache.stores import store
 from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.verify import Finding, Verdict, survey, verify
-from ttbert.errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, StoreReadOnly
+from ttbert.errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, StoreReadOnly, StoreUnavailable
+
+
+def read_all(cache: Cache, cached: Cached) -> dict[str, bytes]:
+    return {pack.name: load(cache, pack) for pack in cached.manifest.packs}
 
 
 def check(cache: Cache, repair: bool = False, only: str | None = None) -> Verdict:
     census = take_census(cache)
     return verify(cache, census, find_model(census, only) if only else None, repair)
+
+
+def test_the_folders_of_a_cache_are_told_in_the_code_and_in_the_documents() -> None:
+    """The same ones, and all that the modules name as the first part of a key."""
+    package = Path(ttbert.__file__).parent
+    tree = re.compile(r"^    (\w+)/\S+  +\S", re.MULTILINE)
+    told = set(tree.findall(store.__doc__ or ""))
+    documents = (package.parent / "docs/cache.md").read_text().partition("## What lies in it")[2].partition("\n##")[0]
+    code = "".join(path.read_text() for path in (package / "cache").rglob("*.py"))
+    used = set(re.findall(r'f"(\w+)/\{', code)) | set(re.findall(r'^FOLDER = "(\w+)"', code, re.MULTILINE))
+    assert told == set(tree.findall(documents)) == used
 
 
 # Publishing and finding
@@ -175,6 +196,22 @@ def test_a_damaged_blob_is_quarantined_and_replaced_when_it_is_published(cache: 
     (kept,) = cache.store.list("quarantine")
     assert cache.store.get(kept.key) == damaged
     assert cache.find(cached.manifest.action) == cached
+
+
+def test_a_blob_that_the_disk_does_not_give_is_found_moved_away_and_replaced(cache: Cache, root: Path) -> None:
+    """Where there is nothing in a process's memory, reading it is what reading a bad sector is."""
+    cached = publish(cache)
+    path = blob_path(root, TENSORS["layer"])
+    for repair in (lambda: check(cache, repair=True).findings, lambda: cache.publish_blob(TENSORS["layer"])):
+        path.unlink(missing_ok=True)
+        path.symlink_to("/proc/self/mem")
+        with pytest.raises(IntegrityError, match=r"it cannot be read: .*Input/output error"):
+            read_all(cache, cached)
+        (finding,) = check(cache).findings
+        assert finding.problem == "it cannot be read: Input/output error" and finding.exit_code == 7
+        repair()
+        assert not path.is_symlink() and len(list((root / "quarantine").iterdir())) > 0
+    assert read_all(cache, cached) == TENSORS and check(cache).sound
 
 
 REPAIRER = """
@@ -441,6 +478,30 @@ def test_a_cache_at_another_url_does_the_same(
     (finding,) = check(cache, repair=True).findings
     assert cache.store.get(finding.moved or "") == b"damaged"
     assert publish(cache) == cached and check(cache).sound
+
+
+class Unsteady(MemoryFileSystem):
+    """A server that is asked for files, and is gone when it is to send them."""
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        return Gone() if mode == "rb" else super()._open(path, mode, **options)
+
+
+class Gone(io.RawIOBase):
+    def readinto(self, buffer: object) -> int:
+        raise ConnectionResetError("the connection was closed")
+
+
+def test_a_server_that_is_gone_has_nothing_damaged() -> None:
+    fsspec.register_implementation("unsteady", Unsteady, clobber=True)
+    cache = open_cache(f"unsteady://{uuid.uuid4().hex}", accept_weak=True)
+    cached = cache.publish_manifest(build(cache))
+    (*findings,) = check(cache, repair=True).findings
+    assert {finding.exit_code for finding in findings} == {StoreUnavailable.exit_code}
+    assert not list(cache.store.list("quarantine"))
+    for use in (lambda: load(cache, cached.manifest.packs[0]), lambda: cache.publish_blob(TENSORS["layer"])):
+        with pytest.raises(StoreUnavailable, match="the connection was closed"):
+            use()
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "local://{}"])

@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fault_proxy import FaultProxy, reset_after, unavailable
 from models import age
 from s3_server import MotoServer
 
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.document import canonical
 from ttbert.cache.lease import Failure, leased
+from ttbert.cache.stores.access import Patience
+from ttbert.cache.stores.objects import TRIES, ObjectStore
 from ttbert.cache.stores.open import open_store
 from ttbert.cache.stores.store import Store
 from ttbert.errors import CheckpointError, UnreadableError
@@ -108,6 +111,39 @@ def test_a_holder_at_work_keeps_its_lease(url: str) -> None:
         assert not taken.wait(SHORT * 1.5)
     waiting.join(10)
     assert taken.is_set() and entries(store) == []
+
+
+@pytest.fixture
+def unsteady(proxy: FaultProxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store of which every request that tells of the first renewal is carried out or refused, and not answered."""
+    for name, value in proxy.env.items():
+        monkeypatch.setenv(name, value)
+    proxy.calm()
+    proxy.meet(reset_after, "PUT", "/00000002")
+    proxy.meet(unavailable, "PUT", "/00000002", times=TRIES - 1)
+    proxy.meet(unavailable, "GET", "/00000002", times=TRIES)
+    return ObjectStore(f"s3://{bucket}/{uuid.uuid4().hex}", Patience(pause=0.01))
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_a_renewal_whose_answer_is_lost_does_not_end_the_lease(unsteady: Store) -> None:
+    with leased(unsteady, WORK, lambda: None, lasts=SHORT):
+        wait_for(lambda: entries(unsteady)[-1:] >= [f"leases/{WORK.hex}/00000004"])
+        assert len(entries(unsteady)) <= 2, "the one before is deleted when the next is there"
+    assert entries(unsteady) == []
+
+
+def test_a_renewal_whose_answer_is_lost_is_given_back_too(unsteady: Store, proxy: FaultProxy) -> None:
+    with leased(unsteady, WORK, lambda: None, lasts=6 * SHORT):
+        wait_for(lambda: proxy.count("GET", "/00000002") == TRIES)
+        assert len(entries(unsteady)) == 2
+    assert entries(unsteady) == []
 
 
 def test_whoever_waits_gets_the_result_as_soon_as_it_is_there(url: str) -> None:

@@ -53,7 +53,7 @@ def test_killed_writer_leaves_no_visible_object_or_a_whole_one(tmp_path: Path, r
         seen.add((bool(visible), bool(debris)))
         assert store.put(KEY, CONTENT) is not bool(visible)
         assert store.get(KEY) == CONTENT
-        assert [store.remove_debris(entry.key) for entry in debris] == [True] * len(debris)
+        assert [store.remove_debris(entry) for entry in debris] == [True] * len(debris)
         assert files(root) == {KEY: CONTENT}
 
     # mkdir and fsync of three folders, open, fsync, link, unlink, fsync
@@ -75,7 +75,7 @@ def test_killed_publisher_leaves_a_cache_that_the_next_run_completes(tmp_path: P
         states.add((len(census.blobs), len(census.manifests), len(census.actions), len(census.models)))
         publish(cache)
         for entry in list(cache.store.debris()):
-            cache.store.remove_debris(entry.key)
+            cache.store.remove_debris(entry)
         left = files(root)
         assert _without_times(left) == _without_times(whole)
 
@@ -415,7 +415,10 @@ def test_debris_is_told_from_a_writer_at_work_by_its_age(tmp_path: Path) -> None
     age(tmp_path)
     (entry,) = store.debris()
     assert entry.key == f"blobs/aa/{left.name}" and entry.size == 4 and entry.modified < time.time() - 3600
-    assert store.remove_debris(entry.key) is True and store.remove_debris(entry.key) is False
+    left.write_bytes(b"more")
+    assert store.remove_debris(entry) is False, "its writer is alive"
+    (entry,) = store.debris()
+    assert store.remove_debris(entry) is True and store.remove_debris(entry) is False
     assert files(tmp_path) == {"blobs/aa/one": b"1"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -37,10 +38,13 @@ from s3_server import MotoServer, S3Server, free_port
 from ttbert.cache.cache import Cache, blob_key, open_cache
 from ttbert.cache.census import take_census
 from ttbert.cache.condemned import Objections, Sweeper, condemn
+from ttbert.cache.digest import blake3_of
 from ttbert.cache.history import read_log
 from ttbert.cache.stores.access import Patience
+from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.stores.objects import CONNECTS, TRIES, ObjectStore
 from ttbert.cache.stores.store import read_twice
+from ttbert.cache.tiers import TieredCache
 from ttbert.cache.verify import verify
 from ttbert.errors import CacheError, InputError, IntegrityError, StoreReadOnly, StoreUnavailable
 
@@ -232,6 +236,43 @@ def test_a_sound_object_stays_where_it_is_when_its_bytes_are_damaged_on_the_way(
     assert not list(cache.store.list("quarantine")) and cache.store.head(blob_key(digest))
 
 
+@pytest.mark.parametrize("how", ["deleted", "replaced", "cut short"])
+def test_an_object_of_which_no_whole_answer_comes_is_not_taken_for_damaged(url: str, proxy: FaultProxy, how: str) -> None:
+    """Its answer breaks off, and what follows is not the rest of it."""
+    content = os.urandom(3 << 20)
+    key = blob_key(blake3_of(content))
+    cache, others = open_cache(url), ObjectStore(url)
+    cache.publish_blob(content)
+
+    async def cut(exchange: Exchange) -> None:
+        head, body = await exchange.forward()
+        if how != "cut short":
+            await asyncio.to_thread(others.delete, key)
+        if how == "replaced":
+            await asyncio.to_thread(others.put, key, content + b"more")
+        await exchange.answer(head, body[: len(body) // 2])
+
+    async def cut_short(exchange: Exchange) -> None:
+        head, body = await exchange.forward()
+        await exchange.answer(re.sub(rb"(?i)(\r\ncontent-length: *)\d+", rb"\g<1>1000", head), body[:1000])
+
+    def look(repair: bool) -> None:
+        (finding,) = verify(cache, take_census(cache), repair=repair).findings
+        assert finding.exit_code == StoreUnavailable.exit_code and finding.moved is None
+        raise StoreUnavailable(finding.problem)
+
+    for use in (lambda: look(False), lambda: look(True), lambda: cache.publish_blob(content)):
+        others.delete(key)
+        others.put(key, content)
+        proxy.calm()
+        proxy.meet(cut, "GET", "/blobs/")
+        if how == "cut short":
+            proxy.meet(cut_short, "GET", "/blobs/")
+        with pytest.raises(StoreUnavailable, match=f"{key}: the answer ends after|{key} was replaced or deleted"):
+            use()
+        assert not list(cache.store.list("quarantine"))
+
+
 def test_repair_leaves_a_sound_object_whose_bytes_are_damaged_on_the_way(url: str, proxy: FaultProxy) -> None:
     cache = open_cache(url)
     publish(cache)
@@ -243,6 +284,35 @@ def test_repair_leaves_a_sound_object_whose_bytes_are_damaged_on_the_way(url: st
     assert findings and all("on its way here" in finding.problem and not finding.moved for finding in findings)
     proxy.calm()
     assert verify(cache, take_census(cache), repair=True).sound
+
+
+async def sound(exchange: Exchange) -> None:
+    await exchange.answer(*await exchange.forward())
+
+
+@pytest.mark.parametrize("what", ["look again", "move it", "ask for it", "restore it"])
+def test_a_repair_that_gets_no_answer_goes_on_with_what_is_left(url: str, proxy: FaultProxy, what: str, tmp_path: Path) -> None:
+    """And forgets nothing of what it found: one is damaged, one is missing, and the server is silent of one of the two."""
+    cache = TieredCache(ObjectStore(url, IMPATIENT), LocalStore(tmp_path))
+    cached = publish(cache)
+    flipped, gone = sorted(blob_key(pack.blob) for pack in cached.manifest.packs)[:2]
+    for key in (flipped, gone):
+        cache.store.delete(key)
+    cache.store.put(flipped, b"other bytes")
+    proxy.calm()
+    if what == "look again":
+        proxy.meet(sound, "GET", flipped)
+    fault = {"look again": ("GET", flipped), "move it": ("PUT", "/quarantine/"), "ask for it": ("HEAD", gone)}
+    proxy.meet(unavailable, *fault.get(what, ("PUT", gone)), times=TRIES)
+    findings = {finding.key: finding for finding in verify(cache, take_census(cache.authority), repair=True).findings}
+    assert findings.keys() == {flipped, gone}
+    hurt = flipped if what in ("look again", "move it") else gone
+    assert [key for key, finding in findings.items() if not finding.restored] == [hurt]
+    assert findings[flipped].problem.startswith("its digest is") and ("503" in findings[flipped].problem) == (hurt == flipped)
+    assert all(finding.exit_code == 7 for finding in findings.values())
+    proxy.calm()
+    verify(cache, take_census(cache.authority), repair=True)
+    assert verify(cache, take_census(cache.authority)).sound
 
 
 def test_an_entry_that_is_damaged_on_the_way_does_not_spoil_the_history_of_a_name(url: str, proxy: FaultProxy) -> None:

@@ -99,7 +99,7 @@ def test_a_draft_of_what_was_published_meanwhile_heals_it_if_need_be(cache: Cach
 def test_a_draft_that_somebody_deletes_is_an_error_and_publishes_nothing(cache: Cache) -> None:
     draft = cache.draft_blob(CONTENT)
     (entry,) = cache.store.debris()
-    assert cache.store.remove_debris(entry.key)
+    assert cache.store.remove_debris(entry)
     with pytest.raises(StoreUnavailable):
         draft.publish()
     draft.close()

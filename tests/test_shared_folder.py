@@ -131,7 +131,7 @@ def test_members_of_a_group_publish_use_and_clean_up_together(tmp_path: Path) ->
     assert open_local(root).resolve(TINY) is not None
 
     def lock() -> None:
-        with machine_lock(LocalStore(root).lock_file("aa"), 1) as held:
+        with machine_lock(LocalStore(root).lock_file("aa"), 7, 1) as held:
             assert held
 
     as_member(12001, lock)

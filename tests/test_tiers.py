@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import multiprocessing
 import os
+import subprocess
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -18,11 +22,15 @@ from killed import killed_processes
 from models import COMMIT, FILES, TENSORS, TINY, blob_path, files, flip_bit, load, open_local, publish
 from test_local_store import kill_at_every_step, read_only
 
-from ttbert.cache.cache import Cache, Cached, manifest_key, open_cache
+from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key, open_cache
 from ttbert.cache.census import find_model, take_census
+from ttbert.cache.condemned import condemn
+from ttbert.cache.digest import blake3_of
 from ttbert.cache.keys import PrivateKey, find_signer, make_key, trust
+from ttbert.cache.lock import machine_lock
 from ttbert.cache.places import Places
 from ttbert.cache.stores.local import LocalStore
+from ttbert.cache.stores.store import Entry
 from ttbert.cache.tiers import TieredCache
 from ttbert.cache.transfer import push
 from ttbert.cache.verify import verify
@@ -187,6 +195,28 @@ def test_a_damaged_copy_is_never_used_and_fetched_again(
     assert damaged in [each.read_bytes() for each in Path(places.local or "", "quarantine").iterdir()]
 
 
+@pytest.mark.parametrize("how", ["moved", "fetched again", "fetched again by this process", "cannot be moved"])
+def test_all_readers_of_a_damaged_copy_go_on_with_the_bytes_of_the_shared_store(places: Places, how: str) -> None:
+    """Each is in the middle of it, and one is the first to find the damage, which is in the second of two tensors."""
+    cached = fetched(places.open())
+    pack = next(each for each in cached.manifest.packs if each.name == "layer")
+    root = Path(places.local or "")
+    path = blob_path(root, TENSORS["layer"])
+    flip_bit(path, pack.size - 1)
+    cache = places.open()
+    readers = [(cache if how != "fetched again" else places.open()).load_pack(pack) for _ in range(4)]
+    firsts = [next(reader)[1].bytes() for reader in readers]
+    with read_only(root) if how == "cannot be moved" else nullcontext():
+        if how == "moved":
+            assert cache.near
+            cache.near.store.quarantine(blob_key(pack.blob))
+        for first, reader in zip(firsts, readers, strict=True):
+            assert first + b"".join(blob.bytes() for _, blob in reader) == TENSORS["layer"]
+    if how != "cannot be moved":
+        assert path.read_bytes() == TENSORS["layer"]
+        assert len(list((root / "quarantine").iterdir())) == 1, "no sound copy is moved away"
+
+
 def test_a_copy_that_is_damaged_in_the_process_that_fetched_it_is_fetched_again(places: Places) -> None:
     cache = places.open()
     cached = fetched(cache)
@@ -313,22 +343,38 @@ def test_processes_that_miss_at_once_fetch_each_blob_once(places: Places, proxy:
 
 
 def test_a_stopped_process_that_holds_a_lock_does_not_stop_others(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fcntl
-
     from ttbert.cache import tier
 
     monkeypatch.setattr(tier, "_PATIENCE", 0.2)
     cached = open_cache(places.cache).resolve(TINY)
     assert cached
-    locks = Path(places.local or "", ".locks")
-    locks.mkdir(parents=True)
-    held = [(locks / digest.hex[:2]).open("w") for digest in cached.manifest.blobs()]
-    for file in held:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    cache = places.open()
-    assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
-    for file in held:
-        file.close()
+    locks = LocalStore(Path(places.local or "")).lock_file(tier.LOCKS)
+    with ExitStack() as stack:
+        for number in map(tier.lock_number, cached.manifest.blobs()):
+            assert stack.enter_context(machine_lock(locks, number, patience=0))
+            assert not stack.enter_context(machine_lock(locks, number, patience=0))
+        cache = places.open()
+        assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
+
+
+def test_two_blobs_that_come_at_once_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """Even where their digests begin alike, and one thread reads both. All locks are one file."""
+    alike: dict[str, bytes] = {}
+    for number in itertools.count():
+        content = b"%d" % number * 5000
+        if (start := blake3_of(content).hex[:2]) in alike:
+            break
+        alike[start] = content
+    publish(open_local(tmp_path / "share"), tensors={"one": alike[start], "other": content})
+    cache = Places(str(tmp_path / "share"), str(tmp_path / "local")).open()
+    cached = cache.resolve(TINY)
+    assert cached
+    started = time.monotonic()
+    one, other = (cache.load_pack(pack) for pack in cached.manifest.packs)
+    firsts = next(one)[1].bytes(), next(other)[1].bytes()
+    assert time.monotonic() - started < 60, "half as long as one waits for another who fetches"
+    assert firsts[0] + next(one)[1].bytes() == alike[start] and firsts[1] + next(other)[1].bytes() == content
+    assert [path.stat().st_size for path in (tmp_path / "local/.locks").iterdir()] == [0]
 
 
 def test_threads_share_one_tier(places: Places, proxy: FaultProxy) -> None:
@@ -369,7 +415,7 @@ def test_a_read_only_cache_is_never_written_to(places: Places, proxy: FaultProxy
         lambda: cache.remove_ref(TINY),
         lambda: cache.store.quarantine("blobs/aa/x"),
         lambda: cache.store.delete("blobs/aa/x"),
-        lambda: cache.store.remove_debris("x"),
+        lambda: cache.store.remove_debris(Entry("x", 1, 0.0)),
     ):
         with pytest.raises(StoreReadOnly, match="for reading only"):
             write()
@@ -395,6 +441,16 @@ def test_a_model_is_pushed_whole_and_checked(places: Places) -> None:
     assert model.entry
     push(near, far, model.ref, model.entry, published)
     assert far.resolve(TINY) == published and verify(far, take_census(far)).sound
+
+
+def test_what_is_condemned_in_the_shared_store_is_read_once(places: Places, proxy: FaultProxy) -> None:
+    """However often somebody asks for the store itself; each record is read twice, to be sure of it."""
+    cache = places.open()
+    condemn(cache.store, [], {blob_key(blake3_of(TENSORS["layer"])): "waste"})
+    proxy.calm()
+    for content in TENSORS.values():
+        cache.authority.publish_blob(content)
+    assert proxy.count("GET", "/condemned") == 2
 
 
 def test_a_damaged_model_is_not_pushed(places: Places) -> None:
@@ -467,8 +523,35 @@ def test_a_copy_that_cannot_be_read_here_does_not_stop_a_repair(tmp_path: Path) 
     assert finding.moved and not finding.restored and not damaged.exists()
 
 
-def test_a_folder_is_not_its_own_local_tier(tmp_path: Path) -> None:
-    assert Places(str(tmp_path), str(tmp_path)).open().near is None
+@pytest.mark.parametrize("there", [True, False], ids=["there", "not there yet"])
+def test_a_folder_is_not_its_own_local_tier_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """Or loading would move what is damaged in the shared store out of it."""
+    folder = tmp_path / "cache"
+    (tmp_path / "work").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path / "work")
+    if there:
+        cached = publish(open_local(folder))
+        flip_bit(blob_path(folder, TENSORS["layer"]))
+        before = files(folder)
+    for other in (str(folder), "../cache", f"file://{folder}", str(tmp_path / "work/../cache"), str(tmp_path / "link/cache")):
+        for cache in (Places(other, str(folder)).open(), Places(str(folder), other).open()):
+            assert cache.near is None
+            if there:
+                with pytest.raises(IntegrityError):
+                    read(cache, cached)
+                assert files(folder) == before
+
+
+def test_a_folder_that_is_mounted_twice_is_not_its_own_local_tier(small_disk: Path, tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    subprocess.run(["mount", "--bind", small_disk, tmp_path / "again"], check=True)
+    try:
+        assert Places(str(tmp_path / "again"), str(small_disk)).open().near is None
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path / "again"], check=True)
 
 
 # Signatures

@@ -62,6 +62,9 @@ DOCUMENTS: list[tuple[Parse, dict[str, Any]]] = [(Manifest.parse, MANIFEST), (Lo
 
 FIRST = ("packs", 0, "tensors", 0)
 
+NEARLY_TOO_DEEP = (254, 255, 300, 900)
+"""Depths that one of the two JSON libraries still reads, or writes, and the other one does not."""
+
 OF_ANY_TYPE = [None, True, 0, -1, 1.5, 10**30, "", "text", [], [1], {}, {"a": 1}, [[[]]], "\ud800", "\x1b[2J", "a\nb"]
 
 
@@ -253,6 +256,8 @@ def test_a_manifest_of_another_version_is_said_to_be_one(schema: str) -> None:
         b"[" * 100_000,
         b'{"a":' * 100_000,
         b"[" * 100_000 + b"]" * 100_000,
+        *(b"[" * depth + b"]" * depth for depth in NEARLY_TOO_DEEP),
+        *(b'{"schema":' * depth + b"1" + b"}" * depth for depth in NEARLY_TOO_DEEP),
         b"9" * 100_000,
         b'{"size":' + b"9" * 100_000 + b"}",
         b"1e999",
@@ -336,7 +341,8 @@ def replace_object(cache: Cache, key: str, content: bytes) -> None:
 
 
 def rubbish() -> list[bytes]:
-    return [b"", b"{}", b"[" * 100_000, canonical({**ACTION, "extra": 1}), canonical(REF), b"\xff", b" " * (LARGEST + 2)]
+    deep = [b"[" * 100_000, b"[" * 300 + b"]" * 300]
+    return [b"", b"{}", *deep, canonical({**ACTION, "extra": 1}), canonical(REF), b"\xff", b" " * (LARGEST + 2)]
 
 
 def test_a_damaged_action_is_a_miss_and_is_replaced(tmp_path: Path) -> None:

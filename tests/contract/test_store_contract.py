@@ -17,7 +17,7 @@ from s3_server import S3Server
 from ttbert.cache.stores.foreign import FsspecStore
 from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.stores.objects import ObjectStore
-from ttbert.cache.stores.store import Store
+from ttbert.cache.stores.store import Entry, Store
 
 bucket_of = functools.cache(S3Server.bucket)
 
@@ -238,7 +238,7 @@ def test_keys_that_lead_elsewhere_are_refused(store: Store, key: str) -> None:
 def test_only_debris_is_removed_as_debris(store: Store, key: str) -> None:
     store.put("blobs/aa/one", b"1")
     with pytest.raises(ValueError, match="not a temporary file"):
-        store.remove_debris(key)
+        store.remove_debris(Entry(key, 1, 0.0))
     assert store.get("blobs/aa/one") == b"1"
 
 

@@ -48,7 +48,12 @@ class Blob:
 
     def bytes(self, length: int | None = None) -> bytes:
         """All of it, or the first `length` bytes."""
-        return os.pread(self._descriptor, self.size if length is None else length, 0)
+        parts: list[bytes] = []
+        position, end = 0, self.size if length is None else length
+        while position < end and (part := os.pread(self._descriptor, end - position, position)):  # one gives 2 GiB at most
+            parts.append(part)
+            position += len(part)
+        return b"".join(parts)
 
     def view(self) -> memoryview:
         """The bytes without a copy, valid for as long as somebody holds on to them."""
@@ -81,15 +86,15 @@ def read_blob(stream: BinaryIO, digest: Digest, size: int, where: str) -> Blob:
     return Blob(descriptor, size)
 
 
-def skip(stream: BinaryIO, count: int) -> None:
-    """Read over the next bytes of a stream, or to its end."""
-    while count and (part := stream.read(min(count, PIECE))):
+def skip(stream: BinaryIO, count: int, where: str) -> None:
+    """Read over the next bytes of a stream, or to its end; IntegrityError, naming `where`, if they cannot be read."""
+    while count and (part := _read(stream, min(count, PIECE), where)):
         count -= len(part)
 
 
 def check_end(stream: BinaryIO, where: str) -> None:
-    """IntegrityError, naming `where`, if the stream goes on after what was read of it."""
-    if stream.read(1):
+    """IntegrityError, naming `where`, if the stream goes on after what was read of it, or nobody can tell."""
+    if _read(stream, 1, where):
         raise damaged(where, "it has more bytes than the manifest says")
 
 
@@ -110,6 +115,13 @@ def damaged(where: str, what: str) -> IntegrityError:
         f"{where} is damaged: {what}; nothing of it was used",
         "`ttbert cache verify --repair` moves it to quarantine, then `ttbert convert` makes it anew",
     )
+
+
+def _read(stream: BinaryIO, count: int, where: str) -> bytes:
+    try:
+        return stream.read(count)
+    except OSError as error:
+        raise damaged(where, f"it cannot be read: {error}") from error
 
 
 def _copy(stream: BinaryIO, descriptor: int, size: int, where: str) -> str:

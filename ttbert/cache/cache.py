@@ -102,10 +102,8 @@ class Cache:
 
     def load(self, entry: FileEntry) -> bytes:
         """A file of a manifest, checked against its digest. IntegrityError where it is missing or damaged."""
-        where = self.where(entry, entry)
-        with self.open(entry) as stream, read_blob(stream, entry.blob, entry.size, where) as blob:
-            check_end(stream, where)
-            return blob.bytes()
+        with self.open(entry) as stream:
+            return self._read_file(stream, entry)
 
     def load_pack(self, pack: PackEntry, start: int = 0) -> Iterator[tuple[TensorEntry, Blob]]:
         """The tensors of a pack from number `start`, each checked against its own digest; the caller closes each blob.
@@ -113,10 +111,7 @@ class Cache:
         IntegrityError where the pack is missing, or as soon as a tensor is damaged.
         """
         with self.open(pack) as stream:
-            skip(stream, sum(tensor.size for tensor in pack.tensors[:start]))
-            for tensor in pack.tensors[start:]:
-                yield tensor, read_blob(stream, tensor.digest, tensor.size, self.where(pack, tensor))
-            check_end(stream, self.where(pack, pack))
+            yield from self._read_pack(stream, pack, start)
 
     def open(self, entry: PackEntry | FileEntry) -> BinaryIO:
         """A stream over the blob of a manifest's entry, not checked yet. IntegrityError where there is none."""
@@ -322,13 +317,27 @@ class Cache:
         publish_signature(self.store, "ref", latest.digest, key)
         return cached
 
-    def hash(self, key: str) -> tuple[Digest, int] | None:
-        """The digest and size of what is stored under `key`, or None; reads all of it."""
+    def hash(self, key: str) -> tuple[Digest, int] | str | None:
+        """The digest and size of what is stored under `key`, why the disk does not give it, or None; reads all of it."""
         try:
             with self.store.open(key) as stream:
                 return hash_stream(stream)
         except KeyError:
             return None
+        except OSError as error:
+            return f"it cannot be read: {error.strerror or error}"
+
+    def _read_file(self, stream: BinaryIO, entry: FileEntry) -> bytes:
+        where = self.where(entry, entry)
+        with read_blob(stream, entry.blob, entry.size, where) as blob:
+            check_end(stream, where)
+            return blob.bytes()
+
+    def _read_pack(self, stream: BinaryIO, pack: PackEntry, start: int) -> Iterator[tuple[TensorEntry, Blob]]:
+        skip(stream, sum(tensor.size for tensor in pack.tensors[:start]), self.where(pack, pack))
+        for tensor in pack.tensors[start:]:
+            yield tensor, read_blob(stream, tensor.digest, tensor.size, self.where(pack, tensor))
+        check_end(stream, self.where(pack, pack))
 
     def _absent(self, entry: PackEntry | FileEntry) -> IntegrityError:
         return IntegrityError(

@@ -65,7 +65,10 @@ class Census:
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
-        """For each folder at the top the number of its objects and their bytes; temporary files count as `temporary`."""
+        """For each folder at the top the number of its objects and their bytes.
+
+        Temporary files count as `temporary`, and what is in no folder, which is nothing of ours, as `.`.
+        """
         found = {folder: (len(entries), sum(each.size for each in entries)) for folder, entries in self._by_folder.items()}
         return found | {"temporary": (len(self.debris), sum(entry.size for entry in self.debris))}
 
@@ -73,7 +76,8 @@ class Census:
     def _by_folder(self) -> dict[str, tuple[Entry, ...]]:
         folders: dict[str, list[Entry]] = {}
         for entry in self.entries.values():
-            folders.setdefault(entry.key.partition("/")[0], []).append(entry)
+            folder, slash, _ = entry.key.partition("/")
+            folders.setdefault(folder if slash else ".", []).append(entry)
         return {folder: tuple(entries) for folder, entries in folders.items()}
 
     @cached_property

@@ -34,9 +34,10 @@ def _read(content: bytes) -> Any:
     """What a canonical document holds. ValueError for anything else, RecursionError where it is too deep.
 
     orjson takes a third of the time, and writes nearly every document as `canonical` does; what it writes otherwise, such
-    as a text that is not ASCII, is read the long way. Fractions in its spelling come through, too: no field takes one.
+    as a text that is not ASCII, or not at all, such as what is deeper than it goes, is read the long way. Fractions in its
+    spelling come through, too: no field takes one.
     """
-    with contextlib.suppress(orjson.JSONDecodeError):
+    with contextlib.suppress(orjson.JSONDecodeError, orjson.JSONEncodeError):
         document = orjson.loads(content)
         if orjson.dumps(document, option=orjson.OPT_SORT_KEYS) == content and content.isascii():
             return document

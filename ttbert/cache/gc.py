@@ -24,7 +24,7 @@ from .digest import Digest
 from .reach import Scope, find_unused, keys_in_use, union
 from .refs import Ref
 from .stores.store import Entry
-from .used import superseded
+from .used import manifest_of, superseded
 
 GRACE = 24 * 3600.0
 """Seconds from condemning to deleting: longer than any conversion takes."""
@@ -197,7 +197,8 @@ def _leftovers(census: Census, records: Iterable[str], grace: float, quarantined
     stamps = census.below("used")
     old = {entry.key: "a stamp of use that a later one supersedes" for entry in superseded(stamps)}
     for entry in stamps:
-        if manifest_key(Digest("blake3", entry.key.split("/")[1])) not in census.manifests:
+        manifest = manifest_of(entry.key)
+        if manifest and manifest_key(manifest) not in census.manifests:
             old[entry.key] = "a stamp of use of a model that is gone"
     folders = tuple(f"{folder}/" for folder in records)
     for entry in (*census.below("gc"), *census.below("probes"), *census.below("leases")):

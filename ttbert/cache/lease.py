@@ -114,7 +114,8 @@ class Failure:
 class _Lease:
     def __init__(self, store: Store, folder: str, lasts: float) -> None:
         self._store, self.folder, self._lasts = store, folder, lasts
-        self._number = 0
+        self._mine = _this_process()
+        self._number = self._tried = 0
         self._offset: float | None = None
         self._old: set[str] | None = None
 
@@ -173,6 +174,9 @@ class _Lease:
         ended.set()
         thread.join()
         self._delete(self._key(self._number))
+        with suppress(CacheError):
+            if self._tried > self._number and self._is_mine(self._tried):  # a renewal of which no answer came
+                self._delete(self._key(self._tried))
 
     def _renew(self, ended: threading.Event) -> None:
         while not ended.wait(self._lasts / 3):
@@ -183,10 +187,18 @@ class _Lease:
                 self._delete(self._key(before))
 
     def _create(self, number: int) -> bool:
-        if not self._store.put(self._key(number), _this_process()):
+        """Whether it is ours now: also where it was before, by an attempt of which no answer came."""
+        self._tried = number
+        if not self._store.put(self._key(number), self._mine) and not self._is_mine(number):
             return False
         self._number = number
         return True
+
+    def _is_mine(self, number: int) -> bool:
+        try:
+            return self._store.get(self._key(number), 0, _LARGEST) == self._mine
+        except KeyError:
+            return False
 
     def _delete(self, key: str) -> None:
         with suppress(CacheError):  # it ends by itself

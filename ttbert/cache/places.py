@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os.path import realpath
+from pathlib import Path
 
 from ..errors import InputError, NotCached
 from .cache import Cache
@@ -48,7 +50,7 @@ class Places:
             return Cache(near, user_trust(signer))
         counters = Counters()
         far: Store = open_store(self.cache, lambda: counters.count("retry"), self.shared_group)
-        if isinstance(far, LocalStore) and near and far.root == near.root:
+        if isinstance(far, LocalStore) and near and _is_one_folder(far.root, near.root):
             near = None
         if self.read_only:
             far = ReadOnlyStore(far)
@@ -78,3 +80,11 @@ def _folder(url: str) -> LocalStore:
     store = open_store(url)
     assert isinstance(store, LocalStore)
     return store
+
+
+def _is_one_folder(one: Path, other: Path) -> bool:
+    """Whether two paths lead to the same place, by whatever links and mounts, and though nothing may be there yet."""
+    try:
+        return realpath(one) == realpath(other) or one.samefile(other)
+    except OSError:  # one that is not there, or may not be looked into
+        return False

@@ -132,11 +132,8 @@ def _remove_leftover(cache: Cache, entry: Entry) -> int:
     """The bytes that were freed: none if it is gone, or younger than it was."""
     store = cache.store
     if is_temporary(entry.key):
-        now = next((each for each in store.debris() if each.key == entry.key), None)
-        gone = now == entry and store.remove_debris(entry.key)
-    else:
-        gone = store.head(entry.key) == entry and store.delete(entry.key)
-    return entry.size if gone else 0
+        return entry.size if store.remove_debris(entry) else 0
+    return entry.size if store.head(entry.key) == entry and store.delete(entry.key) else 0
 
 
 def _somebody_converts(census: Census, now: float) -> bool:

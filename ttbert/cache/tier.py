@@ -13,6 +13,7 @@ is read, and a damaged copy is moved to quarantine and fetched anew.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -32,8 +33,15 @@ _log = logging.getLogger(__name__)
 
 _PATIENCE = 120.0
 """Seconds to wait for another process that fetches the same blob."""
+LOCKS = "fetches"
+"""The file that stands for a lock for each blob."""
 _SYNCS = 4
 """Copies that the disk is asked to keep at a time."""
+
+
+def lock_number(digest: Digest) -> int:
+    """The lock of a blob, which it shares with no other one, as far as digests go."""
+    return int(digest.hex[:15], 16)
 
 
 class LocalTier:
@@ -45,7 +53,6 @@ class LocalTier:
         self._lock = threading.Lock()
         self._settled: set[str] = set()
         self._suspect: set[str] = set()
-        self._from_far: set[str] = set()
         self._tried_again: set[str] = set()
         self._frozen = False
         self._syncs = ThreadPoolExecutor(_SYNCS, thread_name_prefix="sync")
@@ -64,6 +71,7 @@ class LocalTier:
     def open(self, key: str, digest: Digest, size: int) -> BinaryIO:
         """A stream over a blob: over its copy here, or over the shared store's, which is copied here as it is read.
 
+        Until that has come whole, or is closed, others who open the same blob wait, on this machine and in this thread.
         KeyError if it is nowhere. From the shared store, the stream raises IntegrityError for bytes that are not those of
         the digest, and NoSpaceError where there is no room for them.
         """
@@ -82,7 +90,7 @@ class LocalTier:
                     if isinstance(stream, Incoming) and not self._frozen:
                         stream.drain()
             except IntegrityError as error:
-                if not self.discard(key, error.message.partition("; ")[0]):
+                if not self._try_again(key, error.message.partition("; ")[0]):
                     raise
         self._settle(key, "hit")
 
@@ -121,28 +129,34 @@ class LocalTier:
         for each in waiting:
             each.result()
 
-    def discard(self, key: str, why: str) -> bool:
-        """Have a blob that was damaged fetched again, its copy here moved out of the way; False if that was done before."""
-        if key in self._from_far:
+    def discard(self, key: str, stream: BinaryIO, why: str) -> bool:
+        """Have a blob fetched again of which `stream` gave damaged bytes; False if it came from the shared store and that was
+        done before. A copy here is moved out of the way."""
+        if isinstance(stream, Incoming):
             return self._try_again(key, why)
-        if key in self._suspect or self.near.head(key) is None:
-            return False
-        self._counters.count("damaged")
-        try:
-            moved = self.near.quarantine(key)
-        except KeyError:
-            return True  # another process was faster
-        except StoreReadOnly:
-            self._suspect.add(key)
-            _log.warning("%s; it cannot be moved away, so it is read from %s instead", why, self.far.url)
-            return True
-        _log.warning("%s; moved to %s, fetching it again", why, moved)
+        entry, read = self.near.head(key), os.fstat(stream.fileno())
+        if entry and (entry.size, entry.modified) == (read.st_size, read.st_mtime):  # not moved by another reader, nor replaced
+            self._move_away(key, why)
         return True
 
     def keep(self, key: str, content: bytes | memoryview) -> None:
         """Have a copy here of what was published to the shared store, as far as there is room and leave for it."""
         with suppress(StoreReadOnly, NoSpaceError):
             self.near.put(key, content)
+
+    def _move_away(self, key: str, why: str) -> None:
+        if key in self._suspect:
+            return
+        try:
+            moved = self.near.quarantine(key)
+        except KeyError:  # another reader was faster
+            return
+        except StoreReadOnly:
+            self._suspect.add(key)
+            _log.warning("%s; it cannot be moved away, so it is read from %s instead", why, self.far.url)
+        else:
+            _log.warning("%s; moved to %s, fetching it again", why, moved)
+        self._counters.count("damaged")
 
     def _try_again(self, key: str, why: str) -> bool:
         # Perhaps it was damaged only on the way; what is stored there was checked when it was published.
@@ -160,7 +174,6 @@ class LocalTier:
             stream = self.near.open(key)
         except KeyError:  # just deleted
             return None
-        self._from_far.discard(key)
         self._settle(key, "hit")
         self._arrived(key)
         self._counters.read("local", size)
@@ -170,7 +183,7 @@ class LocalTier:
         with ExitStack() as held:
             draft = None
             if not self._frozen and key not in self._suspect:
-                held.enter_context(machine_lock(self.near.lock_file(digest.hex[:2]), _PATIENCE))
+                held.enter_context(machine_lock(self.near.lock_file(LOCKS), lock_number(digest), _PATIENCE))
                 stream = self._open_near(key, size)
                 if stream:
                     return stream  # another process has fetched it meanwhile
@@ -179,7 +192,6 @@ class LocalTier:
                     held.callback(draft.close)
             far = self.far.open(key)
             self._settle(key, "miss")  # before it is here, where another thread would take it for a hit
-            self._from_far.add(key)
             self._counters.read("cache", size)
             keep, finish = partial(self._write, draft), partial(self._publish, draft, key)
             return Incoming(far, digest, size, f"{self.far.url}/{key}", keep, finish, held.pop_all())
@@ -189,8 +201,7 @@ class LocalTier:
         """The file for a copy, after what was here in its place is moved away; None where nothing can be written."""
         stored = self.near.head(key)
         if stored is not None:
-            self._from_far.discard(key)
-            self.discard(key, f"{self.near.url}/{key} is damaged: it has {stored.size:,} bytes, not {size:,}")
+            self._move_away(key, f"{self.near.url}/{key} is damaged: it has {stored.size:,} bytes, not {size:,}")
             if key in self._suspect:
                 return None
         with self._explained():

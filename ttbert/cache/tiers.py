@@ -41,6 +41,7 @@ class TieredCache(Cache):
     ) -> None:
         super().__init__(store, trust, accept_weak, counters)
         self._near = Cache(near, trust)
+        self._authority = Cache(store, self.trust, accept_weak, self.counters)
         self._tier = LocalTier(near, store, self.counters)
 
     @property
@@ -53,24 +54,26 @@ class TieredCache(Cache):
 
     @property
     def authority(self) -> Cache:
-        return Cache(self.store, self.trust, self._accept_weak, self.counters)
+        return self._authority
 
     def load(self, entry: FileEntry) -> bytes:
         while True:
-            try:
-                return super().load(entry)
-            except IntegrityError as error:
-                self._discard(entry, error)
+            with self.open(entry) as stream:
+                try:
+                    return self._read_file(stream, entry)
+                except IntegrityError as error:
+                    self._discard(entry, stream, error)
 
     def load_pack(self, pack: PackEntry, start: int = 0) -> Iterator[tuple[TensorEntry, Blob]]:
         while True:
-            try:
-                for each in super().load_pack(pack, start):
-                    start += 1
-                    yield each
-                return
-            except IntegrityError as error:
-                self._discard(pack, error)
+            with self.open(pack) as stream:
+                try:
+                    for each in self._read_pack(stream, pack, start):
+                        start += 1
+                        yield each
+                    return
+                except IntegrityError as error:
+                    self._discard(pack, stream, error)
 
     def open(self, entry: PackEntry | FileEntry) -> BinaryIO:
         try:
@@ -157,7 +160,7 @@ class TieredCache(Cache):
             # The folder is also a cache of its own, or was the tier of another one: its own history goes on.
             self.near.move_ref(ref, cached, latest.means.repo, latest.means.commit)
 
-    def _discard(self, entry: PackEntry | FileEntry, error: IntegrityError) -> None:
+    def _discard(self, entry: PackEntry | FileEntry, stream: BinaryIO, error: IntegrityError) -> None:
         """Have the next look at a blob go to the shared store; the error itself where that was the last look."""
-        if not self._tier.discard(blob_key(entry.blob), error.message.partition("; ")[0]):
+        if not self._tier.discard(blob_key(entry.blob), stream, error.message.partition("; ")[0]):
             raise error

@@ -27,25 +27,30 @@ def stamp(store: Store, manifest: Digest) -> None:
         store.put(f"used/{manifest.hex}/{datetime.now(timezone.utc):%Y-%m-%d}", b"")
 
 
+def manifest_of(key: str) -> Digest | None:
+    """Whose stamp is stored there; None for what is no stamp."""
+    match = _KEY.fullmatch(key)
+    return Digest("blake3", match[1]) if match else None
+
+
 def last_used(stamps: Iterable[Entry]) -> dict[Digest, float]:
     """For each manifest that has stamps, the end of the last day on which it was used, in seconds since the epoch."""
     found: dict[Digest, float] = {}
     for entry in stamps:
-        match = _KEY.fullmatch(entry.key)
-        if match:
-            manifest = Digest("blake3", match[1])
+        manifest = manifest_of(entry.key)
+        if manifest:
             found[manifest] = max(found.get(manifest, 0.0), (entry.modified // _DAY + 1) * _DAY)
     return found
 
 
 def superseded(stamps: Iterable[Entry]) -> list[Entry]:
     """Stamps that say nothing more, since the same manifest has a later one."""
-    latest: dict[str, Entry] = {}
+    latest: dict[Digest, Entry] = {}
     old = []
     for entry in sorted(stamps, key=lambda each: each.modified):
-        match = _KEY.fullmatch(entry.key)
-        if match:
-            if match[1] in latest:
-                old.append(latest[match[1]])
-            latest[match[1]] = entry
+        manifest = manifest_of(entry.key)
+        if manifest:
+            if manifest in latest:
+                old.append(latest[manifest])
+            latest[manifest] = entry
     return old

@@ -162,26 +162,28 @@ def _examine(cache: Cache, key: str, models: tuple[str, ...], repair: bool) -> F
         return None
     if not repair:
         return Finding(key, problem, models)
-    if _check(cache, key) != problem:
-        return Finding(key, f"{problem}; at a second look it is not so: it is damaged on its way here, and stays", models)
     moved = None
-    with contextlib.suppress(KeyError):  # somebody else has just moved or deleted it
-        moved = cache.store.quarantine(key)
+    try:
+        if _check(cache, key) != problem:
+            return Finding(key, f"{problem}; at a second look it is not so: it is damaged on its way here, and stays", models)
+        with contextlib.suppress(KeyError):  # somebody else has just moved or deleted it
+            moved = cache.store.quarantine(key)
+    except CacheError as error:
+        return Finding(key, f"{problem}; it stays: {error.message}", models)
     return Finding(key, problem, models, moved)
 
 
 def _restored(cache: Cache, finding: Finding) -> Finding:
     """A finding after a sound copy of this machine, if there is one, was put in the place of what is not there."""
     key = finding.key
-    if cache.near is None or cache.store.head(key) is not None:
+    if cache.near is None:
         return finding
     try:
-        content = cache.near.store.get(key)
-    except (KeyError, CacheError):  # not here, or it cannot be read
+        if cache.store.head(key) is not None or not _is_sound(key, content := cache.near.store.get(key)):
+            return finding
+        cache.store.put(key, content)
+    except (KeyError, CacheError):  # not here, or it cannot be read, or not be written there
         return finding
-    if not _is_sound(key, content):
-        return finding
-    cache.store.put(key, content)
     return replace(finding, restored=True)
 
 
@@ -191,14 +193,12 @@ def _check(cache: Cache, key: str) -> str | None:
         if _is_signature(key):
             return find_signature_problem(key, cache.store.get(key, 0, SIZE + 1))
         found = cache.hash(key)
-        if found is None:
-            return None  # deleted since the census
+        if found is None or isinstance(found, str):
+            return found  # None: deleted since the census
         if found[0].hex != _name(key):
             return f"its digest is blake3:{found[0].short}..., {found[1]:,} bytes"
         if key.startswith("manifests/"):
             Manifest.parse(cache.store.get(key, 0, LARGEST + 1), key)
-    except OSError as error:
-        return f"it cannot be read: {error.strerror}"
     except KeyError:
         return None  # deleted meanwhile
     except IntegrityError as error:

@@ -7,9 +7,10 @@ entry written by two machines at once.
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, cast
 
 import fsspec
 
@@ -58,7 +59,7 @@ class FsspecStore(Store):
 
     def open(self, key: str) -> BinaryIO:
         try:
-            return self._fs.open(self._path(key), "rb")  # type: ignore[no-any-return]
+            return cast(BinaryIO, _Stream(self._fs.open(self._path(key), "rb"), self._explain))
         except _ABSENT:
             raise KeyError(key) from None
         except OSError as error:
@@ -117,8 +118,8 @@ class FsspecStore(Store):
     def debris(self) -> Iterator[Entry]:
         return iter(())  # what is half written is the server's to hide and to remove
 
-    def remove_debris(self, key: str) -> bool:
-        raise ValueError(f"not a temporary file: {key!r}")
+    def remove_debris(self, entry: Entry) -> bool:
+        raise ValueError(f"not a temporary file: {entry.key!r:.100}")
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{check_key(key)}"
@@ -129,6 +130,26 @@ class FsspecStore(Store):
         if isinstance(error, PermissionError):
             return StoreReadOnly(f"{self.url}: {error}", "check the credentials and their rights")
         return StoreUnavailable(f"{self.url}: {error}", "check the address and the network, then try again")
+
+
+class _Stream(io.RawIOBase):
+    """A file of theirs, whose errors are ours."""
+
+    def __init__(self, file: BinaryIO, explain: Callable[[Exception], TtbertError]) -> None:
+        self._file, self._explain = file, explain
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        try:
+            return self._file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
+        except OSError as error:
+            raise self._explain(error) from error
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _entry(key: str, found: dict[str, Any]) -> Entry:

@@ -117,14 +117,7 @@ class LocalStore(Store):
                 raise self.explain(error, self._path(key)) from error
 
     def head(self, key: str) -> Entry | None:
-        path = self._path(key)
-        try:
-            status = path.stat()
-        except _NOT_THERE:
-            return None
-        except OSError as error:
-            raise self.explain(error, path) from error
-        return None if stat.S_ISDIR(status.st_mode) else Entry(key, status.st_size, status.st_mtime)
+        return self._entry(key, self._path(key))
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         if prefix:
@@ -172,13 +165,14 @@ class LocalStore(Store):
         # A folder that nobody may look into, such as the lost+found of a whole disk, is none of ours.
         return self._walk("", is_temporary, skip_forbidden=True)
 
-    def remove_debris(self, key: str) -> bool:
-        if not is_temporary(key):
-            raise ValueError(f"not a temporary file: {key!r:.100}")
-        return self._unlink(self.root / key)
+    def remove_debris(self, entry: Entry) -> bool:
+        if not is_temporary(entry.key):
+            raise ValueError(f"not a temporary file: {entry.key!r:.100}")
+        path = self.root / entry.key
+        return self._entry(entry.key, path) == entry and self._unlink(path)
 
     def lock_file(self, name: str) -> Path:
-        """An empty file that may stand for a lock between those who use the store, made if that is possible; it stays."""
+        """An empty file that may stand for locks between those who use the store, made if that is possible; it stays."""
         path = self.root / ".locks" / name
         with contextlib.suppress(OSError):
             self._make_folder(path.parent)
@@ -188,6 +182,15 @@ class LocalStore(Store):
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
+
+    def _entry(self, key: str, path: Path) -> Entry | None:
+        try:
+            status = path.stat()
+        except _NOT_THERE:
+            return None
+        except OSError as error:
+            raise self.explain(error, path) from error
+        return None if stat.S_ISDIR(status.st_mode) else Entry(key, status.st_size, status.st_mtime)
 
     def _unlink(self, path: Path) -> bool:
         try:

@@ -119,7 +119,7 @@ class ObjectStore(Store):
     def open(self, key: str) -> BinaryIO:
         check_key(key)
         found = self._try(key, lambda: obstore.get(self._client, key))
-        return cast(BinaryIO, _ObjectStream(found, partial(self._go_on, key)))
+        return cast(BinaryIO, _ObjectStream(found, f"{self.url}/{key}", partial(self._go_on, key)))
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         check_key(key)
@@ -174,8 +174,8 @@ class ObjectStore(Store):
     def debris(self) -> Iterator[Entry]:
         return iter(())  # an object that did not arrive whole is the server's to forget
 
-    def remove_debris(self, key: str) -> bool:
-        raise ValueError(f"not a temporary file: {key!r:.100}")
+    def remove_debris(self, entry: Entry) -> bool:
+        raise ValueError(f"not a temporary file: {entry.key!r:.100}")
 
     def _patient_client(self, size: int) -> Client:
         """A client for an upload: until all of it is sent, no answer comes, and that is not silence."""
@@ -207,7 +207,7 @@ class ObjectStore(Store):
         try:
             return self._try(key, lambda: obstore.get(self._client, key, options={"range": {"offset": start}}))
         except (KeyError, _OutOfRange):
-            raise OSError("it changed while it was being read") from None
+            raise _changed(f"{self.url}/{key}") from None
 
     def _nothing(self, key: str, start: int) -> bytes:
         """The empty part of an object that is there."""
@@ -267,9 +267,10 @@ class ObjectStore(Store):
 class _ObjectStream(PieceStream):
     """An object as one answer of the server brings it; an answer that breaks off is gone on with by another one."""
 
-    def __init__(self, found: Any, go_on: Callable[[int, int, BaseError], Any]) -> None:
+    def __init__(self, found: Any, where: str, go_on: Callable[[int, int, BaseError], Any]) -> None:
         """`go_on` gives another answer, from a position on, for the attempt that failed there."""
         self._size: int = found.meta["size"]
+        self._where = where
         self._go_on = go_on
         self._position = 0
         self._part = memoryview(b"")
@@ -291,17 +292,24 @@ class _ObjectStream(PieceStream):
             try:
                 return memoryview(next(self._parts))
             except StopIteration:
-                raise OSError(f"it ends after {self._position:,} bytes of {self._size:,}") from None
+                raise StoreUnavailable(
+                    f"{self._where}: the answer ends after {self._position:,} bytes of {self._size:,}",
+                    "look at the server, and at what is between, then try again",
+                ) from None
             except BaseError as error:
                 found = self._go_on(self._position, attempt, error)
             if found.meta["size"] != self._size:
-                raise OSError("it changed while it was being read")
+                raise _changed(self._where)
             self._parts = found.stream(min_chunk_size=_PIECE)
         raise AssertionError
 
 
 class _OutOfRange(Exception):
     """The object has no byte where one was asked for."""
+
+
+def _changed(where: str) -> StoreUnavailable:
+    return StoreUnavailable(f"{where} was replaced or deleted while it was being read", "try again")
 
 
 def _entry(found: Any) -> Entry:

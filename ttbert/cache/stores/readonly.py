@@ -52,7 +52,7 @@ class ReadOnlyStore(Store):
     def debris(self) -> Iterator[Entry]:
         return self.store.debris()
 
-    def remove_debris(self, key: str) -> bool:
+    def remove_debris(self, entry: Entry) -> bool:
         return self._refuse()
 
     def _refuse(self) -> NoReturn:

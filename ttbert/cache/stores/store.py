@@ -7,8 +7,10 @@ A store knows nothing of models, manifests or digests; `Cache` builds those on i
     actions/77/77e1…      action key -> manifest: "this recipe over these source files is done"
     refs/NAME/00000001    a name's history, one small entry a change; the highest number is what it means now
     signatures/KIND/…     who vouches for a manifest or for an entry of a ref
+    leases/WORK/…         who is at work on what, or has found that it cannot be done
     used/MANIFEST/DAY     a model was loaded on that day
     gc/RECORD/…           what is to be deleted, and who objects
+    probes/…              somebody is finding out what the store keeps of its promises
     quarantine/…          damaged objects, kept for inspection
 
 Nothing is ever overwritten. `put` is put-if-absent, so the first writer wins, every later one finds the same bytes, and
@@ -80,7 +82,11 @@ class Store(ABC):
 
     @abstractmethod
     def open(self, key: str) -> BinaryIO:
-        """A stream over the whole object; KeyError if there is none. The caller closes it."""
+        """A stream over the whole object; KeyError if there is none. The caller closes it.
+
+        The stream raises OSError where the disk does not give what is on it, and StoreUnavailable where what is between here
+        and the store does not bring it.
+        """
 
     @abstractmethod
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
@@ -119,8 +125,8 @@ class Store(ABC):
         """What killed writers left behind: never visible as an object, only as used space."""
 
     @abstractmethod
-    def remove_debris(self, key: str) -> bool:
-        """Remove an entry that `debris` gave; False if it is gone already."""
+    def remove_debris(self, entry: Entry) -> bool:
+        """Remove what `debris` gave; False if it is gone already, or was written to since."""
 
 
 def is_key(text: str) -> bool:
