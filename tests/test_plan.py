@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import flip_bit
 from program import ttbert
+from safetensors.numpy import load_file, save_file
 from shapes import MANY_HEADS, SHAPES, shape
 
 from ttbert.boards import BOARDS, Chip, Grid, largest_batch
@@ -233,6 +235,19 @@ def test_check_command_tells_of_a_damaged_tensor(tmp_path: Path) -> None:
     flip_bit(largest, 1000)
     options = ["--batch", 1, "--tokens", 32, "--offline", "--cache", cache]
     ttbert("check", "bundled", *options).failed(7, "embeddings.word", "convert")
+
+
+def test_check_fails_where_all_logits_are_the_same(tmp_path: Path) -> None:
+    """They have no correlation, not even with themselves; what says so is one document of JSON, as strict readers take it."""
+    folder = make_checkpoint(tmp_path / "flat", hidden=64, heads=2, layers=1)
+    weights = load_file(folder / "model.safetensors")
+    weights["qa_outputs.weight"][:] = 0
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    done = ttbert("check", folder, "--batch", 1, "--tokens", 64, "--cache", tmp_path / "cache", "--json")
+    assert done.exit_code == 13 and "PCC with the reference is 0.0000" in done.err
+    document = json.loads(done.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert document["pcc"] == 0 and document["outputs"] == {"start": 0, "end": 0}
+    assert document["error"]["kind"] == "AccuracyError" and document["error"]["exit_code"] == 13
 
 
 def test_check_command_compares_the_states_of_a_model_without_a_head(tmp_path: Path) -> None:

@@ -38,6 +38,16 @@ def show(document: object) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
+def show_result(document: dict[str, Any], failure: TtbertError | None) -> None:
+    """The result of a command as JSON; if that is a failure, with the error in it, and the command leaves as of the error."""
+    if failure is None:
+        show(document)
+        return
+    tell_error(failure)
+    show({**document, "error": failure.document()})
+    click.get_current_context().exit(failure.exit_code)
+
+
 def say(text: str = "") -> None:
     """A result for people, on stdout."""
     click.echo(text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..boards import AUTO, BOARDS
-from ..console import say, show, size_text, table, tell
+from ..console import say, show_result, size_text, table, tell
 from ..errors import AccuracyError, DeviceError
 from .options import (
     batch_option,
@@ -89,15 +89,18 @@ def bench_command(
     tokens = min(TOKENS, loaded.shape.positions)
     tell(f"measuring {model} ({policy}) on {target.name}, {target.chips * batch} inputs of {tokens} tokens at once")
     measured = measure(target, loaded, _batches(loaded, target.chips * batch, tokens), batch, tokens, seconds)
-    if as_json:
-        about = {"model": model, "policy": policy, "manifest": str(cached.digest)}
-        show({**about, **_document(measured, target, tokens)})
-    else:
-        _print(measured, target)
+    below = None
     if measured.pcc is not None and not measured.pcc >= LEAST_PCC and policy != "bfp4":
-        raise AccuracyError(
+        below = AccuracyError(
             f"the logits' PCC with the reference is {measured.pcc:.4f}, below {LEAST_PCC}", "please report it with the output"
         )
+    if as_json:
+        about = {"model": model, "policy": policy, "manifest": str(cached.digest)}
+        show_result({**about, **_document(measured, target, tokens)}, below)
+    else:
+        _print(measured, target)
+    if below:
+        raise below
 
 
 def _batches(model: CachedModel, rows: int, tokens: int) -> list[Batch]:

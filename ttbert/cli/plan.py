@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..boards import BOARDS, Board
-from ..console import say, show, size_text, table, tell
+from ..console import say, show_result, size_text, table, tell
 from ..errors import AccuracyError, BoardError, DeviceError
 from .options import json_option, offline_option, places_option, policy_option, progress_option, revision_option
 from .tiers import supply
@@ -78,12 +78,16 @@ def plan_command(
 
         draw_l1(plan, picture, f"{model} on {board}, batch {batch} of {plan.tokens} tokens, {policy}")
         tell(f"drew {picture}")
+    refused = None
+    if verdict and not verdict.accepted:
+        said = f"TT-NN refuses {verdict.op}: {verdict.reason}"
+        refused = BoardError(said, "please report it: a plan should never be refused")
     if as_json:
-        show(_plan_document(plan, BOARDS[board], verdict))
+        show_result(_plan_document(plan, BOARDS[board], verdict), refused)
     else:
         _print_plan(plan, BOARDS[board], verdict)
-    if verdict and not verdict.accepted:
-        raise BoardError(f"TT-NN refuses {verdict.op}: {verdict.reason}", "please report it: a plan should never be refused")
+    if refused:
+        raise refused
 
 
 @click.command("check")
@@ -137,24 +141,18 @@ def check_command(
     tell(f"running {model} ({policy}) in the shadow of a mock {board}, batch {batch} of {tokens} tokens; no device is used")
     request = Request(shape, batch, tokens, policy, places, offline, str(cached.digest))
     comparison = compare_on(board, request)
-    if as_json:
-        show(
-            {
-                "model": model,
-                "policy": policy,
-                "board": board,
-                "batch": batch,
-                "tokens": tokens,
-                "pcc": comparison.pcc,
-                **asdict(comparison),
-            }
-        )
-    else:
-        _print_comparison(comparison)
-    if comparison.pcc < LEAST_PCC and policy != "bfp4":
-        raise AccuracyError(
+    below = None
+    if not comparison.pcc >= LEAST_PCC and policy != "bfp4":
+        below = AccuracyError(
             f"the output's PCC with the reference is {comparison.pcc:.4f}, below {LEAST_PCC}", "please report it with the table"
         )
+    if as_json:
+        asked = {"model": model, "policy": policy, "board": board, "batch": batch, "tokens": tokens}
+        show_result({**asked, "pcc": comparison.pcc, **asdict(comparison)}, below)
+    else:
+        _print_comparison(comparison)
+    if below:
+        raise below
 
 
 def _require_runs(board: str) -> None:
