@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from .. import errors
 from ..boards import Grid
 from ..cache.places import Places
 from ..child import python_command
-from ..errors import DeviceError, TtbertError
+from ..errors import DeviceError, ReportedError, TtbertError
 from ..model import BertShape
 from .check import Comparison, OpCorrelation, Verdict
 from .mock import temporary_mock_environment
@@ -49,7 +48,8 @@ class Request:
 def judge_on(board: str, requests: Iterable[Request]) -> Iterator[Verdict]:
     """What TT-NN says of each plan on a mock device of the board, all in one process; chips of one board in a mesh.
 
-    A plan that does not fit the device's grid or memory is refused by itself, before TT-NN. DeviceError if the process fails.
+    A plan that does not fit the device's grid or memory is refused by itself, before TT-NN. DeviceError if the process fails
+    or does not end, ReportedError for an error in it.
     """
     for answer in _answers(board, "judge", list(requests)):
         yield Verdict(**answer)
@@ -58,14 +58,21 @@ def judge_on(board: str, requests: Iterable[Request]) -> Iterator[Verdict]:
 def compare_on(board: str, request: Request) -> Comparison:
     """A cached model's shadow run on a mock device of the board beside the reference, on the built-in questions.
 
-    BoardError for a plan that does not fit, IntegrityError for a tensor that is damaged, DeviceError if the process fails.
+    DeviceError if the process fails or does not end; ReportedError for an error in it, such as a BoardError for a plan that
+    does not fit, or an IntegrityError for a tensor that is damaged.
     """
     [answer] = _answers(board, "compare", [request])
     return Comparison(**{**answer, "ops": tuple(OpCorrelation(**each) for each in answer["ops"])})
 
 
-def _answers(board: str, what: str, requests: list[Request]) -> Iterator[Any]:
+def _answers(board: str, what: str, requests: list[Request]) -> list[Any]:
     with temporary_mock_environment(board) as environment:
+        return ask(environment, f"the check on a mock {board}", what, requests)
+
+
+def ask(environment: Mapping[str, str], name: str, what: str, requests: list[Request]) -> list[Any]:
+    """What the child says of each request, with the devices of this environment; `name` is what an error calls it."""
+    try:
         done = subprocess.run(
             python_command(f"from {__name__} import main; main()", what),
             env=environment,
@@ -75,15 +82,17 @@ def _answers(board: str, what: str, requests: list[Request]) -> Iterator[Any]:
             timeout=_SECONDS,
             check=False,
         )
-    answers = [json.loads(line.removeprefix("answer:")) for line in done.stdout.splitlines() if line.startswith("answer:")]
-    for line in done.stdout.splitlines():
+    except subprocess.TimeoutExpired as error:
+        raise DeviceError(f"{name} did not end within {_SECONDS:,} seconds", "try it with a smaller --batch") from error
+    lines = done.stdout.splitlines()
+    for line in lines:
         if line.startswith("error:"):
-            error = json.loads(line.removeprefix("error:"))
-            raise getattr(errors, error["kind"])(error["message"], error["hint"])
+            raise ReportedError.parse(line.removeprefix("error:"), told=False)
+    answers = [json.loads(line.removeprefix("answer:")) for line in lines if line.startswith("answer:")]
     if done.returncode or len(answers) != len(requests):
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise DeviceError(f"the check on a mock {board} failed: {last}", "run it again with TTBERT_DEBUG=1, and report it")
-    yield from answers
+        raise DeviceError(f"{name} failed: {last}", "run it again with TTBERT_DEBUG=1, and report it")
+    return answers
 
 
 def _judge(device: Any, ttnn: Any, request: Request) -> Any:
@@ -154,4 +163,4 @@ def main() -> None:
             for request in requests:
                 print("answer:" + json.dumps(work[sys.argv[1]](device, ttnn, request)), flush=True)
     except TtbertError as error:
-        print("error:" + json.dumps(error.document()), flush=True)
+        print("error:" + json.dumps({"error": error.document()}), flush=True)
