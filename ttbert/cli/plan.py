@@ -121,6 +121,7 @@ def check_command(
     ttbert check bundled --board n150 --batch 2
     """
     from ..convert.wanted import Wanted
+    from ..demo.inputs import built_in_questions
     from ..model import parse_config
     from ..recipe.recipe import CONFIG
     from ..runtime.check import LEAST_PCC
@@ -139,7 +140,7 @@ def check_command(
     shape = parse_config(cache.load(config), f"{cached.digest}: {CONFIG}")
     tokens = plan(shape).tokens
     tell(f"running {model} ({policy}) in the shadow of a mock {board}, batch {batch} of {tokens} tokens; no device is used")
-    request = Request(shape, batch, tokens, policy, places, offline, str(cached.digest))
+    request = Request(shape, batch, tokens, policy, places, offline, str(cached.digest), built_in_questions())
     comparison = compare_on(board, request)
     below = None
     if not comparison.pcc >= LEAST_PCC and policy != "bfp4":

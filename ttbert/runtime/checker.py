@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,8 @@ class Request:
     """A plan to be judged or a model to be compared, on the mock device's own grid.
 
     `places` and `manifest`, a digest, name a model in a cache; without one a plan is judged with tensors that are allocated
-    and never written. `grid`, columns and rows, is planned for in place of the device's: to hear what TT-NN says of more.
+    and never written. `questions`, each with its context, are what models are compared on. `grid`, columns and rows, is
+    planned for in place of the device's: to hear what TT-NN says of more.
     """
 
     shape: BertShape
@@ -42,6 +43,7 @@ class Request:
     places: Places | None = None
     offline: bool = False
     manifest: str = ""
+    questions: Sequence[tuple[str, str]] = ()
     grid: tuple[int, int] | None = None
 
 
@@ -56,7 +58,8 @@ def judge_on(board: str, requests: Iterable[Request]) -> Iterator[Verdict]:
 
 
 def compare_on(board: str, request: Request) -> Comparison:
-    """A cached model's shadow run on a mock device of the board beside the reference, on the built-in questions.
+    """A cached model's shadow run on a mock device of the board beside the reference, on as many of the
+    questions as the batch holds.
 
     DeviceError if the process fails or does not end; ReportedError for an error in it, such as a BoardError for a plan that
     does not fit, or an IntegrityError for a tensor that is damaged.
@@ -121,20 +124,16 @@ def _judge(device: Any, ttnn: Any, request: Request) -> Any:
 
 
 def _compare(device: Any, ttnn: Any, request: Request) -> Any:
-    from ..demo.inputs import built_in_questions
     from .check import compare
     from .lower import chip_of
     from .plan import plan_bert
-    from .tokens import Encoder, make_batches
+    from .tokens import Encoder, whole_batches
 
     model = _open(request)
     plan = plan_bert(model.shape, request.batch, request.tokens, chip_of(device, ttnn), request.policy)
-    encoder = Encoder(model.tokenizer, request.tokens, request.tokens // 3)
-    built_in = built_in_questions()
-    questions = [built_in[i % len(built_in)] for i in range(request.batch)]
-    windows = [encoder.windows(each.question, each.context, number)[0] for number, each in enumerate(questions)]
-    batch = next(make_batches(windows, request.batch, request.tokens, pad_id=encoder.pad_id))
-    return asdict(compare(ttnn, device, plan, model, batch, [each.context for each in questions]))
+    batch = next(whole_batches(Encoder(model.tokenizer, request.tokens), request.questions, request.batch))
+    contexts = [request.questions[window.example][1] for window in batch.windows]
+    return asdict(compare(ttnn, device, plan, model, batch, contexts))
 
 
 def _open(request: Request) -> CachedModel:

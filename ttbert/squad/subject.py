@@ -27,7 +27,7 @@ from ..recipe.steps import run_steps
 from ..runtime.loader import CachedModel
 from ..runtime.runtime import Runtime
 from ..runtime.target import Target, choose_target, open_runtime
-from ..runtime.tokens import STRIDE, TOKENS, Encoder
+from ..runtime.tokens import TOKENS, Encoder
 
 
 @dataclass(frozen=True)
@@ -165,4 +165,4 @@ def load_float32(wanted: Wanted) -> Subject:
 
 def _encoder(tokenizer: bytes, shape: BertShape) -> Encoder:
     tokens = min(TOKENS, shape.positions)
-    return Encoder(tokenizer, tokens, min(STRIDE, tokens // 2))
+    return Encoder(tokenizer, tokens)
