@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from .errors import InputError, TtbertError
+from .text import size_text
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -77,11 +78,6 @@ def plain(text: str) -> str:
     return _STEERING.sub("\ufffd", text)
 
 
-def count_text(number: int, one: str, many: str = "") -> str:
-    """ "1 input", "2 inputs"."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def styled(text: str, color: str | None = None, bold: bool = False) -> str:
     """Text in colour, unless NO_COLOR is set or the terminal has none. What is not a terminal gets plain text anyway."""
     return click.style(text, fg=color, bold=bold) if _has_colors() else text
@@ -102,15 +98,6 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def size_text(size: float) -> str:
-    """A number of bytes for people, in decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError
 
 
 def passage(text: str, start: int, end: int, indent: str) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..boards import AUTO, BOARDS
-from ..console import say, show_result, size_text, table, tell
+from ..console import say, show_result, table, tell
 from ..errors import AccuracyError, DeviceError
+from ..text import size_text
 from .options import (
     batch_option,
     json_option,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..boards import BOARDS, Board
-from ..console import say, show_result, size_text, table, tell
+from ..console import say, show_result, table, tell
 from ..errors import AccuracyError, BoardError, DeviceError
+from ..text import size_text
 from .options import json_option, offline_option, places_option, policy_option, progress_option, revision_option
 from .tiers import supply
 

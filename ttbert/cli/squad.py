@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..boards import CPU
-from ..console import ScoreProgress, count_text, plain, say, show, show_result, table, tell
+from ..console import ScoreProgress, plain, say, show, show_result, table, tell
 from ..errors import AccuracyError, InputError
 from ..recipe.policy import FLOAT32
+from ..text import count_text
 from .options import (
     batch_option,
     board_option,
