@@ -60,7 +60,7 @@ def _flush(cache: Cache) -> None:
 
 
 def _find_or_convert(wanted: Wanted, places: Places, cache: Cache, require: Require = lambda shape: None) -> Cached:
-    from ..demo.supply import supply_model
+    from ..convert.supply import supply_model
 
     def on_miss(plan: Plan) -> None:
         require(plan.recipe.shape)

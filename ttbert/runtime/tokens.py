@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 
-from ttbert.errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError
 
 IntArray = npt.NDArray[np.int32]
 
