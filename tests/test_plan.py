@@ -220,6 +220,11 @@ def test_check_command_finds_the_reference_s_values_and_answers_on_the_demo_s_in
     assert len(done.document["gaps"]) == 8 and all(gap is not None and gap <= TIE for gap in done.document["gaps"])
 
 
+def test_a_config_that_cannot_be_read_is_said_in_two_lines(tmp_path: Path) -> None:
+    (tmp_path / "config.json").symlink_to("/proc/self/mem")  # a regular file whose first byte is an I/O error
+    ttbert("plan", tmp_path).failed_at_once(3, "config.json cannot be read", "whether you may read it")
+
+
 def test_check_refuses_a_batch_before_it_converts(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     ttbert("check", "bundled", "--batch", 100, "--cache", cache).failed_at_once(

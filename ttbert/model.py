@@ -55,6 +55,14 @@ class BertShape:
     def has_answer_head(self) -> bool:
         return self.architecture == "BertForQuestionAnswering"
 
+    def require_answer_head(self, model: str) -> None:
+        """CheckpointError for a model that cannot answer questions; `model` is what it is called."""
+        if not self.has_answer_head:
+            raise CheckpointError(
+                f"{model} is a {self.architecture}, which has no question-answering head",
+                "choose a model that was trained to answer questions, such as phiyodr/bert-large-finetuned-squad2",
+            )
+
     @property
     def grid(self) -> int:
         """Cores over which the hidden dimension is split, each with whole heads and whole tiles: 8 for 1024 wide, 6 for 384.

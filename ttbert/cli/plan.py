@@ -71,7 +71,7 @@ def plan_command(
     from ..runtime.tokens import TOKENS
 
     source = Wanted(model, revision, policy, offline).open_source()
-    shape = parse_config(source.path(CONFIG).read_bytes(), f"{source.label}/{CONFIG}")
+    shape = parse_config(source.read(CONFIG), f"{source.label}/{CONFIG}")
     plan = plan_bert(shape, batch, tokens or min(TOKENS, shape.positions), BOARDS[board].chip, policy)
     verdict = _judge(board, plan) if wants_check else None
     if picture:
