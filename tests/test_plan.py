@@ -58,6 +58,8 @@ def test_orientation_is_tt_metals() -> None:
     assert not plan_bert(LARGE, 10, 384, P150).column_major
     assert plan_bert(LARGE, 11, 384, P150).column_major and plan_bert(LARGE, 11, 384, P150).grid == Grid(11, 8)
     assert plan_bert(LARGE, 7, 384, E150).column_major and plan_bert(LARGE, 12, 384, E150).grid == Grid(12, 8)
+    less = replace(E150, arch=replace(E150.arch, l1_base=E150.arch.l1_base + 1))
+    assert plan_bert(LARGE, 7, 384, less).column_major, "as a device of that generation would tell of itself"
 
 
 def test_grid_of_the_device_decides() -> None:

@@ -371,7 +371,7 @@ def _is_column_major(batch: int, spread: int, chip: Chip) -> bool:
     """Whether the batch runs over columns. Like tt-metal: over rows where it can, on Grayskull over columns where it can."""
     by_row = spread <= chip.grid.columns and batch <= chip.grid.rows
     by_column = batch <= chip.grid.columns and spread <= chip.grid.rows
-    return by_column and (chip.arch is GRAYSKULL or not by_row)
+    return by_column and (chip.arch.name == GRAYSKULL.name or not by_row)
 
 
 def _subblock(rows: int, columns: int) -> tuple[int, int]:
