@@ -91,7 +91,7 @@ def run(
 
 def judge(board: Board, shape: BertShape, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """By TT-NN, on a mock device."""
-    most = largest_batch(board.grid, shape.grid)
+    most = largest_batch(board.grid, shape.spread)
     requests = [
         Request(shape, batch, TOKENS, POLICY, **entry, grid=None if batch <= most else _larger(board, batch))
         for batch in BATCHES

@@ -95,7 +95,7 @@ def test_every_plan_is_whole_or_refused(
         return
     assert peak(plan) <= chip.l1
     assert plan.grid.columns <= chip.grid.columns and plan.grid.rows <= chip.grid.rows
-    assert plan.grid.cores == plan.batch * model.grid
+    assert plan.grid.cores == plan.batch * model.spread
     for op in plan.ops():
         if isinstance(op, Linear | Matmul):
             check_blocks(op)
@@ -160,7 +160,7 @@ def test_heads_are_split_by_the_op_that_reads_their_layout() -> None:
     """Two heads a core by tt-metal's op for BERT-large, any other number by the one that reads head by head."""
     for model in [*SHAPES.values(), *MANY_HEADS.values()]:
         plan = plan_bert(model, 1, 128, N150)
-        assert plan.heads.in_pairs == (model.heads == 2 * model.grid)
+        assert plan.heads.in_pairs == (model.heads == 2 * model.spread)
         assert model.heads // model.qkv_groups == (2 if plan.heads.in_pairs else 1)
 
 
@@ -178,7 +178,7 @@ def test_batch_beyond_the_grid_is_told_the_largest_that_also_fits_l1() -> None:
 def test_the_largest_batch_by_grid_is_planned(board: str) -> None:
     chip = BOARDS[board].chip
     for model in SHAPES.values():
-        most = largest_batch(chip.grid, model.grid)
+        most = largest_batch(chip.grid, model.spread)
         for tokens in (128, 384, 512):
             assert largest_fitting_batch(model, tokens, chip) == most
 
