@@ -6,6 +6,7 @@ Mistakes of a programmer (a wrong type, a call out of order) raise Python's own 
 
 from __future__ import annotations
 
+import errno
 import json
 
 
@@ -88,6 +89,10 @@ class NoSpaceError(CacheError):
     """The disk is full; what was being written is not visible to anybody."""
 
     exit_code = 10
+
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""The `errno` of a full disk, and of a quota that is used up."""
 
 
 class StoreUnavailable(CacheError):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..recipe.policy import BFLOAT16
 from ..runtime.pcc import pcc
+from ..runtime.runtime import Logits
 
 DRAWS = 10_000
 CONFIDENCE = 0.95
@@ -24,7 +25,7 @@ _SEED = 20_180_611
 _DRAWS_AT_ONCE = 200
 
 FloatArray = npt.NDArray[np.float64]
-LogitsByWindow = Mapping[tuple[int, int], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+LogitsByWindow = Mapping[tuple[int, int], tuple[Logits, Logits]]
 
 
 @dataclass(frozen=True)
