@@ -28,6 +28,7 @@ from ttbert.boards import BOARDS, Board, largest_batch
 from ttbert.cache.places import Places
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import Wanted
+from ttbert.demo.inputs import built_in_questions
 from ttbert.errors import BoardError
 from ttbert.model import BertShape
 from ttbert.runtime.checker import Request, compare_on, judge_on
@@ -78,7 +79,7 @@ def run(
         found = judge(board, shape, entry) if board.runs else model(board, shape)
         boards[board.name] = {"chips": board.chips, "mock": board.runs, "batches": list(found)}
     print("values", file=sys.stderr, flush=True)
-    comparison = compare_on("n150", Request(shape, 2, TOKENS, POLICY, **entry))
+    comparison = compare_on("n150", Request(shape, 2, TOKENS, POLICY, **entry, questions=built_in_questions()))
     lowest = min(comparison.ops, key=lambda each: each.pcc)
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -90,7 +91,7 @@ def run(
 
 def judge(board: Board, shape: BertShape, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """By TT-NN, on a mock device."""
-    most = largest_batch(board.grid, shape.grid)
+    most = largest_batch(board.grid, shape.spread)
     requests = [
         Request(shape, batch, TOKENS, POLICY, **entry, grid=None if batch <= most else _larger(board, batch))
         for batch in BATCHES

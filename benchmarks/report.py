@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ttbert.console import size_text, table
+from ttbert.console import table
+from ttbert.text import size_text
 
 _PACKAGES = (
     *("ttbert", "ttnn", "torch", "transformers", "numpy", "safetensors", "blake3"),

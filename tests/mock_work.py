@@ -216,7 +216,7 @@ def load(cache_folder: str, name: str) -> CachedModel:
 def questions(model: CachedModel, size: int, tokens: int) -> tuple[Batch, list[str]]:
     """A batch of the built-in questions with its contexts, short enough that there is padding to mask."""
     encoder = Encoder(model.tokenizer, tokens, tokens // 4)
-    chosen = [replace(each, context=each.context[: 2 * tokens - 56]) for each in built_in_questions()[:size]]
+    chosen = [each._replace(context=each.context[: 2 * tokens - 56]) for each in built_in_questions()[:size]]
     windows = [encoder.windows(each.question, each.context)[0] for each in chosen]
     return next(make_batches(windows, size, tokens, pad_id=encoder.pad_id)), [each.context for each in chosen]
 

@@ -602,7 +602,7 @@ def rewrite(event, arguments):
 sys.addaudithook(rewrite)
 """,
     )
-    ttbert("convert", folder, "--cache", cache, hook=hook).failed(3, f"{weights} changed while it was being converted")
+    ttbert("convert", folder, "--cache", cache, hook=hook).failed(3, f"{weights} changed while it was being read")
     assert objects(cache) and no_model_in(cache)
     ttbert("convert", folder, "--json", "--cache", cache).succeeded()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -33,10 +32,18 @@ class CountingStore(LocalStore):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.opened: list[str] = []
+        self._more = threading.Condition()
 
     def open(self, key: str) -> BinaryIO:
-        self.opened.append(key)
+        with self._more:
+            self.opened.append(key)
+            self._more.notify_all()
         return super().open(key)
+
+    def wait_for(self, count: int) -> None:
+        """Until so many were opened, by whatever thread."""
+        with self._more:
+            assert self._more.wait_for(lambda: len(self.opened) >= count, timeout=100), self.opened
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +90,15 @@ def test_every_tensor_comes_in_its_turn_with_the_bytes_that_are_stored(model: Ca
 def test_only_some_packs_are_read_before_they_are_asked_for(model: CachedModel) -> None:
     store = model.cache.store
     assert isinstance(store, CountingStore)
+    packs = model.manifest.packs
+    turn = {tensor.name: number for number, pack in enumerate(packs) for tensor in pack.tensors}
     store.opened.clear()
-    tensors = model.tensors()
-    next(tensors)
-    time.sleep(0.5)
-    assert 2 <= len(store.opened) <= MOST_AHEAD < len(model.manifest.packs)
-    assert len(list(tensors)) + 1 == len(model.manifest.tensors)
-    assert sorted(store.opened) == sorted(blob_key(pack.blob) for pack in model.manifest.packs), "each once"
+    assert len(packs) > MOST_AHEAD
+    for entry, _ in model.tensors():
+        ahead = min(turn[entry.name] + MOST_AHEAD, len(packs))
+        store.wait_for(ahead)
+        assert len(store.opened) == ahead
+    assert sorted(store.opened) == sorted(blob_key(pack.blob) for pack in packs), "each once"
 
 
 def test_a_load_that_is_given_up_leaves_no_thread_and_no_open_file(model: CachedModel) -> None:

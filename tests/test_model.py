@@ -40,16 +40,16 @@ def test_norm_epsilon_may_be_absent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hidden", "heads", "grid"), [(1024, 16, 8), (768, 12, 6), (384, 12, 6), (64, 2, 2), (320, 10, 5), (352, 11, 1)]
+    ("hidden", "heads", "spread"), [(1024, 16, 8), (768, 12, 6), (384, 12, 6), (64, 2, 2), (320, 10, 5), (352, 11, 1)]
 )
-def test_grid_is_the_widest_that_leaves_each_core_whole_heads(hidden: int, heads: int, grid: int) -> None:
-    assert parse(hidden_size=hidden, num_attention_heads=heads).grid == grid
+def test_hidden_dimension_is_spread_over_the_most_cores_that_get_whole_heads(hidden: int, heads: int, spread: int) -> None:
+    assert parse(hidden_size=hidden, num_attention_heads=heads).spread == spread
 
 
 @given(heads=st.integers(1, 64), tiles=st.integers(1, 4))
 def test_each_core_has_whole_heads_and_whole_tiles(heads: int, tiles: int) -> None:
     shape = BertShape(QA, 1, 32 * tiles * heads, heads, 32, 9, 9, 2, 1e-12)
-    assert shape.heads % shape.grid == 0 and shape.hidden // shape.grid % 32 == 0 and 1 <= shape.grid <= 8
+    assert shape.heads % shape.spread == 0 and shape.hidden // shape.spread % 32 == 0 and 1 <= shape.spread <= 8
 
 
 @pytest.mark.parametrize(

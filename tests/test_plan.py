@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import flip_bit
 from program import ttbert
+from safetensors.numpy import load_file, save_file
 from shapes import MANY_HEADS, SHAPES, shape
 
 from ttbert.boards import BOARDS, Chip, Grid, largest_batch
@@ -56,6 +58,8 @@ def test_orientation_is_tt_metals() -> None:
     assert not plan_bert(LARGE, 10, 384, P150).column_major
     assert plan_bert(LARGE, 11, 384, P150).column_major and plan_bert(LARGE, 11, 384, P150).grid == Grid(11, 8)
     assert plan_bert(LARGE, 7, 384, E150).column_major and plan_bert(LARGE, 12, 384, E150).grid == Grid(12, 8)
+    less = replace(E150, arch=replace(E150.arch, l1_base=E150.arch.l1_base + 1))
+    assert plan_bert(LARGE, 7, 384, less).column_major, "as a device of that generation would tell of itself"
 
 
 def test_grid_of_the_device_decides() -> None:
@@ -91,14 +95,14 @@ def test_every_plan_is_whole_or_refused(
         return
     assert peak(plan) <= chip.l1
     assert plan.grid.columns <= chip.grid.columns and plan.grid.rows <= chip.grid.rows
-    assert plan.grid.cores == plan.batch * model.grid
+    assert plan.grid.cores == plan.batch * model.spread
     for op in plan.ops():
         if isinstance(op, Linear | Matmul):
             check_blocks(op)
     recipe = {each.name for each in bert_recipe(model, POLICIES[policy]).tensors}
     layer = {op.name for op in plan.layer_ops}
     read = {f"layers.0.{name}" if op.name in layer else name for op in plan.ops() for name in op.weights}
-    assert read | {"embeddings.position.weight"} >= read and read <= recipe
+    assert read <= recipe
     assert recipe - read - {name for name in recipe if name.startswith("layers.1.")} == {"embeddings.position"}
 
 
@@ -156,7 +160,7 @@ def test_heads_are_split_by_the_op_that_reads_their_layout() -> None:
     """Two heads a core by tt-metal's op for BERT-large, any other number by the one that reads head by head."""
     for model in [*SHAPES.values(), *MANY_HEADS.values()]:
         plan = plan_bert(model, 1, 128, N150)
-        assert plan.heads.in_pairs == (model.heads == 2 * model.grid)
+        assert plan.heads.in_pairs == (model.heads == 2 * model.spread)
         assert model.heads // model.qkv_groups == (2 if plan.heads.in_pairs else 1)
 
 
@@ -174,7 +178,7 @@ def test_batch_beyond_the_grid_is_told_the_largest_that_also_fits_l1() -> None:
 def test_the_largest_batch_by_grid_is_planned(board: str) -> None:
     chip = BOARDS[board].chip
     for model in SHAPES.values():
-        most = largest_batch(chip.grid, model.grid)
+        most = largest_batch(chip.grid, model.spread)
         for tokens in (128, 384, 512):
             assert largest_fitting_batch(model, tokens, chip) == most
 
@@ -218,6 +222,11 @@ def test_check_command_finds_the_reference_s_values_and_answers_on_the_demo_s_in
     assert len(done.document["gaps"]) == 8 and all(gap is not None and gap <= TIE for gap in done.document["gaps"])
 
 
+def test_a_config_that_cannot_be_read_is_said_in_two_lines(tmp_path: Path) -> None:
+    (tmp_path / "config.json").symlink_to("/proc/self/mem")  # a regular file whose first byte is an I/O error
+    ttbert("plan", tmp_path).failed_at_once(3, "config.json cannot be read", "whether you may read it")
+
+
 def test_check_refuses_a_batch_before_it_converts(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     ttbert("check", "bundled", "--batch", 100, "--cache", cache).failed_at_once(
@@ -233,6 +242,19 @@ def test_check_command_tells_of_a_damaged_tensor(tmp_path: Path) -> None:
     flip_bit(largest, 1000)
     options = ["--batch", 1, "--tokens", 32, "--offline", "--cache", cache]
     ttbert("check", "bundled", *options).failed(7, "embeddings.word", "convert")
+
+
+def test_check_fails_where_all_logits_are_the_same(tmp_path: Path) -> None:
+    """They have no correlation, not even with themselves; what says so is one document of JSON, as strict readers take it."""
+    folder = make_checkpoint(tmp_path / "flat", hidden=64, heads=2, layers=1)
+    weights = load_file(folder / "model.safetensors")
+    weights["qa_outputs.weight"][:] = 0
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    done = ttbert("check", folder, "--batch", 1, "--tokens", 64, "--cache", tmp_path / "cache", "--json")
+    assert done.exit_code == 13 and "PCC with the reference is 0.0000" in done.err
+    document = json.loads(done.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert document["pcc"] == 0 and document["outputs"] == {"start": 0, "end": 0}
+    assert document["error"]["kind"] == "AccuracyError" and document["error"]["exit_code"] == 13
 
 
 def test_check_command_compares_the_states_of_a_model_without_a_head(tmp_path: Path) -> None:

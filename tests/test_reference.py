@@ -59,7 +59,7 @@ def put_back(model: CachedModel, target: torch.nn.Module) -> None:
     """Write the cached values into a model of transformers, undoing by hand what the recipe did."""
     cached = {entry.name: tensor.to_torch().float() for entry, tensor in model.tensors()}
     shape = model.shape
-    groups = {2: shape.grid}.get(shape.heads // shape.grid, shape.heads)
+    groups = {2: shape.spread}.get(shape.heads // shape.spread, shape.heads)
     width = shape.hidden // groups
     state = {}
 

@@ -75,5 +75,16 @@ def test_logits_of_other_windows_have_no_correlation() -> None:
     assert logits_correlation(one, {(0, 1): one[0, 0]}) is None
 
 
+def test_a_run_whose_values_are_all_the_same_correlates_with_nothing() -> None:
+    one = {(0, 0): (np.array([1.0, 2, 3], np.float32), np.array([3.0, 1, 2], np.float32))}
+    assert logits_correlation(one, {(0, 0): (np.full(3, 0.1, np.float32), np.full(3, 0.1, np.float32))}) == 0
+    flat = result("flat", [("a", "", 0.0), ("b", "", 0.0), ("c", "y", 1.0)])
+    for each in flat["questions"]:
+        each["null_score"] = 0.1
+    assert compare_documents(FIRST, flat).correlation == 0
+    part = result("part", [("a", "", 0.0)])
+    assert compare_documents(FIRST, part).correlation is None, "of one question there is none"
+
+
 def test_accuracy_error_has_its_exit_code() -> None:
     assert AccuracyError("x").exit_code == 13

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,16 @@ def test_a_finished_run_is_the_same_from_its_journal(run: Callable[..., Done], p
 def test_resume_with_other_options_is_refused(run: Callable[..., Done], place: Path, whole: tuple[Path, Done]) -> None:
     run(*arguments(place, whole[0], "--resume", "--batch", 4)).failed(2, "its batch is 2, not 4")
     run(*arguments(place, whole[0], "--resume", "--limit", 4)).failed(2, "its limit is unset, not 4")
+
+
+def test_resume_with_another_version_of_the_tokenizer_is_refused(
+    run: Callable[..., Done], place: Path, whole: tuple[Path, Done], tmp_path: Path
+) -> None:
+    """It may cut the same text into other words, in batches that look alike."""
+    mine = version("tokenizers")
+    journal = (whole[0] / "journal").read_bytes()
+    (tmp_path / "journal").write_bytes(journal.replace(f'"tokenizers":"{mine}"'.encode(), b'"tokenizers":"0.0"', 1))
+    run(*arguments(place, tmp_path, "--resume")).failed(2, f"its tokenizers is 0.0, not {mine}")
 
 
 def test_precisions_are_never_mixed_up(run: Callable[..., Done], place: Path, whole: tuple[Path, Done], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tokenizers.models import BPE
 
 import ttbert
 from ttbert.errors import CheckpointError, InputError
-from ttbert.runtime.tokens import Encoder, Window, make_batches
+from ttbert.runtime.tokens import Encoder, Window, make_batches, whole_batches
 
 BUNDLED = Path(ttbert.__file__).parent / "models" / "bundled"
 
@@ -282,3 +282,18 @@ def test_neither_transformers_nor_torch_is_imported():
     code = "import sys, ttbert.runtime.qa; print(sorted({'transformers', 'torch', 'huggingface_hub'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_batches_of_questions_have_no_empty_row() -> None:
+    encoder = Encoder(small_tokenizer(), tokens=10)
+    questions = [("who?", "the red fox jumps."), ("who?", "the fox"), ("who?", "red red red red red red red red red")]
+    batches = list(whole_batches(encoder, questions, 2))
+    assert [[window.example for window in batch.windows] for batch in batches] == [[0, 1], [2, 0]]
+    assert {batch.ids.shape for batch in batches} == {(2, 10)}
+    assert batches[1].windows[0].ids.tolist() == encoder.windows(*questions[2])[0].ids.tolist()
+    assert len(next(whole_batches(encoder, questions, 7)).windows) == 7
+
+
+@pytest.mark.parametrize(("tokens", "stride"), [(384, 128), (256, 128), (100, 50)])
+def test_windows_overlap_by_no_more_than_half(tokens: int, stride: int) -> None:
+    assert Encoder(small_tokenizer(), tokens).stride == stride

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from .errors import InputError, TtbertError
+from .text import size_text
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -36,6 +37,16 @@ _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 def show(document: object) -> None:
     """A result as JSON, on stdout."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def show_result(document: dict[str, Any], failure: TtbertError | None) -> None:
+    """The result of a command as JSON; if that is a failure, with the error in it, and the command leaves as of the error."""
+    if failure is None:
+        show(document)
+        return
+    tell_error(failure)
+    show({**document, "error": failure.document()})
+    click.get_current_context().exit(failure.exit_code)
 
 
 def say(text: str = "") -> None:
@@ -67,11 +78,6 @@ def plain(text: str) -> str:
     return _STEERING.sub("\ufffd", text)
 
 
-def count_text(number: int, one: str, many: str = "") -> str:
-    """ "1 input", "2 inputs"."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def styled(text: str, color: str | None = None, bold: bool = False) -> str:
     """Text in colour, unless NO_COLOR is set or the terminal has none. What is not a terminal gets plain text anyway."""
     return click.style(text, fg=color, bold=bold) if _has_colors() else text
@@ -92,15 +98,6 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def size_text(size: float) -> str:
-    """A number of bytes for people, in decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError
 
 
 def passage(text: str, start: int, end: int, indent: str) -> str:

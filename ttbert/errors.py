@@ -6,6 +6,7 @@ Mistakes of a programmer (a wrong type, a call out of order) raise Python's own 
 
 from __future__ import annotations
 
+import errno
 import json
 
 
@@ -90,6 +91,10 @@ class NoSpaceError(CacheError):
     exit_code = 10
 
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""The `errno` of a full disk, and of a quota that is used up."""
+
+
 class StoreUnavailable(CacheError):
     """A store or the hub cannot be reached, or refuses: network, credentials, timeout."""
 
@@ -121,22 +126,23 @@ class Interrupted(TtbertError):
 
 
 class ReportedError(TtbertError):
-    """A process that ttbert started failed, has told the user why, and left with this exit code."""
+    """The error, of any kind, with which a process that ttbert started failed; `told` if that has told the user of it."""
 
-    def __init__(self, kind: str, message: str, hint: str, exit_code: int) -> None:
+    def __init__(self, kind: str, message: str, hint: str, exit_code: int, told: bool) -> None:
         super().__init__(message, hint)
         self._kind = kind
         self.exit_code = exit_code
+        self.told = told
 
     @property
     def kind(self) -> str:
         return self._kind
 
     @classmethod
-    def parse(cls, said: bytes) -> ReportedError:
+    def parse(cls, said: bytes | str, told: bool = True) -> ReportedError:
         """The error in what the process printed with --json; ValueError if there is none, as of one that was killed."""
         try:
             error = json.loads(said)["error"]
-            return cls(str(error["kind"]), str(error["message"]), str(error["hint"]), int(error["exit_code"]))
+            return cls(str(error["kind"]), str(error["message"]), str(error["hint"]), int(error["exit_code"]), told)
         except (LookupError, TypeError) as wrong:
             raise ValueError("no error") from wrong

@@ -55,8 +55,16 @@ class BertShape:
     def has_answer_head(self) -> bool:
         return self.architecture == "BertForQuestionAnswering"
 
+    def require_answer_head(self, model: str) -> None:
+        """CheckpointError for a model that cannot answer questions; `model` is what it is called."""
+        if not self.has_answer_head:
+            raise CheckpointError(
+                f"{model} is a {self.architecture}, which has no question-answering head",
+                "choose a model that was trained to answer questions, such as phiyodr/bert-large-finetuned-squad2",
+            )
+
     @property
-    def grid(self) -> int:
+    def spread(self) -> int:
         """Cores over which the hidden dimension is split, each with whole heads and whole tiles: 8 for 1024 wide, 6 for 384.
 
         It follows from the model alone, so that one conversion serves every board.
@@ -70,7 +78,7 @@ class BertShape:
         TT-NN reads a core's columns in two ways: as one group of two heads (`split_query_key_value_and_split_heads`, the
         op of tt-metal's BERT-large demo), or as any number of groups of one head (`create_qkv_heads`).
         """
-        return self.grid if self.heads == 2 * self.grid else self.heads
+        return self.spread if self.heads == 2 * self.spread else self.heads
 
 
 def parse_config(content: bytes, where: str) -> BertShape:

@@ -140,7 +140,7 @@ def _config(data: bytes) -> bool:
     shape = _refusing(lambda: parse_config(data, "config.json"))
     if shape is None:
         return False
-    assert shape.hidden % 32 == shape.intermediate % 32 == shape.head_size % 32 == 0 and shape.heads % shape.grid == 0
+    assert shape.hidden % 32 == shape.intermediate % 32 == shape.head_size % 32 == 0 and shape.heads % shape.spread == 0
     return True
 
 

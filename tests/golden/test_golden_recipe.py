@@ -45,16 +45,16 @@ def test_action_key_of_the_bundled_shape_over_certain_sources_stays(policy: str,
 
 
 @pytest.mark.parametrize(
-    ("name", "tensors", "grid", "payload", "digest"),
+    ("name", "tensors", "spread", "payload", "digest"),
     [
         ("minilm", 151, 6, 47_859_008, "582ddf376eb1fd8faa3d3b324fb6f4ad6b2adf560f7642462a26028b7501265c"),
         ("bert-base", 151, 6, 138_494_528, "e742bd3b9a6ec79346fef6c2316e39cb713071905faeaae1b46b08f10a85d3c5"),
         ("bert-large", 295, 8, 392_182_848, "1182a90c76acbd78dd255e3de40cc461303447c87759cf147d68db97986a82f6"),
     ],
 )
-def test_recipe_of_a_known_shape_stays(name: str, tensors: int, grid: int, payload: int, digest: str) -> None:
+def test_recipe_of_a_known_shape_stays(name: str, tensors: int, spread: int, payload: int, digest: str) -> None:
     recipe = bert_recipe(SHAPES[name], POLICIES["bfp8"])
-    assert len(recipe.tensors) == tensors and recipe.shape.grid == grid
+    assert len(recipe.tensors) == tensors and recipe.shape.spread == spread
     assert sum(each.payload for each in recipe.tensors) == payload
     assert blake3_of(canonical(recipe.document())).hex == digest
 

@@ -80,7 +80,7 @@ def main() -> None:
 def _leave(error: TtbertError) -> None:
     if _debugging():
         raise error
-    if not isinstance(error, ReportedError):
+    if not (isinstance(error, ReportedError) and error.told):
         tell_error(error)
     _show_error(error)
     sys.exit(error.exit_code)

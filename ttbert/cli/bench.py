@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..boards import AUTO, BOARDS
-from ..console import say, show, size_text, table, tell
+from ..console import say, show_result, table, tell
 from ..errors import AccuracyError, DeviceError
+from ..text import size_text
 from .options import (
     batch_option,
     json_option,
@@ -27,9 +27,7 @@ from .tiers import supply_to_load
 if TYPE_CHECKING:
     from ..cache.places import Places
     from ..runtime.bench import Measured
-    from ..runtime.loader import CachedModel
     from ..runtime.target import Target
-    from ..runtime.tokens import Batch
 
 _board_option = click.option(
     "--board", type=click.Choice((AUTO, *BOARDS)), default=AUTO, show_default=True, help="The device; auto is the one here."
@@ -80,36 +78,29 @@ def bench_command(
     cache = places.open(offline)
     cached = supply_to_load(Wanted(model, revision, policy, offline), places, cache)
 
+    from ..demo.inputs import built_in_questions
     from ..runtime.bench import measure
     from ..runtime.loader import CachedModel
-    from ..runtime.tokens import TOKENS
+    from ..runtime.tokens import TOKENS, Encoder, whole_batches
 
     loaded = CachedModel(cache, cached)
     loaded.require_answer_head()
     tokens = min(TOKENS, loaded.shape.positions)
     tell(f"measuring {model} ({policy}) on {target.name}, {target.chips * batch} inputs of {tokens} tokens at once")
-    measured = measure(target, loaded, _batches(loaded, target.chips * batch, tokens), batch, tokens, seconds)
-    if as_json:
-        about = {"model": model, "policy": policy, "manifest": str(cached.digest)}
-        show({**about, **_document(measured, target, tokens)})
-    else:
-        _print(measured, target)
+    batches = list(whole_batches(Encoder(loaded.tokenizer, tokens), built_in_questions(), target.chips * batch))
+    measured = measure(target, loaded, batches, batch, tokens, seconds)
+    below = None
     if measured.pcc is not None and not measured.pcc >= LEAST_PCC and policy != "bfp4":
-        raise AccuracyError(
+        below = AccuracyError(
             f"the logits' PCC with the reference is {measured.pcc:.4f}, below {LEAST_PCC}", "please report it with the output"
         )
-
-
-def _batches(model: CachedModel, rows: int, tokens: int) -> list[Batch]:
-    """The built-in questions in whole batches, over again where they do not fill the last one."""
-    from ..demo.inputs import built_in_questions
-    from ..runtime.tokens import STRIDE, Encoder, make_batches
-
-    encoder = Encoder(model.tokenizer, tokens, min(STRIDE, tokens // 2))
-    windows = [encoder.windows(each.question, each.context)[0] for each in built_in_questions()]
-    count = -(-len(windows) // rows) * rows
-    filled = [window for window, _ in zip(chain.from_iterable(repeat(windows)), range(count), strict=False)]
-    return list(make_batches(filled, rows, tokens, pad_id=encoder.pad_id))
+    if as_json:
+        about = {"model": model, "policy": policy, "manifest": str(cached.digest)}
+        show_result({**about, **_document(measured, target, tokens)}, below)
+    else:
+        _print(measured, target)
+    if below:
+        raise below
 
 
 def _document(measured: Measured, target: Target, tokens: int) -> dict[str, Any]:

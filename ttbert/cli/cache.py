@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..console import Progress, agree, count_text, say, show, size_text, table, tell
+from ..console import Progress, agree, say, show, table, tell
 from ..errors import InputError, IntegrityError
+from ..text import count_text, size_text
 from .options import cache_option, chosen_by, default_cache, json_option, places_option, progress_option, read_only
 from .trust import signed_by
 

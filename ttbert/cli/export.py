@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from ..console import Progress, count_text, say, show, size_text, tell
+from ..console import Progress, say, show, tell
 from ..errors import InputError
+from ..text import count_text, size_text
 from .options import cache_option, json_option, progress_option, space_option
 
 

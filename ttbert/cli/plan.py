@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..boards import BOARDS, Board
-from ..console import say, show, size_text, table, tell
+from ..console import say, show_result, table, tell
 from ..errors import AccuracyError, BoardError, DeviceError
+from ..text import size_text
 from .options import json_option, offline_option, places_option, policy_option, progress_option, revision_option
 from .tiers import supply
 
@@ -70,7 +71,7 @@ def plan_command(
     from ..runtime.tokens import TOKENS
 
     source = Wanted(model, revision, policy, offline).open_source()
-    shape = parse_config(source.path(CONFIG).read_bytes(), f"{source.label}/{CONFIG}")
+    shape = parse_config(source.read(CONFIG), f"{source.label}/{CONFIG}")
     plan = plan_bert(shape, batch, tokens or min(TOKENS, shape.positions), BOARDS[board].chip, policy)
     verdict = _judge(board, plan) if wants_check else None
     if picture:
@@ -78,12 +79,16 @@ def plan_command(
 
         draw_l1(plan, picture, f"{model} on {board}, batch {batch} of {plan.tokens} tokens, {policy}")
         tell(f"drew {picture}")
+    refused = None
+    if verdict and not verdict.accepted:
+        said = f"TT-NN refuses {verdict.op}: {verdict.reason}"
+        refused = BoardError(said, "please report it: a plan should never be refused")
     if as_json:
-        show(_plan_document(plan, BOARDS[board], verdict))
+        show_result(_plan_document(plan, BOARDS[board], verdict), refused)
     else:
         _print_plan(plan, BOARDS[board], verdict)
-    if verdict and not verdict.accepted:
-        raise BoardError(f"TT-NN refuses {verdict.op}: {verdict.reason}", "please report it: a plan should never be refused")
+    if refused:
+        raise refused
 
 
 @click.command("check")
@@ -117,6 +122,7 @@ def check_command(
     ttbert check bundled --board n150 --batch 2
     """
     from ..convert.wanted import Wanted
+    from ..demo.inputs import built_in_questions
     from ..model import parse_config
     from ..recipe.recipe import CONFIG
     from ..runtime.check import LEAST_PCC
@@ -135,26 +141,20 @@ def check_command(
     shape = parse_config(cache.load(config), f"{cached.digest}: {CONFIG}")
     tokens = plan(shape).tokens
     tell(f"running {model} ({policy}) in the shadow of a mock {board}, batch {batch} of {tokens} tokens; no device is used")
-    request = Request(shape, batch, tokens, policy, places, offline, str(cached.digest))
+    request = Request(shape, batch, tokens, policy, places, offline, str(cached.digest), built_in_questions())
     comparison = compare_on(board, request)
-    if as_json:
-        show(
-            {
-                "model": model,
-                "policy": policy,
-                "board": board,
-                "batch": batch,
-                "tokens": tokens,
-                "pcc": comparison.pcc,
-                **asdict(comparison),
-            }
-        )
-    else:
-        _print_comparison(comparison)
-    if comparison.pcc < LEAST_PCC and policy != "bfp4":
-        raise AccuracyError(
+    below = None
+    if not comparison.pcc >= LEAST_PCC and policy != "bfp4":
+        below = AccuracyError(
             f"the output's PCC with the reference is {comparison.pcc:.4f}, below {LEAST_PCC}", "please report it with the table"
         )
+    if as_json:
+        asked = {"model": model, "policy": policy, "board": board, "batch": batch, "tokens": tokens}
+        show_result({**asked, "pcc": comparison.pcc, **asdict(comparison)}, below)
+    else:
+        _print_comparison(comparison)
+    if below:
+        raise below
 
 
 def _require_runs(board: str) -> None:

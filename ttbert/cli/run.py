@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..console import Progress, count_text, passage, plain, say, show, size_text, styled, table, tell
+from ..console import Progress, passage, plain, say, show, styled, table, tell
 from ..errors import InputError, NotCached
+from ..text import count_text, size_text
 from .options import (
     batch_option,
     board_option,

@@ -10,8 +10,9 @@ from urllib.parse import unquote
 
 import click
 
-from ..console import agree, count_text, say, show, size_text, tell
+from ..console import agree, say, show, tell
 from ..errors import IntegrityError
+from ..text import count_text, size_text
 from .options import cache_option, json_option, read_only
 from .units import Seconds, Size
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..boards import CPU
-from ..console import ScoreProgress, count_text, plain, say, show, table, tell, tell_error
+from ..console import ScoreProgress, plain, say, show, show_result, table, tell
 from ..errors import AccuracyError, InputError
 from ..recipe.policy import FLOAT32
+from ..text import count_text
 from .options import (
     batch_option,
     board_option,
@@ -211,12 +211,7 @@ def _score(options: _Options) -> None:
     del document["questions"]
     if comparison:
         document["comparison"] = comparison.document()
-    if failure:
-        tell_error(failure)
-        document["error"] = failure.document()
-    show(document)
-    if failure:
-        sys.exit(failure.exit_code)
+    show_result(document, failure)
 
 
 def _dataset(options: _Options) -> Dataset:

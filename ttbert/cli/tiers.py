@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..console import Progress, progress_options, say, show, size_text, tell
+from ..console import Progress, progress_options, say, show, tell
 from ..errors import CacheError, InputError
+from ..text import size_text
 from .options import json_option, places_option, progress_option, sign_option
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _flush(cache: Cache) -> None:
 
 
 def _find_or_convert(wanted: Wanted, places: Places, cache: Cache, require: Require = lambda shape: None) -> Cached:
-    from ..demo.supply import supply_model
+    from ..convert.supply import supply_model
 
     def on_miss(plan: Plan) -> None:
         require(plan.recipe.shape)

@@ -367,7 +367,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
-def _some(names: Sequence[str], what: str = "", limit: int = 12) -> str:
+def _some(names: Sequence[str], what: str = "") -> str:
     """The first few names, for a message."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{what} {', '.join(names[:limit])}{more}".lstrip()
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return f"{what} {', '.join(names[:12])}{more}".lstrip()

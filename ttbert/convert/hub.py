@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from ..cache.digest import Digest
 from ..errors import (
+    FULL,
     CheckpointError,
     InputError,
     NoSpaceError,
@@ -30,7 +31,6 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 _REVISION = re.compile(r"\w[\w.+@=#-]*(?:/\w[\w.+@=#-]*)*")
 _SIGN_IN = "set HF_TOKEN or run `hf auth login`"
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT}
 
 
@@ -213,7 +213,7 @@ def _translated(error: Exception, repo: str, revision: str, file: SourceFile | N
         return StoreUnavailable(f"{endpoint} refused access to {repo}: HTTP {status}", f"check the token: {_SIGN_IN}")
     if status is not None:
         return StoreUnavailable(f"{endpoint} answered HTTP {status} when asked for {repo}", "try again later")
-    if isinstance(error, OSError) and error.errno in _FULL | _NOT_WRITABLE:
+    if isinstance(error, OSError) and error.errno in FULL | _NOT_WRITABLE:
         return _disk_error(error, repo, file)
     what = file.name if file else "the list of files"
     return StoreUnavailable(

@@ -124,8 +124,8 @@ class Source(ABC):
         for path, before in self._stats.items():
             if _stat(path) != before:
                 raise UnreadableError(
-                    f"{path} changed while it was being converted; nothing was published",
-                    "wait until whatever writes to it is done, then convert again",
+                    f"{path} changed while it was being read; nothing was made of it",
+                    "wait until whatever writes to it is done, then try again",
                 )
 
     def _missing(self, name: str) -> TtbertError:

@@ -15,7 +15,7 @@ from ..runtime.on_device import Loading, OnDevice
 from ..runtime.qa import Answer, decode
 from ..runtime.runtime import Runtime
 from ..runtime.target import Target, describe, open_runtime
-from ..runtime.tokens import STRIDE, TOKENS, Batch, Encoder, Window, make_batches
+from ..runtime.tokens import TOKENS, Batch, Encoder, Window, make_batches
 from .inputs import Question
 
 _STEADY_SECONDS = 3.0
@@ -74,7 +74,7 @@ def run_demo(
         loaded = time.perf_counter()
         tell(describe(target, runtime))
         prepared_at = time.perf_counter()
-        encoder = Encoder(model.tokenizer, tokens, min(STRIDE, tokens // 2))
+        encoder = Encoder(model.tokenizer, tokens)
         windows = [
             window for number, each in enumerate(questions) for window in encoder.windows(each.question, each.context, number)
         ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import InputError
 
@@ -14,8 +13,7 @@ BUILT_IN = Path(__file__).parent / "inputs.json"
 _FORMAT = 'it must be a list of {"context": "...", "question": "..."}'
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """A question and the text in which its answer may be."""
 
     question: str

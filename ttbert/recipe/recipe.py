@@ -97,7 +97,7 @@ class Recipe:
             "schema": SCHEMA,
             "policy": self.policy,
             "model": asdict(self.shape),
-            "grid": self.shape.grid,
+            "grid": self.shape.spread,
             "serialization": SERIALIZATION,
             "tokenizer": TOKENIZER_VERSION,
             "steps": {name: STEPS[name][0] for name in used},

@@ -37,7 +37,8 @@ def transpose(arrays: list[Array]) -> list[Array]:
 def interleave(arrays: list[Array], grid: int) -> list[Array]:
     """Several (..., n) -> one (..., n * len(arrays)): each of `grid` parts of every array, beside the same of the others.
 
-    So a core that holds columns of the fused QKV weight holds Q, K and V of its own heads, as in tt-metal's BERT demo.
+    `grid`, the name of that number in action keys, is the model's `qkv_groups`: as many as cores where each has one group. So
+    a core that holds columns of the fused QKV weight holds Q, K and V of its own heads, as in tt-metal's BERT demo.
     """
     import numpy as np
 

@@ -50,10 +50,10 @@ def check_for_demo(shape: BertShape, policy: str) -> str | None:
         )
     if not shape.has_answer_head:
         raise InputError("tt-metal's demo answers questions, and this model has no head for that", "choose one that has")
-    if shape.grid != GRID:
+    if shape.spread != GRID:
         raise InputError(
             f"tt-metal's demo interleaves Q, K and V over {GRID} cores, and this model, with its {shape.heads} heads, has them "
-            f"over {shape.grid}",
+            f"over {shape.spread}",
             "there are no files of it that the demo could read",
         )
     if (shape.hidden, shape.intermediate, shape.layers) != _LARGE:

@@ -14,6 +14,7 @@ import numpy as np
 
 from .loader import CachedModel
 from .on_device import Loading, OnDevice
+from .pcc import pcc
 from .runtime import Logits
 from .target import Target, open_runtime
 from .tokens import Batch
@@ -120,11 +121,4 @@ def correlate(
         [np.concatenate([each[side][mask] for each, mask in zip(of, real, strict=True)]) for of in (found, expected)]
         for side in (0, 1)
     )
-    return _pcc(*starts), _pcc(*ends)
-
-
-def _pcc(left: Logits, right: Logits) -> float:
-    """Pearson's correlation; 0 where one side is all the same, or not a number."""
-    if not np.isfinite(left).all() or np.ptp(left) == 0 or np.ptp(right) == 0:
-        return 0.0
-    return float(np.corrcoef(left.astype(np.float64), right.astype(np.float64))[0, 1])
+    return pcc(*starts), pcc(*ends)

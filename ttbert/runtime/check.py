@@ -16,6 +16,7 @@ from ..recipe.policy import POLICIES
 from ..tt import first_line
 from .bert import Bert
 from .inputs import empty_batch, free_batch, send_batch
+from .pcc import pcc
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def compare(ttnn: Any, device: Any, plan: Plan, model: CachedModel, batch: Batch
     `contexts` are the texts that the batch's windows are of, in which answers are looked for.
     """
     from .qa import decode
-    from .shadow import Shadow, pcc
+    from .shadow import Shadow
 
     expected = _record(model, batch)
     names = iter(op_names(plan))

@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from .. import errors
 from ..boards import Grid
 from ..cache.places import Places
 from ..child import python_command
-from ..errors import DeviceError, TtbertError
+from ..errors import DeviceError, ReportedError, TtbertError
 from ..model import BertShape
 from .check import Comparison, OpCorrelation, Verdict
 from .mock import temporary_mock_environment
@@ -33,7 +32,8 @@ class Request:
     """A plan to be judged or a model to be compared, on the mock device's own grid.
 
     `places` and `manifest`, a digest, name a model in a cache; without one a plan is judged with tensors that are allocated
-    and never written. `grid`, columns and rows, is planned for in place of the device's: to hear what TT-NN says of more.
+    and never written. `questions`, each with its context, are what models are compared on. `grid`, columns and rows, is
+    planned for in place of the device's: to hear what TT-NN says of more.
     """
 
     shape: BertShape
@@ -43,29 +43,39 @@ class Request:
     places: Places | None = None
     offline: bool = False
     manifest: str = ""
+    questions: Sequence[tuple[str, str]] = ()
     grid: tuple[int, int] | None = None
 
 
 def judge_on(board: str, requests: Iterable[Request]) -> Iterator[Verdict]:
     """What TT-NN says of each plan on a mock device of the board, all in one process; chips of one board in a mesh.
 
-    A plan that does not fit the device's grid or memory is refused by itself, before TT-NN. DeviceError if the process fails.
+    A plan that does not fit the device's grid or memory is refused by itself, before TT-NN. DeviceError if the process fails
+    or does not end, ReportedError for an error in it.
     """
     for answer in _answers(board, "judge", list(requests)):
         yield Verdict(**answer)
 
 
 def compare_on(board: str, request: Request) -> Comparison:
-    """A cached model's shadow run on a mock device of the board beside the reference, on the built-in questions.
+    """A cached model's shadow run on a mock device of the board beside the reference, on as many of the
+    questions as the batch holds.
 
-    BoardError for a plan that does not fit, IntegrityError for a tensor that is damaged, DeviceError if the process fails.
+    DeviceError if the process fails or does not end; ReportedError for an error in it, such as a BoardError for a plan that
+    does not fit, or an IntegrityError for a tensor that is damaged.
     """
     [answer] = _answers(board, "compare", [request])
     return Comparison(**{**answer, "ops": tuple(OpCorrelation(**each) for each in answer["ops"])})
 
 
-def _answers(board: str, what: str, requests: list[Request]) -> Iterator[Any]:
+def _answers(board: str, what: str, requests: list[Request]) -> list[Any]:
     with temporary_mock_environment(board) as environment:
+        return ask(environment, f"the check on a mock {board}", what, requests)
+
+
+def ask(environment: Mapping[str, str], name: str, what: str, requests: list[Request]) -> list[Any]:
+    """What the child says of each request, with the devices of this environment; `name` is what an error calls it."""
+    try:
         done = subprocess.run(
             python_command(f"from {__name__} import main; main()", what),
             env=environment,
@@ -75,15 +85,17 @@ def _answers(board: str, what: str, requests: list[Request]) -> Iterator[Any]:
             timeout=_SECONDS,
             check=False,
         )
-    answers = [json.loads(line.removeprefix("answer:")) for line in done.stdout.splitlines() if line.startswith("answer:")]
-    for line in done.stdout.splitlines():
+    except subprocess.TimeoutExpired as error:
+        raise DeviceError(f"{name} did not end within {_SECONDS:,} seconds", "try it with a smaller --batch") from error
+    lines = done.stdout.splitlines()
+    for line in lines:
         if line.startswith("error:"):
-            error = json.loads(line.removeprefix("error:"))
-            raise getattr(errors, error["kind"])(error["message"], error["hint"])
+            raise ReportedError.parse(line.removeprefix("error:"), told=False)
+    answers = [json.loads(line.removeprefix("answer:")) for line in lines if line.startswith("answer:")]
     if done.returncode or len(answers) != len(requests):
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise DeviceError(f"the check on a mock {board} failed: {last}", "run it again with TTBERT_DEBUG=1, and report it")
-    yield from answers
+        raise DeviceError(f"{name} failed: {last}", "run it again with TTBERT_DEBUG=1, and report it")
+    return answers
 
 
 def _judge(device: Any, ttnn: Any, request: Request) -> Any:
@@ -112,20 +124,16 @@ def _judge(device: Any, ttnn: Any, request: Request) -> Any:
 
 
 def _compare(device: Any, ttnn: Any, request: Request) -> Any:
-    from ..demo.inputs import built_in_questions
     from .check import compare
     from .lower import chip_of
     from .plan import plan_bert
-    from .tokens import Encoder, make_batches
+    from .tokens import Encoder, whole_batches
 
     model = _open(request)
     plan = plan_bert(model.shape, request.batch, request.tokens, chip_of(device, ttnn), request.policy)
-    encoder = Encoder(model.tokenizer, request.tokens, request.tokens // 3)
-    built_in = built_in_questions()
-    questions = [built_in[i % len(built_in)] for i in range(request.batch)]
-    windows = [encoder.windows(each.question, each.context, number)[0] for number, each in enumerate(questions)]
-    batch = next(make_batches(windows, request.batch, request.tokens, pad_id=encoder.pad_id))
-    return asdict(compare(ttnn, device, plan, model, batch, [each.context for each in questions]))
+    batch = next(whole_batches(Encoder(model.tokenizer, request.tokens), request.questions, request.batch))
+    contexts = [request.questions[window.example][1] for window in batch.windows]
+    return asdict(compare(ttnn, device, plan, model, batch, contexts))
 
 
 def _open(request: Request) -> CachedModel:
@@ -154,4 +162,4 @@ def main() -> None:
             for request in requests:
                 print("answer:" + json.dumps(work[sys.argv[1]](device, ttnn, request)), flush=True)
     except TtbertError as error:
-        print("error:" + json.dumps(error.document()), flush=True)
+        print("error:" + json.dumps({"error": error.document()}), flush=True)

@@ -3,9 +3,8 @@
 Which of them is there is TT-NN's business: it looks at the machine and at its own settings in the environment. What it
 says when it cannot have one is many lines long, and partly in its log alone; here it becomes one line and what to do.
 
-Three questions, each with a price: `find_device` costs nothing on a machine that has no device, and else starts it once in a
-process of its own, which can be ended where TT-NN waits for ever (`probe`); `detect_arch` takes nothing from anybody;
-`open_device` has the device for this process.
+Each question has a price: `find_device` costs nothing on a machine that has no device, and else starts it once in a process of
+its own, which can be ended where TT-NN waits for ever (`probe`); `open_device` has the device for this process.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import json
 import re
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,16 +32,14 @@ _DRIVER = Path("/dev/tenstorrent")
 _HELD = re.compile(r"Waiting for lock '(?:\w*CHIP_IN_USE\w*)' which is currently held by thread TID: -?\d+, PID: (\d+)")
 """TT-NN logs this, and then waits until the other process has ended."""
 
+_ANSWER_SECONDS = 120.0
+"""How long a device may take to start and tell what it is."""
+
 _RESET = "reset the card: tt-smi -r"
 
 _NONE = re.compile("No chips detected|no chips were detected")
 
 _CAUSES = [
-    (
-        r"requires (\d+) devices, but only (\d+) devices",
-        "{0} chips are asked for, and {1} here",
-        "ask for fewer chips, or name the board that is here",
-    ),
     (
         _HELD.pattern,
         "the device is held by process {0}",
@@ -136,39 +133,31 @@ def find_device() -> Found | None:
         return None
 
 
-def detect_arch() -> str | None:
-    """The architecture of the devices that are here, such as `wormhole_b0`, or None; nothing is opened or taken.
-
-    DeviceError if TT-NN cannot tell.
-    """
-    arch = _ask("ttnn._ttnn.device.get_arch_name()", 60.0)
-    return None if arch == "invalid" else str(arch)
-
-
-def probe(seconds: float = 120.0) -> Found:
+def probe() -> Found:
     """Which board this machine has, after starting it once in another process.
 
     DeviceError if there is none, or it cannot be started, with the reason; one that is held by another process is
-    refused here, while TT-NN would wait for it for ever. `seconds` is how long it may take to answer.
+    refused here, while TT-NN would wait for it for ever.
     """
     cluster, chips, arch = _ask(
-        "[ttnn.cluster.get_cluster_type().name, ttnn.get_num_devices(), ttnn._ttnn.device.get_arch_name()]", seconds
+        "[ttnn.cluster.get_cluster_type().name, ttnn.get_num_devices(), ttnn._ttnn.device.get_arch_name()]", _ANSWER_SECONDS
     )
     return Found(_BOARDS.get(cluster, cluster.lower()), chips, arch)
 
 
 @contextmanager
-def open_device(chips: int | None = None, *, command_queues: int = 1, trace_bytes: int = 0) -> Iterator[Any]:
-    """A 1 x `chips` mesh of devices, all that are here unless fewer are asked for; closed at the end, whatever happens.
+def open_device(command_queues: int = 1) -> Iterator[Any]:
+    """A mesh, one row, of all chips that are here; closed at the end, whatever happens.
 
-    `trace_bytes` of each chip's DRAM are set aside for traces, which need a second of two `command_queues` or none. The
-    grid of cores is the device's own to tell. DeviceError if it cannot be had; call `probe` first, as this waits while
-    another process holds it.
+    No DRAM is set aside for traces: TT-NN then allocates a trace once it is recorded, at the end of DRAM where tensors are last
+    put, and refuses one that would lie where the recorded ops had any (tenstorrent/tt-metal#36999, in 0.80 and 0.81). The grid
+    of cores is the device's own to tell. DeviceError if it cannot be had; call `probe` first, as this waits while another
+    process holds it.
     """
     ttnn = device_ttnn()
     try:
-        shape = ttnn.MeshShape(1, chips or ttnn.get_num_devices())
-        device = ttnn.open_mesh_device(shape, num_command_queues=command_queues, trace_region_size=trace_bytes)
+        shape = ttnn.MeshShape(1, ttnn.get_num_devices())
+        device = ttnn.open_mesh_device(shape, num_command_queues=command_queues, trace_region_size=0)
     except RuntimeError as error:
         raise device_error(error) from error
     try:
@@ -177,14 +166,14 @@ def open_device(chips: int | None = None, *, command_queues: int = 1, trace_byte
         ttnn.close_mesh_device(device)
 
 
-def _ask(expression: str, seconds: float, environment: Mapping[str, str] | None = None) -> Any:
+def _ask(expression: str, seconds: float) -> Any:
     """The value of an expression of TT-NN, found in a process of its own with this one's devices."""
     # TT-NN loads torch where it is installed, which takes ten times as long as all the rest.
     program = f"import json, sys\nsys.modules['torch'] = None\nimport ttnn\nprint('\\nanswer:' + json.dumps({expression}))"
     settings = {"TT_METAL_LOGGER_LEVEL": "warning", "LOGURU_LEVEL": "ERROR"}  # some causes are in the log alone
     process = subprocess.Popen(
         python_command(program),
-        env={**(device_environment() if environment is None else environment), **settings},
+        env={**device_environment(), **settings},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

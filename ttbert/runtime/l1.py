@@ -126,7 +126,7 @@ def _linear(op: Linear) -> int:
 def _sharded_norm(op: Norm, plan: Plan) -> int:
     assert op.blocks
     rows, width, _ = op.blocks
-    spread = plan.shape.grid
+    spread = plan.shape.spread
     tiles = 2 * rows * width + 2 * width + 5 * rows + 2 * spread + -(-rows // spread) + 3
     return tiles * _T16
 

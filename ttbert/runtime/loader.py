@@ -18,7 +18,7 @@ from ..cache.blob import Blob, damaged
 from ..cache.cache import Cache, Cached
 from ..cache.digest import blake3_of
 from ..cache.manifest import PackEntry, TensorEntry
-from ..errors import CheckpointError, IncompatibleError, IntegrityError
+from ..errors import IncompatibleError, IntegrityError
 from ..model import BertShape, parse_config
 from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
@@ -45,11 +45,7 @@ class CachedModel:
 
     def require_answer_head(self) -> None:
         """CheckpointError for a model that cannot answer questions."""
-        if not self.shape.has_answer_head:
-            raise CheckpointError(
-                f"{self.manifest.provenance.repo} is a {self.shape.architecture}, which has no question-answering head",
-                "choose a model that was trained to answer questions, such as phiyodr/bert-large-finetuned-squad2",
-            )
+        self.shape.require_answer_head(self.manifest.provenance.repo)
 
     def tensors(self) -> Iterator[tuple[TensorEntry, Any]]:
         """Each tensor as a TT-NN host tensor, in the manifest's order, its bytes checked before TT-NN sees them."""

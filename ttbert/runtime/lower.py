@@ -5,7 +5,7 @@ The only place where the words of a plan meet those of TT-NN. What is lowered he
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..boards import BLACKHOLE, WORMHOLE, Chip, Grid
@@ -66,7 +66,7 @@ def chip_of(device: Any, ttnn: Any) -> Chip:
         raise DeviceError(f"ttbert does not know chips of the generation {device.arch().name}", "pass --board cpu")
     cores = device.compute_with_storage_grid_size()
     l1, dram = (ttnn.get_memory_view(device, kind) for kind in (ttnn.BufferType.L1, ttnn.BufferType.DRAM))
-    found = type(arch)(arch.name, arch.l1, arch.l1 - l1.total_bytes_per_bank, arch.adds_in_packer)
+    found = replace(arch, l1_base=arch.l1 - l1.total_bytes_per_bank)
     return Chip(found, Grid(cores.x, cores.y), dram.total_bytes_per_bank * dram.num_banks, dram.num_banks)
 
 

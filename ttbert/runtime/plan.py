@@ -1,6 +1,6 @@
 """The plan: how one chip runs a BERT on a batch, worked out from the model's shape, the batch, the tokens and the chip.
 
-The hidden dimension is split over `shape.grid` cores in one dimension of the grid, the batch over the other, as in
+The hidden dimension is split over `shape.spread` cores in one dimension of the grid, the batch over the other, as in
 tt-metal's BERT-large demo (models/demos/metal_BERT_large_11), whose blocking these rules give for its shape:
 
 - activations are block-sharded: a core holds all tokens of one input and its part of the hidden dimension;
@@ -126,7 +126,7 @@ def plan_bert(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str
 
 def largest_fitting_batch(shape: BertShape, tokens: int, chip: Chip, policy: str = "bfp8", below: int | None = None) -> int:
     """The most inputs of so many tokens that the chip takes at once, of those `below`; 0 if not even one."""
-    most = largest_batch(chip.grid, shape.grid)
+    most = largest_batch(chip.grid, shape.spread)
     batches = range(most if below is None else min(most, below - 1), 0, -1)
     return next((batch for batch in batches if _fits(shape, batch, tokens, chip, policy)), 0)
 
@@ -136,7 +136,7 @@ def _instead(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str)
     most = largest_fitting_batch(shape, tokens, chip, policy, below=batch)
     if most:
         return f"pass --batch {most} or less"
-    batch = min(batch, largest_batch(chip.grid, shape.grid))
+    batch = min(batch, largest_batch(chip.grid, shape.spread))
     fewer = next((each for each in range(tokens - TILE, 0, -TILE) if _fits(shape, batch, each, chip, policy)), 0)
     choices = [f"--tokens {fewer} or less"] if fewer else []
     choices += ["--policy bfp8"] if policy == "bf16" and _fits(shape, batch, tokens, chip, "bfp8") else []
@@ -163,16 +163,16 @@ def _check_request(shape: BertShape, batch: int, tokens: int, chip: Chip, policy
             f"inputs of {tokens} tokens are not supported",
             f"choose a multiple of {TILE}, at most the model's {shape.positions}",
         )
-    if shape.intermediate // TILE % shape.grid:
+    if shape.intermediate // TILE % shape.spread:
         raise BoardError(
-            f"the intermediate size {shape.intermediate} cannot be split evenly over {shape.grid} cores",
+            f"the intermediate size {shape.intermediate} cannot be split evenly over {shape.spread} cores",
             "choose another model, or --board cpu",
         )
-    most = largest_batch(chip.grid, shape.grid)
+    most = largest_batch(chip.grid, shape.spread)
     if batch > most:
         what = f"batch {batch} does not fit: {chip.grid} cores hold {f'at most {most}' if most else 'none'}"
         hint = _instead(shape, batch, tokens, chip, policy) if most else "choose a larger board"
-        raise BoardError(f"{what}, the hidden dimension taking {shape.grid} cores of each", hint)
+        raise BoardError(f"{what}, the hidden dimension taking {shape.spread} cores of each", hint)
 
 
 def _fit(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str) -> Plan:
@@ -223,7 +223,7 @@ def _dtype(policy: str) -> str:
 
 def _draft(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str, states_dtype: str) -> Plan:
     """The plan for unlimited L1; `states_dtype` is of what goes from layer to layer, and of what is added to it."""
-    spread, hidden = shape.grid, shape.hidden
+    spread, hidden = shape.spread, shape.hidden
     column_major = _is_column_major(batch, spread, chip)
     grid = Grid(batch, spread) if column_major else Grid(spread, batch)
     precision = POLICIES[policy]
@@ -371,7 +371,7 @@ def _is_column_major(batch: int, spread: int, chip: Chip) -> bool:
     """Whether the batch runs over columns. Like tt-metal: over rows where it can, on Grayskull over columns where it can."""
     by_row = spread <= chip.grid.columns and batch <= chip.grid.rows
     by_column = batch <= chip.grid.columns and spread <= chip.grid.rows
-    return by_column and (chip.arch is GRAYSKULL or not by_row)
+    return by_column and (chip.arch.name == GRAYSKULL.name or not by_row)
 
 
 def _subblock(rows: int, columns: int) -> tuple[int, int]:

@@ -143,14 +143,6 @@ class _HostShadow:
         return self.value.numpy()
 
 
-def pcc(left: torch.Tensor, right: torch.Tensor) -> float:
-    """Pearson's correlation of all elements."""
-    both = torch.stack([left.flatten().double(), right.flatten().double()])
-    if not torch.isfinite(both).all():
-        return 0.0
-    return float(torch.corrcoef(both)[0, 1])
-
-
 def _on_device(each: Any) -> Any:
     return each.device if isinstance(each, ShadowTensor) else each
 

@@ -8,7 +8,7 @@ the logits is in `qa`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 
-from ttbert.errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError
 
 IntArray = npt.NDArray[np.int32]
 
@@ -59,11 +59,14 @@ class Window:
 class Encoder:
     """Turns text into windows by the rules of one `tokenizer.json`, given as its bytes.
 
-    The file's own truncation and padding are ignored. CheckpointError if it is not a WordPiece tokenizer with BERT's
-    special tokens. `vocab_size` is one more than the largest id, to compare with the model's embedding table.
+    Windows are of at most `tokens` tokens and overlap by `stride`, by default 128, or half a window if that is less. The
+    file's own truncation and padding are ignored. CheckpointError if it is not a WordPiece tokenizer with BERT's special
+    tokens. `vocab_size` is one more than the largest id, to compare with the model's embedding table.
     """
 
-    def __init__(self, tokenizer_json: bytes, tokens: int = TOKENS, stride: int = STRIDE) -> None:
+    def __init__(self, tokenizer_json: bytes, tokens: int = TOKENS, stride: int | None = None) -> None:
+        if stride is None:
+            stride = min(STRIDE, tokens // 2)
         if not 0 <= stride < tokens - _SPECIAL_TOKENS:
             raise ValueError(f"windows of {tokens} tokens cannot overlap by {stride}")
         self.tokens = tokens
@@ -146,6 +149,17 @@ def make_batches(windows: Iterable[Window], batch: int, tokens: int = TOKENS, *,
     remaining = iter(windows)
     while rows := tuple(islice(remaining, batch)):
         yield _stack(rows, batch, tokens, pad_id)
+
+
+def whole_batches(encoder: Encoder, questions: Sequence[tuple[str, str]], rows: int) -> Iterator[Batch]:
+    """The first window of each (question, context) in batches of `rows`, over again where they do not fill the last one.
+
+    The `example` of a window is the number of its question.
+    """
+    count = -(-len(questions) // rows) * rows
+    examples = (number % len(questions) for number in range(count))
+    windows = (encoder.windows(*questions[example], example)[0] for example in examples)
+    return make_batches(windows, rows, encoder.tokens, pad_id=encoder.pad_id)
 
 
 def _stack(windows: tuple[Window, ...], batch: int, tokens: int, pad_id: int) -> Batch:

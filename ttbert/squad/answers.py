@@ -27,9 +27,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..runtime.runtime import Logits
 from ..runtime.tokens import Window
-
-Logits = npt.NDArray[np.float32]
 
 N_BEST = 20
 MAX_ANSWER_TOKENS = 30

@@ -26,11 +26,11 @@ import numpy as np
 import torch
 
 from ..boards import AUTO, BOARDS, CPU, check_batch
-from ..console import count_text
 from ..errors import CacheError, ClusterError, InputError, TtbertError
 from ..runtime.runtime import Logits, Runtime
 from ..runtime.target import Target, choose_target
 from ..runtime.tokens import Batch
+from ..text import count_text
 from .batches import Job
 from .engine import Machine, Ran, describe_machine
 from .subject import Subject

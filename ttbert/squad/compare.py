@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..recipe.policy import BFLOAT16
+from ..runtime.pcc import pcc
+from ..runtime.runtime import Logits
 
 DRAWS = 10_000
 CONFIDENCE = 0.95
@@ -23,7 +25,7 @@ _SEED = 20_180_611
 _DRAWS_AT_ONCE = 200
 
 FloatArray = npt.NDArray[np.float64]
-LogitsByWindow = Mapping[tuple[int, int], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+LogitsByWindow = Mapping[tuple[int, int], tuple[Logits, Logits]]
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def compare_documents(
         correlation, correlated = logits_correlation(*logits), "logits"
     else:
         nulls = np.array([[each["null_score"] for each in pair] for pair in pairs])
-        correlation, correlated = _pcc(nulls[:, 0], nulls[:, 1]), "null scores"
+        correlation, correlated = pcc(nulls[:, 0], nulls[:, 1]) if len(pairs) > 1 else None, "null scores"
     return Comparison(
         first=names[0],
         second=names[1],
@@ -149,7 +151,7 @@ def bootstrap(differences: FloatArray, draws: int = DRAWS) -> list[Difference]:
 
 
 def logits_correlation(first: LogitsByWindow, second: LogitsByWindow) -> float | None:
-    """The PCC over all start and end logits of windows that both have in the same length; None if there are none.
+    """The PCC over all start and end logits; None unless both have the very same windows, each in the same length.
 
     Another tokenizer cuts other windows, whose logits cannot be compared.
     """
@@ -157,13 +159,7 @@ def logits_correlation(first: LogitsByWindow, second: LogitsByWindow) -> float |
     shared = sorted(key for key in first if key in second and len(first[key][0]) == len(second[key][0]))
     if len(shared) != len(first) or len(shared) != len(second):
         return None
-    return _pcc(*(np.concatenate([side for key in shared for side in each[key]]) for each in (first, second)))
-
-
-def _pcc(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float | None:
-    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return None
-    return float(np.corrcoef(first.astype(np.float64), second.astype(np.float64))[0, 1])
+    return pcc(*(np.concatenate([side for key in shared for side in each[key]]) for each in (first, second)))
 
 
 def _name(document: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, NoSpaceError, StoreReadOnly
+from ..errors import FULL, InputError, NoSpaceError, StoreReadOnly
 
 SCHEMA = "ttbert.squad/1"
 RUN, PREDICTIONS, NULL_ODDS, N_BEST = "run.json", "predictions.json", "null_odds.json", "nbest_predictions.json"
@@ -52,5 +52,5 @@ def write_text(path: Path, text: str) -> None:
         new.write_text(text, encoding="utf-8")
         new.replace(path)
     except OSError as error:
-        kind = NoSpaceError if error.errno in (28, 122) else StoreReadOnly
+        kind = NoSpaceError if error.errno in FULL else StoreReadOnly
         raise kind(f"{path} cannot be written: {error.strerror}", "make room, or choose another folder") from error

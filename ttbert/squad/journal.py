@@ -14,6 +14,7 @@ that was cut off or damaged ends the journal: it and what comes after it are com
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -25,17 +26,19 @@ from types import TracebackType
 
 import blake3
 import numpy as np
-import numpy.typing as npt
 
 from ..cache.document import canonical
-from ..errors import InputError, NoSpaceError, StoreReadOnly, TtbertError
+from ..errors import FULL, InputError, NoSpaceError, StoreReadOnly, TtbertError
+from ..runtime.runtime import Logits
 
-Logits = npt.NDArray[np.float32]
 Place = tuple[int, int, int]
 """Example, number of the window in it, tokens."""
 
 _MAGIC = b"ttbert squad journal 1\n"
 _HEAD = struct.Struct("<II16s")
+
+_NO_LOCKS = {errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
+"""What a file system without locks answers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +142,8 @@ class Journal:
             raise InputError(
                 f"another process is running in {self._path.parent}", "wait for it, or choose another folder with --output"
             ) from None
-        except OSError as error:  # a file system without locks
-            if error.errno not in (95, 38, 37):
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
                 raise
 
     def _write(self, content: bytes) -> None:
@@ -149,7 +152,7 @@ class Journal:
             while view:
                 view = view[os.write(self._file, view) :]
         except OSError as error:
-            kind = NoSpaceError if error.errno in (28, 122) else TtbertError
+            kind = NoSpaceError if error.errno in FULL else TtbertError
             raise kind(f"{self._path} cannot be written: {error.strerror}", "make room, then go on with --resume") from error
 
 

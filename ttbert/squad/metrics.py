@@ -93,7 +93,6 @@ def evaluate(
     questions: Sequence[Question],
     predictions: Mapping[str, str],
     null_scores: Mapping[str, float] | None = None,
-    threshold: float = OFFICIAL_THRESHOLD,
 ) -> Metrics:
     """The official metrics of predictions by question id, and of null scores as its `--na-prob-file` has them.
 
@@ -110,7 +109,7 @@ def evaluate(
     final = dict(raw)
     if null_scores is not None:
         for each in questions:
-            if null_scores[each.id] > threshold:
+            if null_scores[each.id] > OFFICIAL_THRESHOLD:
                 final[each.id] = Pair(float(not each.has_answer), float(not each.has_answer))
     metrics = Metrics(
         all=_group([final[each.id] for each in questions]),

@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import IntegrityError, TtbertError
+from ..runtime.runtime import Logits
 from ..runtime.tokens import Encoder, Window
 from .answers import Prediction, predict
 from .batches import Job, Layout, check_questions, make_jobs
@@ -26,8 +26,6 @@ from .engine import Engine
 from .journal import Journal, Record
 from .metrics import score_question
 from .pipe import Closed, Pipe
-
-Logits = npt.NDArray[np.float32]
 
 _WAITING_JOBS = 8
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import platformdirs
@@ -41,6 +42,7 @@ class Run:
         return {
             **self.subject.identity(),
             **self.engine.machine.decides,
+            "tokenizers": version("tokenizers"),  # here alone: wherever the model is, its batches are made in this process
             "data": str(self.dataset.digest),
             "part": part_document(self.dataset),
             "batch": self.layout.batch,

@@ -16,18 +16,18 @@ from ..cache.digest import Digest
 from ..cache.places import Places
 from ..cache.stores.open import open_store
 from ..convert.checkpoint import open_checkpoint
-from ..convert.convert import plan_conversion
-from ..convert.tokenizer import build_tokenizer
+from ..convert.convert import plan_conversion, small_files
 from ..convert.wanted import Wanted, is_folder
-from ..errors import CheckpointError, DeviceError
+from ..errors import DeviceError
 from ..model import BertShape
 from ..recipe.bert import canonical_names, check_tensors
 from ..recipe.policy import FLOAT32
+from ..recipe.recipe import CONFIG, TOKENIZER
 from ..recipe.steps import run_steps
 from ..runtime.loader import CachedModel
 from ..runtime.runtime import Runtime
 from ..runtime.target import Target, choose_target, open_runtime
-from ..runtime.tokens import STRIDE, TOKENS, Encoder
+from ..runtime.tokens import TOKENS, Encoder
 
 
 @dataclass(frozen=True)
@@ -122,23 +122,20 @@ def _load_again(wanted: Wanted, places: Places, digest: Digest, target: Target, 
 def load_float32(wanted: Wanted) -> Subject:
     """A checkpoint as it is, its tensors arranged by the recipe's steps and not packed: float32 on the CPU.
 
-    Errors as of a conversion, and CheckpointError if it has no question-answering head.
+    Errors as of a conversion, and CheckpointError if it has no question-answering head. UnreadableError from opening it if its
+    files are not those any more whose digests are in `origin`.
     """
     plan = plan_conversion(wanted)
     recipe, source = plan.recipe, plan.source
-    if not recipe.shape.has_answer_head:
-        raise CheckpointError(
-            f"{wanted.model} is a {recipe.shape.architecture}, which has no question-answering head",
-            "choose a model that was trained to answer questions",
-        )
-    tokenizer = build_tokenizer({name: source.path(name).read_bytes() for name in plan.tokenizer}, recipe.shape.vocabulary)
+    recipe.shape.require_answer_head(wanted.model)
+    tokenizer = small_files(plan)[TOKENIZER]
     origin = Origin(
         model=wanted.model,
         revision=source.commit,
         policy=FLOAT32,
         manifest=None,
         recipe=None,
-        sources={name: str(source.digest(name)) for name in sorted({*plan.weights, *plan.tokenizer, "config.json"})},
+        sources={name: str(source.digest(name)) for name in sorted({*plan.weights, *plan.tokenizer, CONFIG})},
     )
 
     @contextmanager
@@ -152,6 +149,7 @@ def load_float32(wanted: Wanted) -> Subject:
                 )
                 for tensor in recipe.tensors
             }
+        source.check_unchanged()
         from ..runtime.reference import Reference
 
         yield Reference.of_arrays(recipe.shape, arrays)
@@ -165,4 +163,4 @@ def load_float32(wanted: Wanted) -> Subject:
 
 def _encoder(tokenizer: bytes, shape: BertShape) -> Encoder:
     tokens = min(TOKENS, shape.positions)
-    return Encoder(tokenizer, tokens, min(STRIDE, tokens // 2))
+    return Encoder(tokenizer, tokens)

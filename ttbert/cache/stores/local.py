@@ -28,11 +28,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from ...errors import CacheError, InputError, NoSpaceError, StoreReadOnly, StoreUnavailable, TtbertError
+from ...errors import FULL, CacheError, InputError, NoSpaceError, StoreReadOnly, StoreUnavailable, TtbertError
 from .mounts import find_mount, nearest_existing
 from .store import Capabilities, Entry, Store, check_key, is_key, is_temporary
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -263,7 +262,7 @@ class LocalStore(Store):
 
     def explain(self, error: OSError, path: Path, needed: int = 0) -> TtbertError:
         """The error a user can act on, for one of the operating system."""
-        if error.errno in _FULL:
+        if error.errno in FULL:
             free = shutil.disk_usage(nearest_existing(path)).free
             return NoSpaceError(
                 f"no space left in {self.url}: {needed:,} bytes needed, {free:,} free",

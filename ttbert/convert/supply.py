@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from ..cache.cache import Cache, Cached, require_lasting
 from ..child import python_command
-from ..convert.convert import Plan, find_by_name, find_converted, plan_conversion
-from ..convert.wanted import Wanted
 from ..errors import NotCached, ReportedError, StoreUnavailable, TtbertError
+from .convert import Plan, find_by_name, find_converted, plan_conversion
+from .wanted import Wanted
 
 
 def supply_model(wanted: Wanted, cache: Cache, options: Sequence[str], on_miss: Callable[[Plan], None]) -> Cached:
