@@ -101,7 +101,7 @@ def test_a_model_that_is_read_is_copied_here_on_its_way(places: Places, proxy: F
     cached = cache.resolve(TINY)
     assert cached and places.local
     arrived: list[int] = []
-    cache.fetch_as_read(cached, TINY, arrived.append)
+    cache.fetch_as_read(cached, TINY, lambda blobs: arrived.append)
     assert blob_gets(proxy) == 0
     assert read(cache, cached) == {**TENSORS, **FILES} and sorted(arrived) == sorted(cached.manifest.blobs().values())
     cache.flush()
