@@ -16,12 +16,12 @@ from .blob import Blob
 from .cache import Begin, Cache, Cached, Missing, Outlined, action_key, blob_key, manifest_key, silently
 from .counters import Counters
 from .digest import Digest
+from .local_tier import LocalTier
 from .manifest import FileEntry, Manifest, Outline, PackEntry, TensorEntry
 from .refs import Ref
 from .space import require_space
 from .stores.local import LocalStore
 from .stores.store import Store
-from .tier import LocalTier
 from .transfer import copy_history
 from .trust import Trust, copy_signatures
 
