@@ -15,6 +15,7 @@ from test_shared_folder import GROUP
 
 from ttbert.cache.cache import open_cache
 from ttbert.cache.refs import Ref
+from ttbert.cache.transfer import push
 
 HUB = Ref("someone/tiny", "main", "bfp8")
 
@@ -146,6 +147,20 @@ def test_pull_and_push_move_a_whole_model(url: str, tmp_path: Path) -> None:
     assert ttbert("cache", "verify", "--cache", far).succeeded()
     with_blobs = {path: content for path, content in files(far).items() if path.startswith(("blobs/", "manifests/"))}
     assert with_blobs.items() <= files(near).items() and len(with_blobs) == len(TENSORS) + len(FILES) + 1
+
+
+def test_push_asks_the_shared_store_for_a_blob_no_more_often_than_it_takes(url: str, proxy: FaultProxy, tmp_path: Path) -> None:
+    """Once to know what is lacking, as often as its parts of publishing do, and not once more for the sake of the display."""
+    cached = publish(open_local(tmp_path))
+    ttbert("cache", "push", "tiny", *both(url, tmp_path)).succeeded()
+    proxy.calm()
+    far = open_cache(url)
+    entry = far.read_ref(TINY)
+    assert entry and push(open_local(tmp_path), far, TINY, entry, cached) == {}
+    asked = proxy.count("HEAD", "/blobs/")
+    proxy.calm()
+    ttbert("cache", "push", "tiny", *both(url, tmp_path)).succeeded()
+    assert proxy.count("HEAD", "/blobs/") == asked > 0
 
 
 def test_push_and_pull_need_two_tiers_and_a_model(url: str, tmp_path: Path) -> None:

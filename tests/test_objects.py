@@ -44,7 +44,7 @@ from ttbert.cache.stores.access import Patience
 from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.stores.objects import CONNECTS, TRIES, ObjectStore
 from ttbert.cache.stores.store import read_twice
-from ttbert.cache.tiers import TieredCache
+from ttbert.cache.tiered_cache import TieredCache
 from ttbert.cache.verify import verify
 from ttbert.errors import CacheError, InputError, IntegrityError, StoreReadOnly, StoreUnavailable
 

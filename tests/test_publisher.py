@@ -20,7 +20,7 @@ from program import objects
 from ttbert.cache.cache import Cache, blob_key, open_cache
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.stores.local import LocalStore
-from ttbert.cache.tiers import TieredCache
+from ttbert.cache.tiered_cache import TieredCache
 from ttbert.convert.convert import Plan, plan_conversion
 from ttbert.convert.digests import notes_folder
 from ttbert.convert.maker import Maker

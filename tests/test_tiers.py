@@ -31,7 +31,7 @@ from ttbert.cache.lock import machine_lock
 from ttbert.cache.places import Places
 from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.stores.store import Entry
-from ttbert.cache.tiers import TieredCache
+from ttbert.cache.tiered_cache import TieredCache
 from ttbert.cache.transfer import push
 from ttbert.cache.verify import verify
 from ttbert.errors import IntegrityError, NoSpaceError, NotCached, StoreReadOnly, StoreUnavailable, UntrustedError
@@ -101,7 +101,7 @@ def test_a_model_that_is_read_is_copied_here_on_its_way(places: Places, proxy: F
     cached = cache.resolve(TINY)
     assert cached and places.local
     arrived: list[int] = []
-    cache.fetch_as_read(cached, TINY, arrived.append)
+    cache.fetch_as_read(cached, TINY, lambda blobs: arrived.append)
     assert blob_gets(proxy) == 0
     assert read(cache, cached) == {**TENSORS, **FILES} and sorted(arrived) == sorted(cached.manifest.blobs().values())
     cache.flush()
@@ -343,14 +343,14 @@ def test_processes_that_miss_at_once_fetch_each_blob_once(places: Places, proxy:
 
 
 def test_a_stopped_process_that_holds_a_lock_does_not_stop_others(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ttbert.cache import tier
+    from ttbert.cache import local_tier
 
-    monkeypatch.setattr(tier, "_PATIENCE", 0.2)
+    monkeypatch.setattr(local_tier, "_PATIENCE", 0.2)
     cached = open_cache(places.cache).resolve(TINY)
     assert cached
-    locks = LocalStore(Path(places.local or "")).lock_file(tier.LOCKS)
+    locks = LocalStore(Path(places.local or "")).lock_file(local_tier.LOCKS)
     with ExitStack() as stack:
-        for number in map(tier.lock_number, cached.manifest.blobs()):
+        for number in map(local_tier.lock_number, cached.manifest.blobs()):
             assert stack.enter_context(machine_lock(locks, number, patience=0))
             assert not stack.enter_context(machine_lock(locks, number, patience=0))
         cache = places.open()

@@ -31,8 +31,15 @@ from .trust import Trust, publish_signature, user_trust
 from .used import stamp
 
 ACTION_SCHEMA = "ttbert.action/1"
+Begin = Callable[[dict[Digest, int]], Callable[[int], None]]
+"""Told of the blobs that are to be copied, and their sizes, if there are any; gives who is told the size of each that came."""
 _TRIES = 100
 _LOOKS = 8
+
+
+def silently(blobs: dict[Digest, int]) -> Callable[[int], None]:
+    """The `Begin` of whoever wants to know nothing."""
+    return lambda size: None
 
 
 @dataclass(frozen=True)
@@ -212,14 +219,16 @@ class Cache:
         """The blobs that `fetch` would copy to this machine, with their sizes."""
         return {}
 
-    def fetch(self, cached: Cached, ref: Ref | None, progress: Callable[[int], None] = lambda size: None) -> None:
-        """Copy a model to this machine, if there is a tier for that; `progress` is told each blob's size."""
+    def fetch(self, cached: Cached, ref: Ref | None, begin: Begin = silently) -> dict[Digest, int]:
+        """Copy a model to this machine, if there is a tier for that; the blobs that were not here, with their sizes."""
+        return {}
 
-    def fetch_as_read(self, cached: Cached, ref: Ref | None, progress: Callable[[int], None] = lambda size: None) -> None:
+    def fetch_as_read(self, cached: Cached, ref: Ref | None, begin: Begin = silently) -> dict[Digest, int]:
         """The same of a model that is about to be read whole: what is not here is copied on its way to the reader.
 
-        `progress` is told of each blob then, in any thread.
+        Who is told of each blob then is so in any thread.
         """
+        return {}
 
     def flush(self) -> None:
         """Wait until what was copied to this machine on its way is there to stay. The end of the process waits, too."""

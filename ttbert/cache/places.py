@@ -14,7 +14,7 @@ from .stores.local import LocalStore
 from .stores.open import open_store
 from .stores.readonly import ReadOnlyStore
 from .stores.store import Store
-from .tiers import TieredCache
+from .tiered_cache import TieredCache
 from .trust import user_trust
 
 

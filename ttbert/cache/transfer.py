@@ -9,17 +9,17 @@ from functools import partial
 
 from . import refs
 from .blob import check_end, read_blob
-from .cache import Cache, Cached, blob_key
+from .cache import Begin, Cache, Cached, blob_key, silently
 from .digest import Digest, blake3_of
 from .refs import Ref, RefEntry
 from .stores.store import Store
 from .trust import copy_signatures
 
 
-def push(
-    near: Cache, far: Cache, ref: Ref, entry: RefEntry, cached: Cached, progress: Callable[[int], None] = lambda size: None
-) -> None:
+def push(near: Cache, far: Cache, ref: Ref, entry: RefEntry, cached: Cached, begin: Begin = silently) -> dict[Digest, int]:
     """Publish a model of one cache in another, under its name, with the signatures of both; what is there is left alone.
+
+    The blobs that were not there, with their sizes.
 
     A name that has no history there, or the beginning of the one here, goes on with the very entries of here, so that their
     signatures hold. Another history goes on by an entry of its own. Whoever pushes signs what is new there, if they can.
@@ -36,6 +36,7 @@ def push(
 
     lacking = {each.entry.blob: each.entry.size for each in far.missing(cached.manifest)}
     digests = {blob_key(digest): digest for digest in lacking}
+    progress = (begin if lacking else silently)(lacking)
     with ThreadPoolExecutor(far.store.streams) as workers:
         try:
             for _ in workers.map(one, ((blob_key(digest), size) for digest, size in lacking.items())):
@@ -48,6 +49,7 @@ def push(
     if published.digest == cached.digest and far.claim(published):
         copy_history(near.store, far.store, ref, partial(far.trust.sign, far.store, "ref"))
     far.move_ref(ref, published, entry.repo, entry.commit)
+    return lacking
 
 
 def copy_history(source: Store, target: Store, ref: Ref, sign: Callable[[Digest], None] = lambda digest: None) -> bool:

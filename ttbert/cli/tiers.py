@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from ..text import size_text
 from .options import json_option, places_option, progress_option, sign_option
 
 if TYPE_CHECKING:
-    from ..cache.cache import Cache, Cached
+    from ..cache.cache import Begin, Cache, Cached
     from ..cache.keys import PrivateKey
     from ..cache.places import Places
     from ..cache.refs import Ref
@@ -41,14 +42,9 @@ def supply(wanted: Wanted, places: Places, cache: Cache, require: Require = lamb
 def supply_to_load(wanted: Wanted, places: Places, cache: Cache) -> Cached:
     """The same for a model that this process loads next: it is copied to this machine on its way to where it is loaded."""
     cached = _find_or_convert(wanted, places, cache)
-    lacking = cache.to_fetch(cached.manifest)
-    if lacking:
-        command = click.get_current_context()
-        progress = command.with_resource(Progress(f"fetching {wanted.model}", len(lacking), sum(lacking.values())))
-        cache.fetch_as_read(cached, wanted.ref, progress.advance)
+    command = click.get_current_context()
+    if cache.fetch_as_read(cached, wanted.ref, _shown(f"fetching {wanted.model}", command.with_resource)):
         command.call_on_close(partial(_flush, cache))
-    else:
-        cache.fetch(cached, wanted.ref)
     return cached
 
 
@@ -71,14 +67,13 @@ def _find_or_convert(wanted: Wanted, places: Places, cache: Cache, require: Requ
 
 def bring_near(label: str, cache: Cache, cached: Cached, ref: Ref | None) -> int:
     """Fetch what is not on this machine yet, with progress; how many bytes that was."""
-    lacking = cache.to_fetch(cached.manifest)
-    size = sum(lacking.values())
-    if lacking:
-        with Progress(f"fetching {label}", len(lacking), size) as progress:
-            cache.fetch(cached, ref, progress.advance)
-    else:
-        cache.fetch(cached, ref)
-    return size
+    with ExitStack() as stack:
+        return sum(cache.fetch(cached, ref, _shown(f"fetching {label}", stack.enter_context)).values())
+
+
+def _shown(what: str, enter: Callable[[Progress], Progress]) -> Begin:
+    """Shows the progress of what is copied, in a context that `enter` enters."""
+    return lambda blobs: enter(Progress(what, len(blobs), sum(blobs.values()))).advance
 
 
 @click.command("pull")
@@ -136,10 +131,9 @@ def push_command(ref: str, places: Places, sign_with: str | None, as_json: bool)
         raise IntegrityError(f"{model.ref} is not whole in {near.store.url}: {model.problem}", "pull or convert it again")
     cached = near.manifest(model.cached.digest)  # what may not be used here is not published for others
     started = time.perf_counter()
-    lacking = {each.entry.blob: each.entry.size for each in cache.authority.missing(cached.manifest)}
-    size = sum(lacking.values())
-    with Progress(f"pushing {model.ref}", len(lacking), size) as progress:
-        push(near, cache.authority, model.ref, model.entry, cached, progress.advance)
+    with ExitStack() as stack:
+        begin = _shown(f"pushing {model.ref}", stack.enter_context)
+        size = sum(push(near, cache.authority, model.ref, model.entry, cached, begin).values())
     _report(model.ref, "pushed", cached, size, time.perf_counter() - started, places, cache, as_json)
 
 

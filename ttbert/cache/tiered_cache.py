@@ -6,22 +6,22 @@ content, so a copy here that has the right digest is as good as the one there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import BinaryIO
 
 from ..errors import CacheError, IntegrityError, StoreReadOnly, UntrustedError
 from . import refs
 from .blob import Blob
-from .cache import Cache, Cached, Missing, Outlined, action_key, blob_key, manifest_key
+from .cache import Begin, Cache, Cached, Missing, Outlined, action_key, blob_key, manifest_key, silently
 from .counters import Counters
 from .digest import Digest
+from .local_tier import LocalTier
 from .manifest import FileEntry, Manifest, Outline, PackEntry, TensorEntry
 from .refs import Ref
 from .space import require_space
 from .stores.local import LocalStore
 from .stores.store import Store
-from .tier import LocalTier
 from .transfer import copy_history
 from .trust import Trust, copy_signatures
 
@@ -104,27 +104,30 @@ class TieredCache(Cache):
     def to_fetch(self, manifest: Manifest) -> dict[Digest, int]:
         return {digest: size for digest, size in manifest.blobs().items() if not self._tier.has(blob_key(digest), size)}
 
-    def fetch(self, cached: Cached, ref: Ref | None, progress: Callable[[int], None] = lambda size: None) -> None:
+    def fetch(self, cached: Cached, ref: Ref | None, begin: Begin = silently) -> dict[Digest, int]:
         """Copy a model here, as far as it is not: its blobs, then what leads to them.
 
         IntegrityError where a blob is nowhere or damaged in the shared store, NoSpaceError where they do not fit here.
         """
-        blobs = self._lacking(cached)
+        lacking = self._lacking(cached)
+        progress = (begin if lacking else silently)(lacking)
         with self.counters.timed("fetch"):
             try:
-                self._tier.fetch_all(blobs, progress)
+                self._tier.fetch_all({blob_key(digest): (digest, size) for digest, size in lacking.items()}, progress)
             except KeyError as error:
                 raise self._absent(next(e for e in cached.manifest.entries() if blob_key(e.blob) in error.args)) from None
         self._lead_to(cached, ref)
+        return lacking
 
-    def fetch_as_read(self, cached: Cached, ref: Ref | None, progress: Callable[[int], None] = lambda size: None) -> None:
+    def fetch_as_read(self, cached: Cached, ref: Ref | None, begin: Begin = silently) -> dict[Digest, int]:
         """NoSpaceError where it will not fit here; what is wrong with a blob, its reader is told."""
-        blobs = self._lacking(cached)
-        if blobs:
-            sizes = {key: size for key, (_, size) in blobs.items()}
-            self._tier.expect(sizes, progress, lambda: self._lead_to(cached, ref))
+        lacking = self._lacking(cached)
+        if lacking:
+            sizes = {blob_key(digest): size for digest, size in lacking.items()}
+            self._tier.expect(sizes, begin(lacking), lambda: self._lead_to(cached, ref))
         else:
             self._lead_to(cached, ref)
+        return lacking
 
     def flush(self) -> None:
         self._tier.flush()
@@ -134,12 +137,12 @@ class TieredCache(Cache):
         self._tier.keep(blob_key(digest), content)
         return digest
 
-    def _lacking(self, cached: Cached) -> dict[str, tuple[Digest, int]]:
+    def _lacking(self, cached: Cached) -> dict[Digest, int]:
         """The blobs that are not here, with their sizes. NoSpaceError where they do not fit here."""
         lacking = self.to_fetch(cached.manifest)
         if self.check_space:
             require_space(self.near.store, sum(lacking.values()), "a copy of the model", "--local, or none with --no-local")
-        return {blob_key(digest): (digest, size) for digest, size in lacking.items()}
+        return lacking
 
     def _lead_to(self, cached: Cached, ref: Ref | None) -> None:
         with suppress(StoreReadOnly, UntrustedError):  # it is of use without them as long as there is a network
