@@ -13,7 +13,7 @@ import click
 from ..console import agree, count_text, say, show, size_text, tell
 from ..errors import IntegrityError
 from .options import cache_option, json_option, read_only
-from .units import Seconds, Size
+from .units import parse_days, parse_hours, parse_size
 
 if TYPE_CHECKING:
     from ..cache.gc import Plan, Waste
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @click.command("gc")
 @click.argument("refs", nargs=-1, metavar="[REF]...")
-@click.option("--max-size", type=Size(), metavar="SIZE", help="Give up the models used longest ago until the cache fits.")
-@click.option("--older-than", type=Seconds("d"), metavar="TIME", help="Give up models that were not used for so long.")
+@click.option("--max-size", type=parse_size, metavar="SIZE", help="Give up the models used longest ago until the cache fits.")
+@click.option("--older-than", type=parse_days, metavar="TIME", help="Give up models that were not used for so long.")
 @click.option(
     "--keep-last",
     type=click.IntRange(min=1),
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--quarantined", is_flag=True, help="Delete what is in quarantine, too.")
 @click.option(
     "--grace",
-    type=Seconds("h"),
+    type=parse_hours,
     default="24h",
     show_default=True,
     metavar="TIME",
