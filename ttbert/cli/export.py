@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..console import Progress, count_text, say, show, size_text, tell
 from ..errors import InputError
 from .options import cache_option, json_option, progress_option, space_option
+
+if TYPE_CHECKING:
+    from ..cache.places import Places
 
 
 @click.command("export")
@@ -19,7 +23,7 @@ from .options import cache_option, json_option, progress_option, space_option
 @progress_option
 @cache_option
 @json_option
-def export_command(ref: str, folder: Path, layout: str, no_space_check: bool, cache_url: str, as_json: bool) -> None:
+def export_command(ref: str, folder: Path, layout: str, no_space_check: bool, places: Places, as_json: bool) -> None:
     """Copy the tensors of REF to DIR, under the names that another program looks for.
 
     tt-metal's demo (models/demos/metal_BERT_large_11) takes its weights from
@@ -29,12 +33,11 @@ def export_command(ref: str, folder: Path, layout: str, no_space_check: bool, ca
     \b
     ttbert cache export phiyodr/bert-large-finetuned-squad2 ./tt-cache --layout tt-metal
     """
-    from ..cache.cache import open_cache
     from ..cache.census import find_model, take_census
     from ..export import export_for_tt_metal
     from ..runtime.loader import CachedModel
 
-    cache = open_cache(cache_url)
+    cache = places.open()
     found = find_model(take_census(cache), ref)
     cached = cache.resolve(found.ref)
     if cached is None:

@@ -12,11 +12,12 @@ import click
 
 from ..console import agree, count_text, say, show, size_text, tell
 from ..errors import IntegrityError
-from .options import cache_option, json_option, read_only
+from .options import cache_option, json_option
 from .units import parse_days, parse_hours, parse_size
 
 if TYPE_CHECKING:
     from ..cache.gc import Plan, Waste
+    from ..cache.places import Places
 
 
 @click.command("gc")
@@ -53,7 +54,7 @@ def gc_command(
     grace: float,
     dry_run: bool,
     yes: bool,
-    cache_url: str,
+    places: Places,
     as_json: bool,
 ) -> None:
     """Make room: what no name leads to, and models that the limits give up.
@@ -66,12 +67,11 @@ def gc_command(
     ttbert cache gc --dry-run
     ttbert cache gc --max-size 200GB --older-than 90d --yes
     """
-    from ..cache.cache import open_cache
     from ..cache.census import find_model, take_census
     from ..cache.gc import Limits, plan_gc
     from ..cache.sweep import run_gc
 
-    cache = open_cache(cache_url, read_only=read_only())
+    cache = places.open()
     census = take_census(cache)
     only = tuple(find_model(census, ref).ref for ref in refs)
     plan = plan_gc(cache, census, Limits(max_size, older_than, keep_last, only), grace, quarantined)
