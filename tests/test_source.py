@@ -535,6 +535,14 @@ def test_newer_commit_of_which_nothing_was_fetched_leaves_the_older_one_usable_o
     assert run(OFFLINE, before=NO_SOCKETS) == online
 
 
+def test_damaged_note_of_a_revision_is_written_anew(run: Run) -> None:
+    commit = run.hub.add(REPO, FILES)
+    online = run(FETCH)
+    (note,) = run.cached("*/refs/main")
+    note.write_bytes(b"\xff" * 40)
+    assert run(FETCH) == online and note.read_bytes() == commit.encode()
+
+
 def test_complete_cache_is_enough_on_a_read_only_disk(run: Run) -> None:
     run.hub.add(REPO, FILES)
     online = run(FETCH)
