@@ -524,7 +524,7 @@ def test_offline_miss_names_the_model_and_what_to_do(run: Run, arguments: str) -
     run(FETCH)
     out = run(f"open_source({arguments}, offline=True)", before=NO_SOCKETS)
     assert (out["error"], out["exit_code"]) == ("NotCached", 6)
-    assert "org/" in out["message"] and "--model bundled" in out["hint"] and "local folder" in out["hint"]
+    assert "org/" in out["message"] and "without --offline" in out["hint"] and "local folder" in out["hint"]
 
 
 def test_newer_commit_of_which_nothing_was_fetched_leaves_the_older_one_usable_offline(run: Run) -> None:

@@ -164,7 +164,7 @@ def _not_cached(what: str) -> NotCached:
     online = "with HF_HUB_OFFLINE unset" if constants.HF_HUB_OFFLINE else "without --offline"
     return NotCached(
         f"{what} is not in the local Hugging Face cache, {constants.HF_HUB_CACHE}",
-        f"run once {online}, or give a local folder, or use --model bundled",
+        f"run once {online}, or give a local folder",
     )
 
 
