@@ -28,7 +28,7 @@ import numpy as np
 from ttbert.cache.cache import Cache, blob_key, open_cache
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.manifest import PackEntry
-from ttbert.convert.codec import Codec, ExtensionCodec, NumpyCodec, TtnnCodec
+from ttbert.convert.codec import EXTENSION, NUMPY, Codec, TtnnCodec
 from ttbert.convert.packing import has_extension
 from ttbert.convert.tensorbin import file_bytes
 from ttbert.recipe.bert import bert_recipe
@@ -137,7 +137,7 @@ def read_and_write(clock: Clock, checkpoint: str, known: str, work: str, small: 
 
 
 def pack(clock: Clock, name: str, small: bool) -> Any:
-    codec: Codec = {"extension": ExtensionCodec, "numpy": NumpyCodec, "ttnn": TtnnCodec}[name]()
+    codec: Codec = {"extension": EXTENSION, "numpy": NUMPY}.get(name) or TtnnCodec()
     random = np.random.default_rng(0)
     work = []
     for each in _recipe(small).tensors:

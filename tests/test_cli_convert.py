@@ -333,7 +333,8 @@ def test_offline_finds_a_model_by_its_name_when_the_checkpoint_is_gone(hubbed: H
 def test_offline_miss_says_what_would_help(no_sockets: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
     arguments = ("convert", "org/never-seen", "--offline", *options, "--cache", tmp_path / "cache")
     done = ttbert(*arguments, hook=no_sockets, HF_HOME=str(tmp_path / "hf"))
-    done.failed_at_once(6, "org/never-seen", "without --offline", "--model bundled")
+    done.failed_at_once(6, "org/never-seen", "without --offline", "local folder")
+    assert "--model" not in done.err, "an option that convert does not have"
     assert not (tmp_path / "cache").exists()
 
 

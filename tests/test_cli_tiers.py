@@ -13,7 +13,7 @@ from program import NO_SOCKETS, Done, make_hook, ttbert
 from s3_server import MotoServer
 from test_shared_folder import GROUP
 
-from ttbert.cache.cache import open_cache
+from ttbert.cache.cache import manifest_key, open_cache
 from ttbert.cache.refs import Ref
 from ttbert.cache.transfer import push
 
@@ -191,6 +191,23 @@ def test_offline_opens_no_socket_and_lists_what_is_missing(url: str, tmp_path: P
         6, "reached over the network"
     )
     assert cached and COMMIT
+
+
+def test_a_damaged_copy_is_refused_offline_and_mended_by_the_same_command_online(url: str, tmp_path: Path) -> None:
+    local = tmp_path / "local"
+    ttbert("convert", "bundled", *both(url, local)).succeeded()
+    demo = ("demo", "--model", "bundled", *both(url, local))
+    flip_bit(damaged := max((local / "blobs").rglob("*"), key=lambda path: path.stat().st_size))
+    ttbert(*demo, "--offline").failed(7, f"{damaged}", "is damaged", "hint: run the same command without --offline")
+    ttbert(*demo).succeeded()
+    ttbert(*demo, "--offline").succeeded()
+
+
+def test_a_damaged_manifest_is_refused_offline_with_the_same_hint(url: str, tmp_path: Path) -> None:
+    cached = publish(open_local(tmp_path), HUB, repo="someone/tiny")
+    flip_bit(tmp_path / manifest_key(cached.digest))
+    done = ttbert("demo", "--model", "someone/tiny", *both(url, tmp_path), "--offline")
+    done.failed_at_once(7, "is damaged", "hint: run the same command without --offline")
 
 
 def test_a_read_only_machine_publishes_nothing(url: str, tmp_path: Path, proxy: FaultProxy) -> None:

@@ -115,6 +115,21 @@ def test_converting_without_a_trusted_key_stops_before_the_work(run: Run, tmp_pa
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_machine_that_only_reads_is_not_asked_for_a_key_first(run: Run, root: Path, tmp_path: Path) -> None:
+    """It would be told to make one, and to have it trusted, and then that it may not publish all the same."""
+    folder = tiny.write(tmp_path / "mini", tiny.checkpoint())
+    run("convert", folder, "--policy", "bf16").succeeded()
+    run("cache", "keygen", "me").succeeded()
+    run("cache", "sign", "mini", "--sign-with", "me").succeeded()
+    run("cache", "trust", "me").succeeded()
+    before = files(root)
+    for arguments in (("convert", folder), ("convert", folder, "--policy", "bf16", "--name", "another")):
+        run(*arguments, "--read-only").failed_at_once(9, "for reading only")
+        run(*arguments).failed_at_once(8, "there is no key to sign a conversion with")
+    run("convert", folder, "--policy", "bf16", "--read-only").succeeded()
+    assert {key for key in files(root).keys() ^ before.keys() if not key.startswith("used/")} == set()
+
+
 def test_sign_signs_what_is_there(run: Run, root: Path) -> None:
     run("cache", "sign", "tiny").failed_at_once(2, "there is no key to sign with", "ttbert cache keygen")
     run("cache", "keygen").succeeded()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,8 +81,8 @@ class Case:
     checkpoint: Path
     cache: Path
 
-    def run(self, *arguments: object) -> Done:
-        return ttbert("cache", *arguments, "--cache", self.cache)
+    def run(self, *arguments: object, **variables: str) -> Done:
+        return ttbert("cache", *arguments, "--cache", self.cache, **variables)
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,15 @@ def test_exporting_again_keeps_what_is_there_and_never_overwrites(case: Case, tm
     assert files(folder) == damaged
     (folder / "qa_outputs.bias_BFLOAT8_B.tensorbin").write_bytes(b"short")
     case.run("export", "wide", folder, "--layout", "tt-metal").failed_at_once(2, "other bytes")
+
+
+def test_a_cache_that_is_only_read_here_is_not_told_of_the_use(case: Case, tmp_path: Path) -> None:
+    shutil.rmtree(case.cache / "used")
+    before = files(case.cache)
+    case.run("export", "wide", tmp_path / "out", "--layout", "tt-metal", TTBERT_READ_ONLY="1").succeeded()
+    assert files(case.cache) == before
+    case.run("export", "wide", tmp_path / "out", "--layout", "tt-metal").succeeded()
+    assert [name.partition("/")[0] for name in files(case.cache).keys() - before.keys()] == ["used"]
 
 
 def test_damaged_bytes_are_not_exported(case: Case, tmp_path: Path) -> None:

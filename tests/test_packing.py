@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from shapes import SHAPES
 
-from ttbert.convert.codec import KNOWN_TTNN, Codec, ExtensionCodec, NumpyCodec, TtnnCodec, choose_codec
+from ttbert.convert.codec import EXTENSION, KNOWN_TTNN, NUMPY, Codec, TtnnCodec, choose_codec
 from ttbert.convert.packing import has_extension, pack_with_extension
 from ttbert.convert.tensorbin import file_bytes
 from ttbert.recipe.bert import bert_recipe
@@ -24,7 +24,7 @@ from ttbert.recipe.steps import Array, run_steps
 FORMS = [("bfloat16", "row_major"), ("bfloat16", "tile"), ("bfloat8_b", "tile"), ("bfloat4_b", "tile")]
 
 needs_extension = pytest.mark.skipif(not has_extension(), reason="the C extension was not built: no compiler?")
-both = [pytest.param(ExtensionCodec(), marks=needs_extension), NumpyCodec()]
+both = [pytest.param(EXTENSION, marks=needs_extension), NUMPY]
 codecs = pytest.mark.parametrize("codec", both, ids=lambda codec: codec.name)
 
 
@@ -167,10 +167,10 @@ def test_extension_is_chosen_where_it_is_built() -> None:
 @needs_extension
 def test_two_threads_pack_what_one_packs() -> None:
     array = np.random.default_rng(0).standard_normal((1024, 1024), np.float32)
-    codec = ExtensionCodec()
+    codec = EXTENSION
     with ThreadPoolExecutor(2) as workers:
         packed = set(workers.map(lambda _: codec.pack(array.T, "bfloat8_b", "tile"), range(8)))
-    assert packed == {NumpyCodec().pack(array.T, "bfloat8_b", "tile")}
+    assert packed == {NUMPY.pack(array.T, "bfloat8_b", "tile")}
 
 
 @needs_extension

@@ -18,7 +18,6 @@ import pytest
 from hub_server import HubServer
 from program import NO_SOCKETS
 
-from ttbert.cache.digest import sha256_of_file
 from ttbert.convert.wanted import is_folder, open_source
 from ttbert.errors import CheckpointError, InputError
 
@@ -122,12 +121,11 @@ def test_broken_link_is_an_error_and_not_passed_over(tmp_path: Path) -> None:
         source.path("model.safetensors")
 
 
-def test_each_file_is_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hashed: list[Path] = []
-    monkeypatch.setattr("ttbert.convert.digests.sha256_of_file", lambda path: hashed.append(path) or sha256_of_file(path))
+def test_each_file_is_hashed_once(folder: Path) -> None:
     source = open_source(str(folder))
-    assert source.digest("vocab.txt") == source.digest("vocab.txt")
-    assert hashed == [folder / "vocab.txt"]
+    digest = source.digest("vocab.txt")
+    (folder / "vocab.txt").unlink()
+    assert source.digest("vocab.txt") == digest
 
 
 def test_relative_and_home_folders_are_made_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -524,7 +522,7 @@ def test_offline_miss_names_the_model_and_what_to_do(run: Run, arguments: str) -
     run(FETCH)
     out = run(f"open_source({arguments}, offline=True)", before=NO_SOCKETS)
     assert (out["error"], out["exit_code"]) == ("NotCached", 6)
-    assert "org/" in out["message"] and "--model bundled" in out["hint"] and "local folder" in out["hint"]
+    assert "org/" in out["message"] and "without --offline" in out["hint"] and "local folder" in out["hint"]
 
 
 def test_newer_commit_of_which_nothing_was_fetched_leaves_the_older_one_usable_offline(run: Run) -> None:
@@ -533,6 +531,14 @@ def test_newer_commit_of_which_nothing_was_fetched_leaves_the_older_one_usable_o
     run.hub.add(REPO, FILES | {"model.safetensors": b"newer"})
     assert run(f'out["digest"] = str(open_source({REPO!r}).digest("model.safetensors"))') != online["digest"]
     assert run(OFFLINE, before=NO_SOCKETS) == online
+
+
+def test_damaged_note_of_a_revision_is_written_anew(run: Run) -> None:
+    commit = run.hub.add(REPO, FILES)
+    online = run(FETCH)
+    (note,) = run.cached("*/refs/main")
+    note.write_bytes(b"\xff" * 40)
+    assert run(FETCH) == online and note.read_bytes() == commit.encode()
 
 
 def test_complete_cache_is_enough_on_a_read_only_disk(run: Run) -> None:

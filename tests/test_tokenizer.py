@@ -155,3 +155,8 @@ def test_damaged_files_are_refused_by_name(files: tiny.Files, says: str) -> None
     with pytest.raises(CheckpointError) as caught:
         build_tokenizer(files, 48)
     assert says in caught.value.message and caught.value.hint and "\n" not in caught.value.message
+
+
+def test_a_mistake_of_the_caller_is_not_called_damage() -> None:
+    with pytest.raises(TypeError):
+        build_tokenizer({"tokenizer.json": None}, 48)  # type: ignore[dict-item]

@@ -645,6 +645,14 @@ def test_a_key_is_never_overwritten(alice: PrivateKey) -> None:
     assert files(alice.path.parent) == before
 
 
+def test_no_private_key_is_left_beside_the_public_key_of_another(alice: PrivateKey) -> None:
+    alice.path.rename(alice.path.with_name("away"))
+    before = files(alice.path.parent)
+    with pytest.raises(InputError, match="there is a public key 'alice' already"):
+        make_key("alice")
+    assert files(alice.path.parent) == before
+
+
 def test_keys_are_those_of_openssh(alice: PrivateKey, tmp_path: Path) -> None:
     if shutil.which("ssh-keygen") is None:
         pytest.skip("needs ssh-keygen")

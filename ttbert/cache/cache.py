@@ -235,6 +235,12 @@ class Cache:
 
     # Publishing: called by conversions alone
 
+    def check_may_publish(self) -> None:
+        """StoreReadOnly where this process only reads, which no key changes; else UntrustedError as `Trust` says."""
+        if isinstance(self.store, ReadOnlyStore):
+            self.store.refuse()
+        self.trust.check_may_publish()
+
     def publish_blob(self, content: bytes | memoryview) -> Digest:
         """Store bytes under their digest. A copy that is there already is checked, and replaced where it is damaged."""
         digest = blake3_of(content)
@@ -275,7 +281,7 @@ class Cache:
         content = manifest.to_bytes()
         digest = blake3_of(content)
         if not self.trust.believes(self.store, "manifest", digest):
-            self.trust.check_may_publish()
+            self.check_may_publish()
         winner = self._winner(manifest.action)
         if winner and self.claim(winner):
             return winner
@@ -357,8 +363,8 @@ class Cache:
     def _append(self, ref: Ref, means: RefEntry | None, after: int | None = None, anew: bool = False) -> None:
         def sign(digest: Digest) -> None:
             if means:
+                self.check_may_publish()
                 self._require_exact_writes()
-                self.trust.check_may_publish()
             self.trust.sign(self.store, "ref", digest)
 
         def accept(latest: LogEntry) -> bool:

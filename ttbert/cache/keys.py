@@ -123,7 +123,11 @@ def make_key(name: str) -> PublicKey:
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     _make_folder(folder)
     _create(path, secret, 0o600, f"there is a key {name!r} already")
-    _create(_public_path(path), f"{public.line()}\n".encode(), 0o644, f"there is a public key {name!r} already")
+    try:
+        _create(_public_path(path), f"{public.line()}\n".encode(), 0o644, f"there is a public key {name!r} already")
+    except BaseException:
+        path.unlink(missing_ok=True)  # left there, it would sign as another key than the public one of its name
+        raise
     return public
 
 

@@ -10,6 +10,7 @@ from ..errors import InputError, NotCached
 from .cache import Cache
 from .counters import Counters
 from .keys import PrivateKey
+from .offline import OfflineCache
 from .stores.local import LocalStore
 from .stores.open import open_store
 from .stores.readonly import ReadOnlyStore
@@ -47,7 +48,7 @@ class Places:
                     f"{self.cache} is reached over the network, and there is no local tier (offline)",
                     "name one with --local, or leave --offline away",
                 )
-            return Cache(near, user_trust(signer))
+            return OfflineCache(near, user_trust(signer))
         counters = Counters()
         far: Store = open_store(self.cache, lambda: counters.count("retry"), self.shared_group)
         if isinstance(far, LocalStore) and near and _is_one_folder(far.root, near.root):

@@ -13,7 +13,7 @@ import click
 from ..console import Progress, agree, say, show, table, tell
 from ..errors import InputError, IntegrityError
 from ..text import count_text, size_text
-from .options import cache_option, chosen_by, default_cache, json_option, places_option, progress_option, read_only
+from .options import cache_option, chosen_by, default_cache, json_option, places_option, progress_option
 from .trust import signed_by
 
 if TYPE_CHECKING:
@@ -109,16 +109,15 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
 @click.option("--sort", type=click.Choice(("name", "size", "age", "used")), default="name", show_default=True)
 @cache_option
 @json_option
-def ls_command(sort: str, cache_url: str, as_json: bool) -> None:
+def ls_command(sort: str, places: Places, as_json: bool) -> None:
     """The models in the cache: their size, and how much of it they share with others.
 
     \b
     ttbert cache ls --sort size
     """
-    from ..cache.cache import open_cache
     from ..cache.census import take_census
 
-    cache = open_cache(cache_url)
+    cache = places.open()
     census = take_census(cache)
     keys = {"name": _name, "size": lambda model: -_size(model), "age": _created, "used": census.last_used}
     models = sorted(census.models, key=keys[sort])
@@ -139,7 +138,7 @@ def ls_command(sort: str, cache_url: str, as_json: bool) -> None:
 @click.argument("ref")
 @cache_option
 @json_option
-def show_command(ref: str, cache_url: str, as_json: bool) -> None:
+def show_command(ref: str, places: Places, as_json: bool) -> None:
     """Everything about one model: where it came from, what made it, its tensors.
 
     REF is NAME, NAME@REVISION, NAME@REVISION:POLICY or the beginning of a manifest's digest.
@@ -147,10 +146,9 @@ def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     \b
     ttbert cache show bundled
     """
-    from ..cache.cache import open_cache
     from ..cache.census import find_model, take_census
 
-    cache = open_cache(cache_url)
+    cache = places.open()
     census = take_census(cache)
     model = find_model(census, ref)
     if model.cached is None:
@@ -260,16 +258,15 @@ def convert_command_for(model: Model) -> str:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @cache_option
 @json_option
-def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool) -> None:
+def rm_command(ref: str, dry_run: bool, yes: bool, places: Places, as_json: bool) -> None:
     """Forget the name REF. Its bytes stay until `ttbert cache gc`, as far as no other model shares them.
 
     \b
     ttbert cache rm bundled
     """
-    from ..cache.cache import open_cache
     from ..cache.census import find_model, take_census
 
-    cache = open_cache(cache_url, read_only=read_only())
+    cache = places.open()
     census = take_census(cache)
     model = find_model(census, ref)
     frees = census.own_size(model.cached) if model.cached and _names(census, model) == 1 else 0

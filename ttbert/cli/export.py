@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from ..console import Progress, say, show, tell
 from ..errors import InputError
 from ..text import count_text, size_text
 from .options import cache_option, json_option, progress_option, space_option
+
+if TYPE_CHECKING:
+    from ..cache.places import Places
 
 
 @click.command("export")
@@ -20,7 +24,7 @@ from .options import cache_option, json_option, progress_option, space_option
 @progress_option
 @cache_option
 @json_option
-def export_command(ref: str, folder: Path, layout: str, no_space_check: bool, cache_url: str, as_json: bool) -> None:
+def export_command(ref: str, folder: Path, layout: str, no_space_check: bool, places: Places, as_json: bool) -> None:
     """Copy the tensors of REF to DIR, under the names that another program looks for.
 
     tt-metal's demo (models/demos/metal_BERT_large_11) takes its weights from
@@ -30,12 +34,11 @@ def export_command(ref: str, folder: Path, layout: str, no_space_check: bool, ca
     \b
     ttbert cache export phiyodr/bert-large-finetuned-squad2 ./tt-cache --layout tt-metal
     """
-    from ..cache.cache import open_cache
     from ..cache.census import find_model, take_census
     from ..export import export_for_tt_metal
     from ..runtime.loader import CachedModel
 
-    cache = open_cache(cache_url)
+    cache = places.open()
     found = find_model(take_census(cache), ref)
     cached = cache.resolve(found.ref)
     if cached is None:

@@ -40,7 +40,7 @@ def _default(name: str, otherwise: Any) -> Callable[[], Any]:
     return value
 
 
-cache_option = click.option(
+_cache_option = click.option(
     "--cache",
     "cache_url",
     envvar="TTBERT_CACHE",
@@ -66,7 +66,7 @@ space_option = click.option(
     help="Write even where the disk says that it has too little space: some mounts say so wrongly.",
 )
 _TIER_OPTIONS = (
-    cache_option,
+    _cache_option,
     click.option(
         "--local",
         "local_url",
@@ -129,7 +129,19 @@ def places_option(command: F) -> F:
     return cast(F, collected)
 
 
-def read_only() -> bool:
+def cache_option(command: F) -> F:
+    """--cache alone, for what looks at or changes the cache itself; the command gets it as `places`, too."""
+
+    @functools.wraps(command)
+    def collected(cache_url: str, **others: Any) -> object:
+        from ..cache.places import Places
+
+        return command(places=Places(cache_url, read_only=_read_only()), **others)
+
+    return cast(F, _cache_option(collected))
+
+
+def _read_only() -> bool:
     """Whether nothing may be changed from this machine, as TTBERT_READ_ONLY or the settings say."""
     found = os.environ.get(variable := "TTBERT_READ_ONLY")
     if not found:

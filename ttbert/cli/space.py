@@ -13,17 +13,18 @@ import click
 from ..console import agree, say, show, tell
 from ..errors import IntegrityError
 from ..text import count_text, size_text
-from .options import cache_option, json_option, read_only
-from .units import Seconds, Size
+from .options import cache_option, json_option
+from .units import parse_days, parse_hours, parse_size
 
 if TYPE_CHECKING:
     from ..cache.gc import Plan, Waste
+    from ..cache.places import Places
 
 
 @click.command("gc")
 @click.argument("refs", nargs=-1, metavar="[REF]...")
-@click.option("--max-size", type=Size(), metavar="SIZE", help="Give up the models used longest ago until the cache fits.")
-@click.option("--older-than", type=Seconds("d"), metavar="TIME", help="Give up models that were not used for so long.")
+@click.option("--max-size", type=parse_size, metavar="SIZE", help="Give up the models used longest ago until the cache fits.")
+@click.option("--older-than", type=parse_days, metavar="TIME", help="Give up models that were not used for so long.")
 @click.option(
     "--keep-last",
     type=click.IntRange(min=1),
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--quarantined", is_flag=True, help="Delete what is in quarantine, too.")
 @click.option(
     "--grace",
-    type=Seconds("h"),
+    type=parse_hours,
     default="24h",
     show_default=True,
     metavar="TIME",
@@ -54,7 +55,7 @@ def gc_command(
     grace: float,
     dry_run: bool,
     yes: bool,
-    cache_url: str,
+    places: Places,
     as_json: bool,
 ) -> None:
     """Make room: what no name leads to, and models that the limits give up.
@@ -67,12 +68,11 @@ def gc_command(
     ttbert cache gc --dry-run
     ttbert cache gc --max-size 200GB --older-than 90d --yes
     """
-    from ..cache.cache import open_cache
     from ..cache.census import find_model, take_census
     from ..cache.gc import Limits, plan_gc
     from ..cache.sweep import run_gc
 
-    cache = open_cache(cache_url, read_only=read_only())
+    cache = places.open()
     census = take_census(cache)
     only = tuple(find_model(census, ref).ref for ref in refs)
     plan = plan_gc(cache, census, Limits(max_size, older_than, keep_last, only), grace, quarantined)

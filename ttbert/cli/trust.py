@@ -8,12 +8,13 @@ import click
 
 from ..console import plain, say, show, table, tell
 from ..errors import InputError, UntrustedError
-from .options import cache_option, json_option, read_only, sign_option
+from .options import cache_option, json_option, sign_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..cache.keys import PublicKey
+    from ..cache.places import Places
 
 
 @click.command("keygen")
@@ -45,7 +46,7 @@ def keygen_command(name: str, as_json: bool) -> None:
 @sign_option
 @cache_option
 @json_option
-def sign_command(ref: str, sign_with: str | None, cache_url: str, as_json: bool) -> None:
+def sign_command(ref: str, sign_with: str | None, places: Places, as_json: bool) -> None:
     """Vouch for the model REF: for its manifest, and for the name's leading to it.
 
     Sign what you converted, or what you have reason to believe in: the signature says so to all who trust your key.
@@ -53,7 +54,6 @@ def sign_command(ref: str, sign_with: str | None, cache_url: str, as_json: bool)
     \b
     ttbert cache sign bundled
     """
-    from ..cache.cache import open_cache
     from ..cache.census import find_model, take_census
     from ..cache.keys import find_signer
 
@@ -61,7 +61,7 @@ def sign_command(ref: str, sign_with: str | None, cache_url: str, as_json: bool)
     if key is None:
         raise InputError("there is no key to sign with", "make one with `ttbert cache keygen`")
     public = key.public
-    cache = open_cache(cache_url, read_only=read_only())
+    cache = places.open()
     model = find_model(take_census(cache), ref)
     cached = cache.sign(model.ref, key)
     if as_json:
@@ -170,18 +170,17 @@ def trust_remove_command(name: str, as_json: bool) -> None:
 @click.option("--accept", is_flag=True, help="Take the history as it is now for right, after a warning that it changed.")
 @cache_option
 @json_option
-def log_command(ref: str, accept: bool, cache_url: str, as_json: bool) -> None:
+def log_command(ref: str, accept: bool, places: Places, as_json: bool) -> None:
     """What the name REF meant, from when on, and who signed it; also of a name that was removed.
 
     \b
     ttbert cache log bundled
     """
-    from ..cache.cache import open_cache
     from ..cache.history import read_log
     from ..cache.refs import find_ref
     from ..cache.trust import signers
 
-    cache = open_cache(cache_url)
+    cache = places.open()
     found = find_ref(cache.list_refs(), ref)
     log = read_log(cache.store, found)
     seen = cache.trust.memory.recall(cache.store, found)

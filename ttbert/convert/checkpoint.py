@@ -322,7 +322,7 @@ def _absent(source: Source, message: str) -> TtbertError:
     if source.is_partial:
         return NotCached(
             f"in the local Hugging Face cache, {message}",
-            "run once without --offline, or give a local folder, or use --model bundled",
+            "run once without --offline, or give a local folder",
         )
     return CheckpointError(message, _SAVED)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -69,11 +70,11 @@ class Codec(ABC):
         return blake3_of(made).hex == _PROBE_DIGEST
 
 
-class ExtensionCodec(Codec):
-    """By the C extension."""
+class OwnCodec(Codec):
+    """By ttbert itself: the head as `tensorbin` makes it, and the values by a function of `packing`."""
 
-    name = "extension"
-    _pack = staticmethod(pack_with_extension)
+    def __init__(self, name: str, pack: Callable[[Array, str, str, memoryview], bool], remark: str = "") -> None:
+        self.name, self._pack, self.remark = name, pack, remark
 
     def pack_into(self, target: memoryview, array: Array, dtype: str, layout: str) -> bool:
         start = head(array.shape, dtype, layout)
@@ -81,12 +82,11 @@ class ExtensionCodec(Codec):
         return self._pack(array, dtype, layout, target[len(start) :])
 
 
-class NumpyCodec(ExtensionCodec):
-    """By numpy, where there is no extension for this Python or platform."""
-
-    name = "numpy"
-    remark = "packing with numpy, which takes longer: the C extension of ttbert was not built here"
-    _pack = staticmethod(pack_with_numpy)
+EXTENSION = OwnCodec("extension", pack_with_extension)
+NUMPY = OwnCodec(
+    "numpy", pack_with_numpy, "packing with numpy, which takes longer: the C extension of ttbert was not built here"
+)
+"""For where there is no extension for this Python or platform."""
 
 
 class TtnnCodec(Codec):
@@ -127,10 +127,10 @@ def choose_codec() -> Codec:
     codec: Codec
     if installed is not None and installed not in KNOWN_TTNN:
         codec = TtnnCodec()
-    elif has_extension() and ExtensionCodec().is_right():
-        return ExtensionCodec()
+    elif has_extension() and EXTENSION.is_right():
+        return EXTENSION
     else:
-        codec = NumpyCodec()
+        codec = NUMPY
     if not codec.is_right():
         raise _other_format(codec.name)
     return codec

@@ -83,13 +83,13 @@ class HubSource(Source):
         return self._etags.get(name)
 
     def _note_revision(self) -> None:
-        ref = _repo_cache(self.label) / "refs" / self._revision
-        if self._revision == self.commit or (ref.is_file() and ref.read_text() == self.commit):
+        ref, commit = _repo_cache(self.label) / "refs" / self._revision, (self.commit or "").encode()
+        if self._revision == self.commit or (ref.is_file() and ref.read_bytes() == commit):
             return
         ref.parent.mkdir(parents=True, exist_ok=True)
         temporary = ref.with_name(f"{ref.name}.{uuid4().hex[:8]}.tmp")
         try:
-            temporary.write_text(self.commit or "")
+            temporary.write_bytes(commit)
             temporary.replace(ref)
         finally:
             temporary.unlink(missing_ok=True)
@@ -164,7 +164,7 @@ def _not_cached(what: str) -> NotCached:
     online = "with HF_HUB_OFFLINE unset" if constants.HF_HUB_OFFLINE else "without --offline"
     return NotCached(
         f"{what} is not in the local Hugging Face cache, {constants.HF_HUB_CACHE}",
-        f"run once {online}, or give a local folder, or use --model bundled",
+        f"run once {online}, or give a local folder",
     )
 
 

@@ -29,8 +29,7 @@ def supply_model(wanted: Wanted, cache: Cache, options: Sequence[str], on_miss: 
     except (NotCached, StoreUnavailable) as error:
         if wanted.offline:
             _require_whole(wanted, cache)
-        hint = error.hint if "bundled" in error.hint else f"{error.hint}; --model bundled needs no network"
-        raise type(error)(error.message, hint) from error
+        raise type(error)(error.message, f"{error.hint}; --model bundled needs no network") from error
     found = find_converted(plan, cache)
     if found:
         return found.cached

@@ -76,7 +76,7 @@ def _read(content: bytes) -> Tokenizer:
 
     try:
         return Tokenizer.from_buffer(content)
-    except Exception as error:  # the library raises the bare class
+    except ValueError as error:
         raise CheckpointError(f"tokenizer.json cannot be read: {error}", "download the checkpoint again") from error
 
 

@@ -19,7 +19,7 @@ class ReadOnlyStore(Store):
 
     def put(self, key: str, content: bytes | memoryview) -> bool:
         if self.store.head(key) is None:
-            self._refuse()
+            self.refuse()
         return False
 
     def open(self, key: str) -> BinaryIO:
@@ -35,10 +35,10 @@ class ReadOnlyStore(Store):
         return self.store.list(prefix)
 
     def delete(self, key: str) -> bool:
-        return self._refuse()
+        return self.refuse()
 
     def quarantine(self, key: str) -> str:
-        return self._refuse()
+        return self.refuse()
 
     def touch(self, key: str) -> None:
         """Its age is not ours to restart."""
@@ -53,9 +53,10 @@ class ReadOnlyStore(Store):
         return self.store.debris()
 
     def remove_debris(self, entry: Entry) -> bool:
-        return self._refuse()
+        return self.refuse()
 
-    def _refuse(self) -> NoReturn:
+    def refuse(self) -> NoReturn:
+        """StoreReadOnly, as for every change."""
         raise StoreReadOnly(
             f"{self.url} is used for reading only here (--read-only)",
             "convert on a machine that may publish, or leave --read-only, TTBERT_READ_ONLY and read_only in config.toml away",
