@@ -245,12 +245,14 @@ def test_verify_fast_looks_at_sizes_and_reads_no_blob(root: Path) -> None:
 def test_verify_names_the_commands_that_make_anew_what_was_moved_away(root: Path) -> None:
     flip_bit(blob_path(root, TENSORS["embeddings"]))
     commands = [
-        "ttbert convert someone/tiny --policy bfp8",
-        "ttbert convert someone/other --policy bfp8 --revision main",
+        f"ttbert convert someone/tiny --policy bfp8 --cache {root} --no-local",
+        f"ttbert convert someone/other --policy bfp8 --revision main --cache {root} --no-local",
     ]
     done = run(root, "verify", "--repair")
     assert done.exit_code == 7 and [line.strip() for line in done.err.splitlines() if line.startswith("  ")] == commands
     assert run(root, "verify", "--json").document["convert"] == commands
+    elsewhere = ttbert("cache", "verify", "--json", "--read-only", "--cache", root, TTBERT_CACHE=str(root / "another"))
+    assert elsewhere.document["convert"] == commands, "the cache is named that was looked at"
 
 
 def test_repair_puts_back_what_the_local_tier_has_a_sound_copy_of(root: Path, tmp_path: Path) -> None:
@@ -269,7 +271,8 @@ def test_repair_puts_back_what_the_local_tier_has_a_sound_copy_of(root: Path, tm
     again = run(root, "verify", "--repair", "--local", local, "--json")
     (finding,) = again.document["findings"]
     assert finding["key"] == blob_key(blake3_of(TENSORS["head"])) and not finding["restored"]
-    assert again.exit_code == 7 and again.document["convert"] == ["ttbert convert someone/tiny --policy bfp8"]
+    command = f"ttbert convert someone/tiny --policy bfp8 --cache {root} --local {local}"
+    assert again.exit_code == 7 and again.document["convert"] == [command]
     publish(open_local(root))
     run(root, "verify").succeeded()
 

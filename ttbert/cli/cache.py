@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,7 +233,7 @@ def verify_command(ref: str | None, fast: bool, repair: bool, places: Places, as
         with Progress("verifying", len(stored), sum(entry.size for entry in stored.values())) as progress:
             verdict = verify(cache, census, only, repair, lambda entry: progress.advance(entry.size))
     hurt = {name for finding in verdict.findings if not finding.restored for name in finding.models}
-    commands = [convert_command_for(model) for model in census.models if str(model.ref) in hurt]
+    commands = [convert_command_for(model, places) for model in census.models if str(model.ref) in hurt]
     if as_json:
         show({"cache": cache.store.url, "sound": verdict.sound, "fast": fast, **asdict(verdict), "convert": commands})
     else:
@@ -242,15 +242,15 @@ def verify_command(ref: str | None, fast: bool, repair: bool, places: Places, as
         click.get_current_context().exit(verdict.exit_code)
 
 
-def convert_command_for(model: Model) -> str:
-    """The command that makes a model anew."""
+def convert_command_for(model: Model, places: Places) -> str:
+    """The command that makes a model anew where it is, on a machine that may publish there."""
     repo = model.entry.repo if model.entry else model.ref.name
     words = ["ttbert", "convert", repo, "--policy", model.ref.policy]
     if model.ref.revision:
         words += ["--revision", model.ref.revision]
     elif model.ref.name not in (repo, f"local/{Path(repo).name}"):
         words += ["--name", model.ref.name]
-    return shlex.join(words)
+    return shlex.join([*words, *replace(places, read_only=False).options()])
 
 
 @cache_commands.command("rm")
@@ -347,6 +347,6 @@ def _print_verdict(verdict: Verdict, done: str, commands: list[str] | None) -> N
     if commands is None:
         tell("hint: --repair moves what is damaged to quarantine; then convert the models again")
     elif commands:
-        tell("hint: convert again what is not whole any more:")
+        tell("hint: convert again what is not whole any more, or pull it where these are copies of a shared cache:")
         for command in commands:
             tell(f"  {command}")
