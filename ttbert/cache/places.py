@@ -9,7 +9,7 @@ from .cache import Cache
 from .counters import Counters
 from .keys import PrivateKey
 from .stores.local import LocalStore
-from .stores.open import open_store
+from .stores.open import FOLDER, open_store, split_url
 from .stores.readonly import ReadOnlyStore
 from .stores.store import Store
 from .tiers import TieredCache
@@ -68,12 +68,11 @@ class Places:
 
 def is_remote(url: str) -> bool:
     """Whether a network may be between this machine and the store."""
-    scheme, separator, _ = url.partition("://")
-    return bool(separator) and scheme not in ("file", "local", "memory")
+    return split_url(url)[0] not in (*FOLDER, "memory")
 
 
 def _folder(url: str) -> LocalStore:
-    if is_remote(url) or "://" in url.removeprefix("file://").removeprefix("local://"):
+    if split_url(url)[0] not in FOLDER:
         raise InputError(f"{url!r} cannot be a local tier", "give a folder with --local or TTBERT_LOCAL")
     store = open_store(url)
     assert isinstance(store, LocalStore)
