@@ -148,6 +148,18 @@ def test_pull_and_push_move_a_whole_model(url: str, tmp_path: Path) -> None:
     assert with_blobs.items() <= files(near).items() and len(with_blobs) == len(TENSORS) + len(FILES) + 1
 
 
+def test_pull_reads_the_copies_that_are_here_and_fetches_damaged_ones_again(url: str, tmp_path: Path) -> None:
+    publish(open_cache(url))
+    ttbert("cache", "pull", "tiny", *both(url, tmp_path)).succeeded()
+    sound = files(tmp_path)
+    damaged = flip_bit(blob_path(tmp_path, TENSORS["layer"]))
+    done = ttbert("cache", "pull", "tiny", *both(url, tmp_path), "--json")
+    assert done.exit_code == 0 and "is damaged; moved to quarantine/" in done.err and "checking" in done.err
+    assert done.document["bytes_pulled"] == len(TENSORS["layer"]) and done.document["counters"]["damaged"] == 1
+    assert sound.items() <= files(tmp_path).items() and damaged in files(tmp_path).values()
+    assert "nothing to do" in ttbert("cache", "pull", "tiny", *both(url, tmp_path)).succeeded().out
+
+
 def test_push_and_pull_need_two_tiers_and_a_model(url: str, tmp_path: Path) -> None:
     ttbert("cache", "push", "tiny", "--cache", tmp_path).failed_at_once(2, "has no local tier", "--local")
     ttbert("cache", "pull", "tiny", "--cache", url, "--no-local").failed_at_once(2, "has no local tier")

@@ -88,25 +88,32 @@ def bring_near(label: str, cache: Cache, cached: Cached, ref: Ref | None) -> int
 def pull_command(ref: str, places: Places, as_json: bool) -> None:
     """Copy the model REF from the cache to the local tier, so that it can be used from here, --offline too.
 
+    Copies that are there are read, and damaged ones fetched again.
+
     \b
     ttbert cache pull bundled --cache s3://lab/ttbert
     """
     from ..cache.census import find_model, take_census
+    from ..cache.transfer import discard_damaged
     from ..errors import IntegrityError, StoreReadOnly
 
-    cache, _ = _both(places)
+    cache, near = _both(places)
     model = find_model(take_census(cache.authority), ref)
     if model.cached is None:
         raise IntegrityError(f"{model.ref}: {model.problem}", "convert it again on a machine that may publish")
     # Refused here, before a blob is fetched, if it may not be used.
     cached = cache.resolve(model.ref) or cache.manifest(model.cached.digest)
     started = time.perf_counter()
+    lacking = cache.to_fetch(cached.manifest)
+    here = {blob: size for blob, size in cached.manifest.blobs().items() if blob not in lacking}
+    with Progress(f"checking {model.ref}", len(here), sum(here.values())) as progress:
+        cache.counters.count("damaged", discard_damaged(near, here, progress.advance))
     size = bring_near(str(model.ref), cache, cached, model.ref)
     seconds = time.perf_counter() - started
-    lacking = len(cache.to_fetch(cached.manifest))
+    lacking = cache.to_fetch(cached.manifest)
     if lacking:
         raise StoreReadOnly(
-            f"{places.local} holds no copy of {model.ref}: {lacking} of its blobs could not be written there",
+            f"{places.local} holds no copy of {model.ref}: {len(lacking)} of its blobs could not be written there",
             "choose a folder that can be written to with --local",
         )
     _report(model.ref, "pulled", cached, size, seconds, places, cache, as_json)
