@@ -43,7 +43,7 @@ def export_for_tt_metal(
             raise _taken(folder, entry)
         missing += 0 if found else entry.size
     if check_space:
-        require_space(store, missing, str(folder))
+        require_space(store, missing, "the files", "choose another folder to export to")
     written = 0
     for pack in manifest.packs:
         for entry, blob in model.cache.load_pack(pack):

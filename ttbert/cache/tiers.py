@@ -19,7 +19,7 @@ from .digest import Digest
 from .manifest import FileEntry, Manifest, Outline, PackEntry, TensorEntry
 from .refs import Ref
 from .space import require_space
-from .stores.local import LocalStore
+from .stores.local import LocalStore, how_to_free
 from .stores.store import Store
 from .tier import LocalTier
 from .transfer import copy_history
@@ -135,7 +135,9 @@ class TieredCache(Cache):
         """The blobs that are not here, with their sizes. NoSpaceError where they do not fit here."""
         lacking = self.to_fetch(cached.manifest)
         if self.check_space:
-            require_space(self.near.store, sum(lacking.values()), "a copy of the model", "--local, or none with --no-local")
+            near = self.near.store
+            way_out = f"{how_to_free(near.url)}; or choose another place with --local, or none with --no-local"
+            require_space(near, sum(lacking.values()), "a copy of the model", way_out)
         return {blob_key(digest): (digest, size) for digest, size in lacking.items()}
 
     def _lead_to(self, cached: Cached, ref: Ref | None) -> None:

@@ -17,6 +17,7 @@ import grp
 import itertools
 import os
 import pwd
+import shlex
 import shutil
 import stat
 import time
@@ -264,7 +265,7 @@ class LocalStore(Store):
             free = shutil.disk_usage(nearest_existing(path)).free
             return NoSpaceError(
                 f"no space left in {self.url}: {needed:,} bytes needed, {free:,} free",
-                "free some space (`ttbert cache gc`), or choose another folder with --cache or TTBERT_CACHE",
+                f"{how_to_free(self.url)}; or choose another folder with --cache or TTBERT_CACHE",
             )
         if error.errno in _FORBIDDEN:
             place = nearest_existing(path)
@@ -374,6 +375,11 @@ def open_folder(folder: Path, group: str | None = None) -> LocalStore:
         if (place.exists() or place.is_symlink()) and not place.is_dir():  # which somebody may just have made
             raise _not_a_folder(folder)
     return LocalStore(folder, group)
+
+
+def how_to_free(url: str) -> str:
+    """What to do for room in a cache: there, since another one may be the user's usual one."""
+    return f"free some with `ttbert cache gc --cache {shlex.quote(url)}`, which takes a day, or at once with --grace 0"
 
 
 def _check_group(folder: Path, group: str) -> None:
