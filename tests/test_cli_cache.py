@@ -99,6 +99,14 @@ def test_info_of_a_store_that_promises_less_says_so() -> None:
     assert "not exactly once" in done.out and "free" not in done.out
 
 
+@pytest.mark.parametrize("command", [("info",), ("ls",), ("gc", "--dry-run")])
+def test_a_cache_that_is_not_there_is_told_of(command: tuple[str, ...], root: Path, tmp_path: Path) -> None:
+    place = tmp_path / "not mounted"
+    assert f"there is no cache in {place} yet" in run(place, *command).succeeded().err
+    assert run(place, *command, "--json").succeeded().err.startswith("note:") and not place.exists()
+    assert run(root, *command).succeeded().err == ""
+
+
 # ls and show
 
 

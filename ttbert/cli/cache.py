@@ -58,6 +58,7 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
     if access and not as_json:
         say("\n".join(in_force))  # now, since it helps most where the next step fails, which is to ask the store
     census = take_census(cache.authority)
+    note_absence(cache, census)
     near = take_census(cache.near) if cache.near else None
     document: dict[str, Any] = {
         "cache": cache.store.url,
@@ -119,6 +120,7 @@ def ls_command(sort: str, cache_url: str, as_json: bool) -> None:
 
     cache = open_cache(cache_url)
     census = take_census(cache)
+    note_absence(cache, census)
     keys = {"name": _name, "size": lambda model: -_size(model), "age": _created, "used": census.last_used}
     models = sorted(census.models, key=keys[sort])
     if as_json:
@@ -282,6 +284,12 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
         show({"ref": str(model.ref), "removed": not dry_run, "bytes_freed_by_gc": frees})
     elif not dry_run:
         say(f"forgot {model.ref}")
+
+
+def note_absence(cache: Cache, census: Census) -> None:
+    """Tell of a cache that is not there, which looks like an empty one."""
+    if not census.entries:
+        tell(f"note: there is no cache in {cache.store.url} yet; is something not mounted, or is there a slip of the pen?")
 
 
 def _by_kind(census: Census) -> dict[str, dict[str, int]]:

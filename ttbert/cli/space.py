@@ -12,6 +12,7 @@ import click
 
 from ..console import agree, count_text, say, show, size_text, tell
 from ..errors import IntegrityError
+from .cache import note_absence
 from .options import cache_option, json_option, read_only
 from .units import Seconds, Size
 
@@ -73,6 +74,7 @@ def gc_command(
 
     cache = open_cache(cache_url, read_only=read_only())
     census = take_census(cache)
+    note_absence(cache, census)
     only = tuple(find_model(census, ref).ref for ref in refs)
     plan = plan_gc(cache, census, Limits(max_size, older_than, keep_last, only), grace, quarantined)
     if not as_json:
