@@ -177,6 +177,15 @@ def test_a_damaged_model_is_not_pushed(url: str, tmp_path: Path) -> None:
 # Offline, read-only, weak
 
 
+def test_without_a_network_a_model_that_is_whole_here_is_said_to_be(tmp_path: Path) -> None:
+    publish(open_local(tmp_path), HUB, repo="someone/tiny")
+    network = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    demo = ("demo", "--model", "someone/tiny", *both("s3://lab", tmp_path))
+    ttbert(*demo, **network).failed(11, "connection refused", f"add --offline: all of {HUB} is in {tmp_path}")
+    blob_path(tmp_path, TENSORS["head"]).unlink()
+    assert "--offline" not in ttbert(*demo, **network).failed(11, "connection refused").err
+
+
 def test_offline_opens_no_socket_and_lists_what_is_missing(url: str, tmp_path: Path) -> None:
     hook = make_hook(tmp_path / "hook", NO_SOCKETS)
     local = tmp_path / "local"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from ..console import Progress, progress_options, say, show, size_text, tell
-from ..errors import CacheError, InputError
+from ..errors import CacheError, InputError, StoreUnavailable
 from .options import json_option, places_option, progress_option, sign_option
 
 if TYPE_CHECKING:
@@ -65,7 +66,21 @@ def _find_or_convert(wanted: Wanted, places: Places, cache: Cache, require: Requ
         require(plan.recipe.shape)
         tell(f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first")
 
-    return supply_model(wanted, cache, [*places.options(), *progress_options()], on_miss)
+    try:
+        return supply_model(wanted, cache, [*places.options(), *progress_options()], on_miss)
+    except StoreUnavailable as error:
+        if cache.near is None or not _is_whole(wanted, cache.near):
+            raise
+        hint = f"{error.hint}; or add --offline: all of {wanted.ref} is in {cache.near.store.url}"
+        raise StoreUnavailable(error.message, hint) from error
+
+
+def _is_whole(wanted: Wanted, near: Cache) -> bool:
+    """Whether a model can be used from the local tier alone."""
+    with suppress(CacheError):
+        cached = near.resolve(wanted.ref)
+        return cached is not None and not near.missing(cached.manifest)
+    return False
 
 
 def bring_near(label: str, cache: Cache, cached: Cached, ref: Ref | None) -> int:
