@@ -113,6 +113,12 @@ def test_a_local_tier_is_a_folder(tmp_path: Path, local: str) -> None:
     ttbert("cache", "pull", "x", "--cache", tmp_path, "--local", local).failed_at_once(2, "cannot be a local tier")
 
 
+def test_a_local_tier_that_cannot_be_made_is_an_error_of_that_option(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    done = info("--cache", tmp_path / "cache", "--local", tmp_path / "file/local")
+    done.failed_at_once(5, f"{tmp_path}/file/local cannot be made: {tmp_path}/file is a file", "--local")
+
+
 # A model from one machine to another
 
 

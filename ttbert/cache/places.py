@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import InputError, NotCached
+from ..errors import CacheError, InputError, NotCached
 from .cache import Cache
 from .counters import Counters
 from .keys import PrivateKey
@@ -74,6 +74,9 @@ def is_remote(url: str) -> bool:
 def _folder(url: str) -> LocalStore:
     if split_url(url)[0] not in FOLDER:
         raise InputError(f"{url!r} cannot be a local tier", "give a folder with --local or TTBERT_LOCAL")
-    store = open_store(url)
+    try:
+        store = open_store(url)
+    except CacheError as error:  # a file is in its place
+        raise CacheError(error.message, "choose another folder with --local or TTBERT_LOCAL") from error
     assert isinstance(store, LocalStore)
     return store

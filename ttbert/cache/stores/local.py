@@ -407,7 +407,7 @@ def _not_a_folder(path: Path) -> CacheError:
         what = "leads to nothing"
     else:
         what = "is a file"
-    return CacheError(f"{path} cannot be in a cache: {place} {what}", "choose a folder with --cache or TTBERT_CACHE")
+    return CacheError(f"{path} cannot be made: {place} {what}", "choose a folder with --cache or TTBERT_CACHE")
 
 
 def _sync_name(path: Path) -> None:
