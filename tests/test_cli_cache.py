@@ -107,6 +107,12 @@ def test_a_cache_that_is_not_there_is_told_of(command: tuple[str, ...], root: Pa
     assert run(root, *command).succeeded().err == ""
 
 
+def test_info_knows_a_folder_that_cannot_be_written_to(small_disk: Path) -> None:
+    assert "may publish  yes" in run(small_disk / "cache", "info").succeeded().out
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert f"may publish  no: {small_disk} cannot be written to" in run(small_disk / "cache", "info").succeeded().out
+
+
 # ls and show
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
@@ -52,7 +53,7 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
         ]
     in_force += [
         f"local tier   {local or 'none'}  (from {local_source})",
-        f"may publish  {'no: --read-only' if places.read_only else 'yes, where its owner permits it'}",
+        f"may publish  {_may_publish(cache, places)}",
         f"signatures   {'required, of ' + ', '.join(trusted) if trusted else 'not required: no key is trusted'}",
     ]
     if access and not as_json:
@@ -284,6 +285,18 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
         show({"ref": str(model.ref), "removed": not dry_run, "bytes_freed_by_gc": frees})
     elif not dry_run:
         say(f"forgot {model.ref}")
+
+
+def _may_publish(cache: Cache, places: Places) -> str:
+    from ..cache.stores.local import LocalStore
+    from ..cache.stores.mounts import nearest_existing
+
+    if places.read_only:
+        return "no: --read-only"
+    place = nearest_existing(cache.store.root) if isinstance(cache.store, LocalStore) else None
+    if place and not os.access(place, os.W_OK | os.X_OK):
+        return f"no: {place} cannot be written to; `ttbert cache doctor` says why"
+    return "yes, where its owner permits it"
 
 
 def note_absence(cache: Cache, census: Census) -> None:
