@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,12 @@ def test_an_unknown_name_is_exit_code_2(root: Path, verb: str) -> None:
     run(root, verb, "not a name").failed_at_once(2, "is not a ref")
 
 
+def test_a_digest_that_is_too_short_is_said_to_be(root: Path) -> None:
+    cached = open_local(root).resolve(OTHER)
+    assert cached is not None
+    run(root, "show", cached.digest.hex[:3]).failed_at_once(2, "no model in the cache", "4 characters")
+
+
 def test_an_ambiguous_name_is_exit_code_2(root: Path) -> None:
     publish(open_local(root), Ref("someone/other", "v2", "bfp8"))
     run(root, "show", "someone/other").failed_at_once(2, f"{OTHER}, someone/other@v2:bfp8", "whole name")
@@ -254,6 +261,13 @@ def test_verify_fast_looks_at_sizes_and_reads_no_blob(root: Path) -> None:
     assert done.exit_code == 7 and "it has 2,999 bytes, not 3,000" in done.out and f"needed by {TINY}, {OTHER}" in done.out
     assert f"missing, needed by {OTHER}" in done.out and "2 wrong" in done.out and files(root) == before
     run(root, "verify", "--fast", "--repair").failed_at_once(2, "nothing to repair")
+
+
+def test_what_is_missing_is_made_anew_without_a_repair(root: Path) -> None:
+    blob_path(root, OTHER_TENSORS["other"]).unlink()
+    done = run(root, "verify")
+    assert done.exit_code == 7 and "1 wrong" in done.out and "--repair" not in done.err
+    assert "ttbert convert someone/other" in done.err and "someone/tiny" not in done.err
 
 
 def test_verify_names_the_commands_that_make_anew_what_was_moved_away(root: Path) -> None:
@@ -478,29 +492,47 @@ def test_an_empty_address_is_refused(tmp_path: Path) -> None:
     ttbert("cache", "ls", "--cache", "").failed_at_once(2, "cannot be a cache")
 
 
-def test_a_folder_that_may_not_be_looked_into_is_exit_code_9(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
-    publish(open_local(closed / "cache"))
-    closed.chmod(0)
+@pytest.fixture
+def as_nobody(tmp_path: Path) -> Iterator[Callable[..., Done]]:
+    """Runs `ttbert cache` as a user to whom nothing belongs, and who may look into `tmp_path`."""
     opened = [path for path in [tmp_path, *tmp_path.parents] if path.name.startswith("pytest-") or path == tmp_path]
     modes = [(path, path.stat().st_mode) for path in opened]
     for path in opened:
         path.chmod(0o755)
+
+    def run_as_nobody(*arguments: object) -> Done:
+        done = subprocess.run(
+            [sys.executable, "-c", AS_NOBODY, "cache", *map(str, arguments)],
+            env=environment(XDG_CONFIG_HOME=str(tmp_path / "config")),
+            capture_output=True,
+            timeout=60,
+        )
+        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    yield run_as_nobody
+    for path, mode in modes:
+        path.chmod(mode)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_exit_code_9(tmp_path: Path, as_nobody: Callable[..., Done]) -> None:
+    closed = tmp_path / "closed"
+    publish(open_local(closed / "cache"))
+    closed.chmod(0)
     try:
         for verb in ("info", "ls", "verify"):
-            done = subprocess.run(
-                [sys.executable, "-c", AS_NOBODY, "cache", verb, "--cache", str(closed / "cache")],
-                env=environment(XDG_CONFIG_HOME=str(tmp_path / "config")),
-                capture_output=True,
-                timeout=60,
-            )
+            done = as_nobody(verb, "--cache", closed / "cache")
             # What is in force is told before the cache is looked into.
-            told = "" if verb == "info" else done.stdout.decode()
-            Done(done.returncode, told, done.stderr.decode()).failed_at_once(9, "permission denied", "closed")
+            told = "" if verb == "info" else done.out
+            Done(done.exit_code, told, done.err).failed_at_once(9, "permission denied", "closed")
     finally:
-        for path, mode in modes:
-            path.chmod(mode)
         closed.chmod(0o755)
+
+
+def test_what_may_not_be_read_is_not_called_wrong(root: Path, as_nobody: Callable[..., Done]) -> None:
+    blob_path(root, TENSORS["layer"]).chmod(0)
+    done = as_nobody("verify", "--cache", root)
+    assert done.exit_code == 9 and "hint" not in done.err
+    assert "permission denied" in done.out and "1 could not be checked" in done.out and "wrong" not in done.out
 
 
 def test_looking_at_a_cache_needs_neither_torch_nor_ttnn_nor_fsspec(root: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import Progress, agree, count_text, say, show, size_text, table, tell
-from ..errors import InputError, IntegrityError
+from ..errors import InputError, IntegrityError, StoreReadOnly, StoreUnavailable
 from .options import cache_option, chosen_by, default_cache, json_option, places_option, progress_option, read_only
 from .trust import signed_by
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..cache.cache import Cache
     from ..cache.census import Census, Model
     from ..cache.places import Places
-    from ..cache.verify import Verdict
+    from ..cache.verify import Finding, Verdict
 
 
 @click.group("cache")
@@ -144,7 +144,7 @@ def ls_command(sort: str, cache_url: str, as_json: bool) -> None:
 def show_command(ref: str, cache_url: str, as_json: bool) -> None:
     """Everything about one model: where it came from, what made it, its tensors.
 
-    REF is NAME, NAME@REVISION, NAME@REVISION:POLICY or the beginning of a manifest's digest.
+    REF is NAME, NAME@REVISION, NAME@REVISION:POLICY or the beginning of a manifest's digest, 4 characters at least.
 
     \b
     ttbert cache show bundled
@@ -235,12 +235,25 @@ def verify_command(ref: str | None, fast: bool, repair: bool, places: Places, as
     else:
         with Progress("verifying", len(stored), sum(entry.size for entry in stored.values())) as progress:
             verdict = verify(cache, census, only, repair, lambda entry: progress.advance(entry.size))
-    hurt = {name for finding in verdict.findings if not finding.restored for name in finding.models}
+    unseen = (StoreReadOnly.exit_code, StoreUnavailable.exit_code)  # converting again would not help
+    hurt = {
+        name
+        for finding in verdict.findings
+        if not finding.restored and finding.exit_code not in unseen
+        for name in finding.models
+    }
     commands = [convert_command_for(model, places) for model in census.models if str(model.ref) in hurt]
     if as_json:
         show({"cache": cache.store.url, "sound": verdict.sound, "fast": fast, **asdict(verdict), "convert": commands})
     else:
-        _print_verdict(verdict, "looked at" if fast else "read", commands if repair else None)
+        _print_verdict(verdict, "looked at" if fast else "read")
+        damaged = any(_is_wrong(finding) and finding.key in stored for finding in verdict.findings)
+        if damaged and not repair:
+            tell("hint: --repair moves what is damaged to quarantine; then convert the models again")
+        elif commands:
+            tell("hint: convert again what is not whole any more, or pull it where these are copies of a shared cache:")
+            for command in commands:
+                tell(f"  {command}")
     if not verdict.sound:
         click.get_current_context().exit(verdict.exit_code)
 
@@ -352,8 +365,7 @@ def _names(census: Census, model: Model) -> int:
     return sum(1 for other in census.models if other.cached and model.cached and other.cached.digest == model.cached.digest)
 
 
-def _print_verdict(verdict: Verdict, done: str, commands: list[str] | None) -> None:
-    """`commands` are those that make anew what was moved away, None where nothing was."""
+def _print_verdict(verdict: Verdict, done: str) -> None:
     for finding in verdict.findings:
         needed = f", needed by {', '.join(finding.models)}" if finding.models else ""
         say(f"{finding.key}: {finding.problem}{needed}")
@@ -361,13 +373,12 @@ def _print_verdict(verdict: Verdict, done: str, commands: list[str] | None) -> N
             say(f"  moved to {finding.moved}")
         if finding.restored:
             say("  restored from the local tier")
-    result = "all sound" if verdict.sound else f"{len(verdict.findings)} wrong"
-    say(f"{count_text(verdict.objects, 'object')}, {size_text(verdict.size)} {done}: {result}")
-    if verdict.sound:
-        return
-    if commands is None:
-        tell("hint: --repair moves what is damaged to quarantine; then convert the models again")
-    elif commands:
-        tell("hint: convert again what is not whole any more, or pull it where these are copies of a shared cache:")
-        for command in commands:
-            tell(f"  {command}")
+    wrong = sum(_is_wrong(finding) for finding in verdict.findings)
+    unknown = len(verdict.findings) - wrong
+    results = [*([f"{wrong} wrong"] if wrong else []), *([f"{unknown} could not be checked"] if unknown else [])]
+    say(f"{count_text(verdict.objects, 'object')}, {size_text(verdict.size)} {done}: {', '.join(results) or 'all sound'}")
+
+
+def _is_wrong(finding: Finding) -> bool:
+    """Rather than out of reach, or of another version."""
+    return finding.exit_code == IntegrityError.exit_code
