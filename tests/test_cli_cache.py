@@ -87,6 +87,17 @@ def test_info_says_where_the_cache_is_and_what_is_in_it(root: Path) -> None:
     assert document["bytes"] == sum(map(len, files(root).values()))
 
 
+def test_info_puts_all_that_is_stored_in_one_column(root: Path) -> None:
+    (root / "mine").mkdir()
+    (root / "mine/notes").write_bytes(bytes(2000))
+    damaged = blob_path(root, TENSORS["layer"])
+    open_local(root).store.quarantine(f"blobs/{damaged.parent.name}/{damaged.name}")
+    out = run(root, "info").succeeded().out
+    assert all(line[12] == " " and line[13] != " " and line[0] != " " for line in out.splitlines()), out
+    assert "mine         1, 2.0 kB" in out and out.count("quarantine") == 1 and "1 object, 2.0 kB" in out
+    assert "[default: ~/.cache/ttbert]" in run(root, "info", "--help").succeeded().out
+
+
 def test_the_option_beats_the_environment_and_that_the_default(root: Path, tmp_path: Path) -> None:
     option = ttbert("cache", "info", "--json", "--cache", root, TTBERT_CACHE=str(tmp_path / "other")).document
     default = ttbert("cache", "info", "--json", XDG_CACHE_HOME=str(tmp_path / "home")).document

@@ -96,12 +96,13 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
     say(f"models       {document['models']}")
     say(f"blobs        {document['blobs']}, {size_text(sum(entry.size for entry in census.blobs.values()))}")
     for kind, of in document["by_kind"].items():
-        if kind != "blobs" and of["objects"]:
-            say(f"  {kind:<10} {of['objects']}, {size_text(of['bytes'])}")
+        if kind not in ("blobs", "quarantine", "temporary") and of["objects"]:
+            say(f"{kind:<12} {of['objects']}, {size_text(of['bytes'])}")
     if near:
         say(f"copies here  {count_text(len(near.blobs), 'blob')}, {size_text(near.size)} in all")
-    say(f"quarantine   {count_text(document['quarantined'], 'object')}")
-    say(f"left behind  {count_text(document['left_behind'], 'temporary file')} of killed writers")
+    moved, left = (sum(entry.size for entry in entries) for entries in (census.quarantine, census.debris))
+    say(f"quarantine   {count_text(document['quarantined'], 'object')}, {size_text(moved)}")
+    say(f"left behind  {count_text(document['left_behind'], 'temporary file')} of killed writers, {size_text(left)}")
     if document["bytes_free"] is not None:
         say(f"free         {size_text(document['bytes_free'])}")
 

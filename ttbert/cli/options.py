@@ -46,8 +46,8 @@ cache_option = click.option(
     envvar="TTBERT_CACHE",
     default=_default("cache", default_cache),
     metavar="URL",
-    show_default="~/.cache/ttbert",
-    help="The cache: a folder, s3://BUCKET/PREFIX (gs://, az://), or an fsspec URL. Also TTBERT_CACHE.",
+    help="The cache: a folder, s3://BUCKET/PREFIX (gs://, az://), or an fsspec URL. Also TTBERT_CACHE.  "
+    "[default: ~/.cache/ttbert]",
 )
 
 progress_option = click.option(
