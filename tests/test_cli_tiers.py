@@ -119,6 +119,19 @@ def test_a_local_tier_that_cannot_be_made_is_an_error_of_that_option(tmp_path: P
     done.failed_at_once(5, f"{tmp_path}/file/local cannot be made: {tmp_path}/file is a file", "--local")
 
 
+def test_a_local_tier_and_none_is_refused(tmp_path: Path) -> None:
+    info("--cache", tmp_path / "a", "--local", tmp_path / "b", "--no-local").failed_at_once(2, "--no-local wants none")
+    assert info("--no-local", "--json", TTBERT_CACHE=str(tmp_path / "a"), TTBERT_LOCAL=str(tmp_path / "b")).succeeded()
+
+
+@pytest.mark.parametrize("shared,local", [("a", "a/b"), ("a/b", "a"), ("link", "a/b")])
+def test_a_cache_and_its_local_tier_lie_beside_each_other(tmp_path: Path, shared: str, local: str) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    done = info("--cache", tmp_path / shared, "--local", tmp_path / local)
+    done.failed_at_once(2, "one is inside of the other", "--local")
+
+
 # A model from one machine to another
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os.path import realpath
+from pathlib import Path
 
 from ..errors import CacheError, InputError, NotCached
 from .cache import Cache
@@ -50,6 +52,11 @@ class Places:
         far: Store = open_store(self.cache, lambda: counters.count("retry"), self.shared_group)
         if isinstance(far, LocalStore) and near and far.root == near.root:
             near = None
+        if isinstance(far, LocalStore) and near and _are_nested(far.root, near.root):
+            raise InputError(
+                f"of the cache {far.url} and the local tier {near.url} one is inside of the other",
+                "choose a folder beside it with --local",
+            )
         if self.read_only:
             far = ReadOnlyStore(far)
         if near:
@@ -80,3 +87,9 @@ def _folder(url: str) -> LocalStore:
         raise CacheError(error.message, "choose another folder with --local or TTBERT_LOCAL") from error
     assert isinstance(store, LocalStore)
     return store
+
+
+def _are_nested(one: Path, other: Path) -> bool:
+    """Whether a folder is below another one, by whatever links."""
+    places = Path(realpath(one)), Path(realpath(other))
+    return places[0] in places[1].parents or places[1] in places[0].parents
