@@ -322,7 +322,7 @@ def test_repair_puts_back_what_the_local_tier_has_a_sound_copy_of(root: Path, tm
 def test_rm_forgets_the_name_and_keeps_the_bytes(root: Path) -> None:
     before = {key for key in files(root) if not key.startswith("refs/")}
     done = run(root, "rm", "tiny", "--yes").succeeded()
-    assert f"forgot {TINY}" in done.out and "3.0 kB" in done.err
+    assert done.out == f"forgot {TINY}; `ttbert cache gc` then frees 3.0 kB\n" and done.err == ""
     assert {key for key in files(root) if not key.startswith("refs/")} == before
     assert [row["ref"] for row in run(root, "ls", "--json").document] == [str(OTHER)]
     run(root, "rm", "tiny", "--yes").failed_at_once(2, "no model in the cache")
@@ -339,6 +339,10 @@ def test_rm_can_be_tried_first(root: Path) -> None:
     }
     assert files(root) == before
     assert run(root, "rm", "tiny", "--yes", "--json").succeeded().document["removed"] is True
+
+
+def test_rm_promises_nothing_that_it_cannot_do(root: Path) -> None:
+    run(root, "rm", "tiny", "--yes", TTBERT_READ_ONLY="1").failed_at_once(9, "for reading only")
 
 
 def test_rm_of_a_damaged_model_works(root: Path) -> None:

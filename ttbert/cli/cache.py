@@ -289,16 +289,15 @@ def rm_command(ref: str, dry_run: bool, yes: bool, cache_url: str, as_json: bool
     census = take_census(cache)
     model = find_model(census, ref)
     frees = census.own_size(model.cached) if model.cached and _names(census, model) == 1 else 0
-    if not as_json or not (dry_run or yes):
-        will = "would" if dry_run else "will"
-        tell(f"{model.ref}: the name {will} be forgotten; `ttbert cache gc` then frees {size_text(frees)}")
+    if (dry_run and not as_json) or not (dry_run or yes):
+        tell(f"{model.ref}: once the name is forgotten, `ttbert cache gc` frees {size_text(frees)}")
     if not dry_run:
         agree(yes, "Forget it?")
         cache.remove_ref(model.ref)
     if as_json:
         show({"ref": str(model.ref), "removed": not dry_run, "bytes_freed_by_gc": frees})
     elif not dry_run:
-        say(f"forgot {model.ref}")
+        say(f"forgot {model.ref}; `ttbert cache gc` then frees {size_text(frees)}")
 
 
 def _may_publish(cache: Cache, places: Places) -> str:
