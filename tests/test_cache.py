@@ -453,6 +453,9 @@ def test_a_folder_is_opened_as_a_folder_however_it_is_written(tmp_path: Path, fo
 def test_a_url_of_a_folder_is_read_as_urls_are(tmp_path: Path) -> None:
     assert open_cache(f"file://{tmp_path}/a%20b").store.url == f"{tmp_path}/a b"
     assert open_cache(f"{tmp_path}/a%20b").store.url == f"{tmp_path}/a%20b", "which is no URL"
+    assert open_cache(f"file://{tmp_path}/%FF").store.url == os.fsdecode(bytes(tmp_path) + b"/\xff")
+    with pytest.raises(InputError, match="cannot be a cache"):
+        open_cache(f"file://{tmp_path}/%00")
     assert is_remote("S3://lab") and not is_remote("FILE:///lab")
     place = uuid.uuid4().hex
     assert open_cache(f"Memory://{place}").store.url == f"memory://{place}"

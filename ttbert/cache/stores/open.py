@@ -31,7 +31,7 @@ def open_store(url: str, on_retry: Callable[[], None] = lambda: None, group: str
         from .foreign import FsspecStore  # likewise
 
         return FsspecStore(f"{scheme}://{rest}")
-    if not rest:
+    if not rest or "\0" in rest:
         raise InputError(f"{url!r} cannot be a cache", "give a folder or a URL with --cache or TTBERT_CACHE")
     try:
         return open_folder(Path(rest).expanduser().absolute(), group)
@@ -57,4 +57,4 @@ def split_url(url: str) -> tuple[str, str]:
         return scheme, rest
     if not rest.startswith("/"):
         raise InputError(f"{url!r} cannot be a cache: its path is not absolute", f"write {scheme}:///FOLDER, or the path alone")
-    return scheme, unquote(rest)
+    return scheme, unquote(rest, errors="surrogateescape")  # as Python has the names of files
