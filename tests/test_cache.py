@@ -41,6 +41,7 @@ from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key, open_cache
 from ttbert.cache.census import find_model, take_census
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.gc import plan_gc
+from ttbert.cache.places import Places, is_remote
 from ttbert.cache.refs import Ref, RefEntry, move_ref
 from ttbert.cache.stores import store
 from ttbert.cache.stores.local import LocalStore
@@ -504,10 +505,40 @@ def test_a_server_that_is_gone_has_nothing_damaged() -> None:
             use()
 
 
-@pytest.mark.parametrize("form", ["{}", "file://{}", "local://{}"])
+@pytest.mark.parametrize("form", ["{}", "file://{}", "local://{}", "FILE://{}"])
 def test_a_folder_is_opened_as_a_folder_however_it_is_written(tmp_path: Path, form: str) -> None:
     store = open_cache(form.format(tmp_path / "cache")).store
     assert isinstance(store, LocalStore) and store.root == tmp_path / "cache"
+
+
+def test_a_url_of_a_folder_is_read_as_urls_are(tmp_path: Path) -> None:
+    assert open_cache(f"file://{tmp_path}/a%20b").store.url == f"{tmp_path}/a b"
+    assert open_cache(f"{tmp_path}/a%20b").store.url == f"{tmp_path}/a%20b", "which is no URL"
+    assert open_cache(f"file://{tmp_path}/%FF").store.url == os.fsdecode(bytes(tmp_path) + b"/\xff")
+    with pytest.raises(InputError, match="cannot be a cache"):
+        open_cache(f"file://{tmp_path}/%00")
+    assert is_remote("S3://lab") and not is_remote("FILE:///lab")
+    place = uuid.uuid4().hex
+    assert open_cache(f"Memory://{place}").store.url == f"memory://{place}"
+
+
+@pytest.mark.parametrize(
+    "url,says",
+    [
+        ("s3:/lab/x", "write s3://lab/x, or ./s3:/lab/x"),
+        ("gs:/lab", "write gs://lab"),
+        ("file:/tmp/x", "write file:///tmp/x"),
+        ("file://lab/ttbert", "write file:///FOLDER"),
+        ("file://localhost/tmp/x", "write file:///FOLDER"),
+    ],
+)
+def test_a_mistyped_url_is_no_folder(url: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for open_it in (open_cache, lambda url: Places(url).open(), lambda url: Places("cache", local=url).open()):
+        with pytest.raises(InputError, match="cannot be a cache") as caught:
+            open_it(url)
+        assert says in caught.value.hint
+    assert open_cache("./s3:/lab/x").store.url == str(tmp_path / "s3:/lab/x")
 
 
 def test_home_and_relative_folders_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,17 @@ def test_info_says_where_the_cache_is_and_what_is_in_it(root: Path) -> None:
     assert document["bytes"] == sum(map(len, files(root).values()))
 
 
+def test_info_puts_all_that_is_stored_in_one_column(root: Path) -> None:
+    (root / "mine").mkdir()
+    (root / "mine/notes").write_bytes(bytes(2000))
+    damaged = blob_path(root, TENSORS["layer"])
+    open_local(root).store.quarantine(f"blobs/{damaged.parent.name}/{damaged.name}")
+    out = run(root, "info").succeeded().out
+    assert all(line[12] == " " and line[13] != " " and line[0] != " " for line in out.splitlines()), out
+    assert "mine         1, 2.0 kB" in out and out.count("quarantine") == 1 and "1 object, 2.0 kB" in out
+    assert "[default: ~/.cache/ttbert]" in run(root, "info", "--help").succeeded().out
+
+
 def test_the_option_beats_the_environment_and_that_the_default(root: Path, tmp_path: Path) -> None:
     option = ttbert("cache", "info", "--json", "--cache", root, TTBERT_CACHE=str(tmp_path / "other")).document
     default = ttbert("cache", "info", "--json", XDG_CACHE_HOME=str(tmp_path / "home")).document
@@ -97,6 +109,20 @@ def test_the_option_beats_the_environment_and_that_the_default(root: Path, tmp_p
 def test_info_of_a_store_that_promises_less_says_so() -> None:
     done = run("memory://x", "info").succeeded()
     assert "not exactly once" in done.out and "free" not in done.out
+
+
+@pytest.mark.parametrize("command", [("info",), ("ls",), ("gc", "--dry-run")])
+def test_a_cache_that_is_not_there_is_told_of(command: tuple[str, ...], root: Path, tmp_path: Path) -> None:
+    place = tmp_path / "not mounted"
+    assert f"there is no cache in {place} yet" in run(place, *command).succeeded().err
+    assert run(place, *command, "--json").succeeded().err.startswith("note:") and not place.exists()
+    assert run(root, *command).succeeded().err == ""
+
+
+def test_info_knows_a_folder_that_cannot_be_written_to(small_disk: Path) -> None:
+    assert "may publish  yes" in run(small_disk / "cache", "info").succeeded().out
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert f"may publish  no: {small_disk} cannot be written to" in run(small_disk / "cache", "info").succeeded().out
 
 
 # ls and show
@@ -180,6 +206,12 @@ def test_an_unknown_name_is_exit_code_2(root: Path, verb: str) -> None:
     run(root, verb, "not a name").failed_at_once(2, "is not a ref")
 
 
+def test_a_digest_that_is_too_short_is_said_to_be(root: Path) -> None:
+    cached = open_local(root).resolve(OTHER)
+    assert cached is not None
+    run(root, "show", cached.digest.hex[:3]).failed_at_once(2, "no model in the cache", "4 characters")
+
+
 def test_an_ambiguous_name_is_exit_code_2(root: Path) -> None:
     publish(open_local(root), Ref("someone/other", "v2", "bfp8"))
     run(root, "show", "someone/other").failed_at_once(2, f"{OTHER}, someone/other@v2:bfp8", "whole name")
@@ -242,15 +274,24 @@ def test_verify_fast_looks_at_sizes_and_reads_no_blob(root: Path) -> None:
     run(root, "verify", "--fast", "--repair").failed_at_once(2, "nothing to repair")
 
 
+def test_what_is_missing_is_made_anew_without_a_repair(root: Path) -> None:
+    blob_path(root, OTHER_TENSORS["other"]).unlink()
+    done = run(root, "verify")
+    assert done.exit_code == 7 and "1 wrong" in done.out and "--repair" not in done.err
+    assert "ttbert convert someone/other" in done.err and "someone/tiny" not in done.err
+
+
 def test_verify_names_the_commands_that_make_anew_what_was_moved_away(root: Path) -> None:
     flip_bit(blob_path(root, TENSORS["embeddings"]))
     commands = [
-        "ttbert convert someone/tiny --policy bfp8",
-        "ttbert convert someone/other --policy bfp8 --revision main",
+        f"ttbert convert someone/tiny --policy bfp8 --cache {root} --no-local",
+        f"ttbert convert someone/other --policy bfp8 --revision main --cache {root} --no-local",
     ]
     done = run(root, "verify", "--repair")
     assert done.exit_code == 7 and [line.strip() for line in done.err.splitlines() if line.startswith("  ")] == commands
     assert run(root, "verify", "--json").document["convert"] == commands
+    elsewhere = ttbert("cache", "verify", "--json", "--read-only", "--cache", root, TTBERT_CACHE=str(root / "another"))
+    assert elsewhere.document["convert"] == commands, "the cache is named that was looked at"
 
 
 def test_repair_puts_back_what_the_local_tier_has_a_sound_copy_of(root: Path, tmp_path: Path) -> None:
@@ -269,7 +310,8 @@ def test_repair_puts_back_what_the_local_tier_has_a_sound_copy_of(root: Path, tm
     again = run(root, "verify", "--repair", "--local", local, "--json")
     (finding,) = again.document["findings"]
     assert finding["key"] == blob_key(blake3_of(TENSORS["head"])) and not finding["restored"]
-    assert again.exit_code == 7 and again.document["convert"] == ["ttbert convert someone/tiny --policy bfp8"]
+    command = f"ttbert convert someone/tiny --policy bfp8 --cache {root} --local {local}"
+    assert again.exit_code == 7 and again.document["convert"] == [command]
     publish(open_local(root))
     run(root, "verify").succeeded()
 
@@ -280,7 +322,7 @@ def test_repair_puts_back_what_the_local_tier_has_a_sound_copy_of(root: Path, tm
 def test_rm_forgets_the_name_and_keeps_the_bytes(root: Path) -> None:
     before = {key for key in files(root) if not key.startswith("refs/")}
     done = run(root, "rm", "tiny", "--yes").succeeded()
-    assert f"forgot {TINY}" in done.out and "3.0 kB" in done.err
+    assert done.out == f"forgot {TINY}; `ttbert cache gc` then frees 3.0 kB\n" and done.err == ""
     assert {key for key in files(root) if not key.startswith("refs/")} == before
     assert [row["ref"] for row in run(root, "ls", "--json").document] == [str(OTHER)]
     run(root, "rm", "tiny", "--yes").failed_at_once(2, "no model in the cache")
@@ -297,6 +339,10 @@ def test_rm_can_be_tried_first(root: Path) -> None:
     }
     assert files(root) == before
     assert run(root, "rm", "tiny", "--yes", "--json").succeeded().document["removed"] is True
+
+
+def test_rm_promises_nothing_that_it_cannot_do(root: Path) -> None:
+    run(root, "rm", "tiny", "--yes", TTBERT_READ_ONLY="1").failed_at_once(9, "for reading only")
 
 
 def test_rm_of_a_damaged_model_works(root: Path) -> None:
@@ -461,29 +507,47 @@ def test_an_empty_address_is_refused(tmp_path: Path) -> None:
     ttbert("cache", "ls", "--cache", "").failed_at_once(2, "cannot be a cache")
 
 
-def test_a_folder_that_may_not_be_looked_into_is_exit_code_9(tmp_path: Path) -> None:
-    closed = tmp_path / "closed"
-    publish(open_local(closed / "cache"))
-    closed.chmod(0)
+@pytest.fixture
+def as_nobody(tmp_path: Path) -> Iterator[Callable[..., Done]]:
+    """Runs `ttbert cache` as a user to whom nothing belongs, and who may look into `tmp_path`."""
     opened = [path for path in [tmp_path, *tmp_path.parents] if path.name.startswith("pytest-") or path == tmp_path]
     modes = [(path, path.stat().st_mode) for path in opened]
     for path in opened:
         path.chmod(0o755)
+
+    def run_as_nobody(*arguments: object) -> Done:
+        done = subprocess.run(
+            [sys.executable, "-c", AS_NOBODY, "cache", *map(str, arguments)],
+            env=environment(XDG_CONFIG_HOME=str(tmp_path / "config")),
+            capture_output=True,
+            timeout=60,
+        )
+        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    yield run_as_nobody
+    for path, mode in modes:
+        path.chmod(mode)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_exit_code_9(tmp_path: Path, as_nobody: Callable[..., Done]) -> None:
+    closed = tmp_path / "closed"
+    publish(open_local(closed / "cache"))
+    closed.chmod(0)
     try:
         for verb in ("info", "ls", "verify"):
-            done = subprocess.run(
-                [sys.executable, "-c", AS_NOBODY, "cache", verb, "--cache", str(closed / "cache")],
-                env=environment(XDG_CONFIG_HOME=str(tmp_path / "config")),
-                capture_output=True,
-                timeout=60,
-            )
+            done = as_nobody(verb, "--cache", closed / "cache")
             # What is in force is told before the cache is looked into.
-            told = "" if verb == "info" else done.stdout.decode()
-            Done(done.returncode, told, done.stderr.decode()).failed_at_once(9, "permission denied", "closed")
+            told = "" if verb == "info" else done.out
+            Done(done.exit_code, told, done.err).failed_at_once(9, "permission denied", "closed")
     finally:
-        for path, mode in modes:
-            path.chmod(mode)
         closed.chmod(0o755)
+
+
+def test_what_may_not_be_read_is_not_called_wrong(root: Path, as_nobody: Callable[..., Done]) -> None:
+    blob_path(root, TENSORS["layer"]).chmod(0)
+    done = as_nobody("verify", "--cache", root)
+    assert done.exit_code == 9 and "hint" not in done.err
+    assert "permission denied" in done.out and "1 could not be checked" in done.out and "wrong" not in done.out
 
 
 def test_looking_at_a_cache_needs_neither_torch_nor_ttnn_nor_fsspec(root: Path) -> None:

@@ -114,6 +114,25 @@ def test_a_local_tier_is_a_folder(tmp_path: Path, local: str) -> None:
     ttbert("cache", "pull", "x", "--cache", tmp_path, "--local", local).failed_at_once(2, "cannot be a local tier")
 
 
+def test_a_local_tier_that_cannot_be_made_is_an_error_of_that_option(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    done = info("--cache", tmp_path / "cache", "--local", tmp_path / "file/local")
+    done.failed_at_once(5, f"{tmp_path}/file/local cannot be made: {tmp_path}/file is a file", "--local")
+
+
+def test_a_local_tier_and_none_is_refused(tmp_path: Path) -> None:
+    info("--cache", tmp_path / "a", "--local", tmp_path / "b", "--no-local").failed_at_once(2, "--no-local wants none")
+    assert info("--no-local", "--json", TTBERT_CACHE=str(tmp_path / "a"), TTBERT_LOCAL=str(tmp_path / "b")).succeeded()
+
+
+@pytest.mark.parametrize("shared,local", [("a", "a/b"), ("a/b", "a"), ("link", "a/b")])
+def test_a_cache_and_its_local_tier_lie_beside_each_other(tmp_path: Path, shared: str, local: str) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    done = info("--cache", tmp_path / shared, "--local", tmp_path / local)
+    done.failed_at_once(2, "one is inside of the other", "--local")
+
+
 # A model from one machine to another
 
 
@@ -163,6 +182,18 @@ def test_push_asks_the_shared_store_for_a_blob_no_more_often_than_it_takes(url: 
     assert proxy.count("HEAD", "/blobs/") == asked > 0
 
 
+def test_pull_reads_the_copies_that_are_here_and_fetches_damaged_ones_again(url: str, tmp_path: Path) -> None:
+    publish(open_cache(url))
+    ttbert("cache", "pull", "tiny", *both(url, tmp_path)).succeeded()
+    sound = files(tmp_path)
+    damaged = flip_bit(blob_path(tmp_path, TENSORS["layer"]))
+    done = ttbert("cache", "pull", "tiny", *both(url, tmp_path), "--json")
+    assert done.exit_code == 0 and "is damaged; moved to quarantine/" in done.err and "checking" in done.err
+    assert done.document["bytes_pulled"] == len(TENSORS["layer"]) and done.document["counters"]["damaged"] == 1
+    assert sound.items() <= files(tmp_path).items() and damaged in files(tmp_path).values()
+    assert "nothing to do" in ttbert("cache", "pull", "tiny", *both(url, tmp_path)).succeeded().out
+
+
 def test_push_and_pull_need_two_tiers_and_a_model(url: str, tmp_path: Path) -> None:
     ttbert("cache", "push", "tiny", "--cache", tmp_path).failed_at_once(2, "has no local tier", "--local")
     ttbert("cache", "pull", "tiny", "--cache", url, "--no-local").failed_at_once(2, "has no local tier")
@@ -178,6 +209,15 @@ def test_a_damaged_model_is_not_pushed(url: str, tmp_path: Path) -> None:
 
 
 # Offline, read-only, weak
+
+
+def test_without_a_network_a_model_that_is_whole_here_is_said_to_be(tmp_path: Path) -> None:
+    publish(open_local(tmp_path), HUB, repo="someone/tiny")
+    network = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    demo = ("demo", "--model", "someone/tiny", *both("s3://lab", tmp_path))
+    ttbert(*demo, **network).failed(11, "connection refused", f"add --offline: all of {HUB} is in {tmp_path}")
+    blob_path(tmp_path, TENSORS["head"]).unlink()
+    assert "--offline" not in ttbert(*demo, **network).failed(11, "connection refused").err
 
 
 def test_offline_opens_no_socket_and_lists_what_is_missing(url: str, tmp_path: Path) -> None:

@@ -181,9 +181,16 @@ def test_what_the_demo_cannot_read_is_refused(case: Case, tmp_path: Path, forks:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_where_the_folder_should_be_is_named(case: Case, tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"mine")
+    done = case.run("export", "wide", tmp_path / "out", "--layout", "tt-metal")
+    done.failed_at_once(2, f"{tmp_path}/out is a file", "another folder to export to")
+
+
 def test_a_full_disk_is_found_before_the_first_file(case: Case, small_disk: Path) -> None:
     done = case.run("export", "wide", small_disk / "out", "--layout", "tt-metal")
-    done.failed_at_once(10, "bytes needed", "free", "--no-space-check")
+    done.failed_at_once(10, "bytes needed", "free", "--no-space-check", "another folder to export to")
+    assert "cache gc" not in done.err
     assert not (small_disk / "out").exists()
     forced = case.run("export", "wide", small_disk / "out", "--layout", "tt-metal", "--no-space-check")
     forced.failed(10, "no space left", "another folder")

@@ -216,7 +216,7 @@ def test_a_full_disk_is_reported_with_numbers_and_leaves_nothing(small_disk: Pat
     store.put("blobs/aa/small", b"s" * 100)
     with pytest.raises(NoSpaceError, match=r"100,000 bytes needed, [\d,]+ free") as caught:
         store.put("blobs/aa/big", b"b" * 100_000)
-    assert str(small_disk) in caught.value.message and "ttbert cache gc" in caught.value.hint
+    assert str(small_disk) in caught.value.message and f"`ttbert cache gc --cache {store.url}`" in caught.value.hint
     assert files(small_disk) == {"cache/blobs/aa/small": b"s" * 100}
     assert store.put("blobs/aa/small2", b"s" * 100) is True
 

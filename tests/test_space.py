@@ -63,5 +63,6 @@ def test_what_says_nothing_of_its_space_is_not_asked(tmp_path: Path) -> None:
     free = store.free()
     assert free is not None
     require_space(store, free // 2, "a model")
-    with pytest.raises(NoSpaceError, match=f"{free * 2:,} bytes needed"):
+    with pytest.raises(NoSpaceError, match=f"{free * 2:,} bytes needed") as caught:
         require_space(store, free * 2, "a model")
+    assert f"`ttbert cache gc --cache {tmp_path}`" in caught.value.hint

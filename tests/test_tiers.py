@@ -259,7 +259,7 @@ def test_a_full_local_disk_is_said_with_a_way_out(places: Places, small_disk: Pa
     cache = replace(places, local=str(small_disk / "local")).open()
     with pytest.raises(NoSpaceError, match=str(small_disk)) as caught:
         fetched(cache)
-    assert "--no-local" in caught.value.hint
+    assert "--no-local" in caught.value.hint and f"`ttbert cache gc --cache {small_disk}/local`" in caught.value.hint
     streamed = replace(places, local=None).open()
     cached = streamed.resolve(TINY)
     assert cached and len(read(streamed, cached)["large"]) == 200_000

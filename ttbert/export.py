@@ -14,6 +14,8 @@ from .recipe.tensorbin import HEADER_SIZE, check_header
 from .recipe.tt_metal import check_for_demo, file_name
 from .runtime.loader import CachedModel
 
+_ELSEWHERE = "choose another folder to export to"
+
 
 @dataclass(frozen=True)
 class Export:
@@ -35,7 +37,10 @@ def export_for_tt_metal(
     """
     manifest = model.manifest
     remark = check_for_demo(model.shape, manifest.policy)
-    store = open_folder(folder.absolute())
+    try:
+        store = open_folder(folder.absolute())
+    except CacheError as error:  # a file is in its place
+        raise InputError(error.message, _ELSEWHERE) from error
     missing = 0
     for entry in manifest.tensors:
         found = store.head(file_name(entry))
@@ -43,7 +48,7 @@ def export_for_tt_metal(
             raise _taken(folder, entry)
         missing += 0 if found else entry.size
     if check_space:
-        require_space(store, missing, str(folder))
+        require_space(store, missing, "the files", _ELSEWHERE)
     written = 0
     for pack in manifest.packs:
         for entry, blob in model.cache.load_pack(pack):
@@ -62,7 +67,7 @@ def _write(store: LocalStore, folder: Path, entry: TensorEntry, content: bytes) 
         if store.get(name) == content:
             return False
     except CacheError as error:
-        raise type(error)(error.message, "choose another folder to export to") from error
+        raise type(error)(error.message, _ELSEWHERE) from error
     raise _taken(folder, entry)
 
 

@@ -18,6 +18,9 @@ from .refs import Ref, RefEntry, entry_key, is_entry_name
 from .stores.store import Entry
 from .used import last_used
 
+_SHORTEST = 4
+"""Characters of a digest that can stand for all of it."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -137,11 +140,14 @@ def find_model(census: Census, text: str) -> Model:
     """The one model that a ref, as `match_refs` takes it, or the beginning of a manifest's digest means; else InputError."""
     matching = refs.match_refs([model.ref for model in census.models], text)
     found = [model for model in census.models if model.ref in matching]
-    if not found and len(text.removeprefix("blake3:")) >= 4:
-        start = text.removeprefix("blake3:")
+    start = text.removeprefix("blake3:")
+    if not found and len(start) >= _SHORTEST:
         found = [model for model in census.models if model.entry and model.entry.manifest.hex.startswith(start)]
     if not found:
-        raise InputError(f"no model in the cache is called {text!r}", "see `ttbert cache ls`")
+        raise InputError(
+            f"no model in the cache is called {text!r}",
+            f"see `ttbert cache ls`; of a digest, give {_SHORTEST} characters at least",
+        )
     if len(found) > 1:
         raise InputError(f"{text!r} could be {', '.join(str(model.ref) for model in found)}", "write the whole name")
     return found[0]

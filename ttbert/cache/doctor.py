@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import CacheError, InputError, IntegrityError, StoreUnavailable, TtbertError
-from .stores.local import LocalStore
+from .stores.local import LocalStore, how_to_free
 from .stores.mounts import find_mount, nearest_existing
 from .stores.open import open_store
 from .stores.store import Store
@@ -236,10 +236,10 @@ def _free(store: Store) -> Check:
     if free is None:
         return Check("space", "ok", "nobody can say how much is free, so nothing is checked before writing")
     if free == 0:
-        fix = "if that is not so, TTBERT_NO_SPACE_CHECK=1 writes all the same; else `ttbert cache gc`"
+        fix = "if that is not so, TTBERT_NO_SPACE_CHECK=1 writes all the same; else " + how_to_free(store.url)
         return Check("space", "warning", "the mount says that nothing is free", fix)
     if free < LITTLE:
-        return Check("space", "warning", f"{free / 1e9:.1f} GB free, which is hardly a model", "`ttbert cache gc` makes room")
+        return Check("space", "warning", f"{free / 1e9:.1f} GB free, which is hardly a model", how_to_free(store.url))
     return Check("space", "ok", f"{free / 1e9:.1f} GB free")
 
 

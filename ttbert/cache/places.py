@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from os.path import realpath
 from pathlib import Path
 
-from ..errors import InputError, NotCached
+from ..errors import CacheError, InputError, NotCached
 from .cache import Cache
 from .counters import Counters
 from .keys import PrivateKey
 from .offline import OfflineCache
 from .stores.local import LocalStore
-from .stores.open import open_store
+from .stores.open import FOLDER, open_store, split_url
 from .stores.readonly import ReadOnlyStore
 from .stores.store import Store
 from .tiered_cache import TieredCache
@@ -53,6 +53,11 @@ class Places:
         far: Store = open_store(self.cache, lambda: counters.count("retry"), self.shared_group)
         if isinstance(far, LocalStore) and near and _is_one_folder(far.root, near.root):
             near = None
+        if isinstance(far, LocalStore) and near and _are_nested(far.root, near.root):
+            raise InputError(
+                f"of the cache {far.url} and the local tier {near.url} one is inside of the other",
+                "choose a folder beside it with --local",
+            )
         if self.read_only:
             far = ReadOnlyStore(far)
         if near:
@@ -71,14 +76,16 @@ class Places:
 
 def is_remote(url: str) -> bool:
     """Whether a network may be between this machine and the store."""
-    scheme, separator, _ = url.partition("://")
-    return bool(separator) and scheme not in ("file", "local", "memory")
+    return split_url(url)[0] not in (*FOLDER, "memory")
 
 
 def _folder(url: str) -> LocalStore:
-    if is_remote(url) or "://" in url.removeprefix("file://").removeprefix("local://"):
+    if split_url(url)[0] not in FOLDER:
         raise InputError(f"{url!r} cannot be a local tier", "give a folder with --local or TTBERT_LOCAL")
-    store = open_store(url)
+    try:
+        store = open_store(url)
+    except CacheError as error:  # a file is in its place
+        raise CacheError(error.message, "choose another folder with --local or TTBERT_LOCAL") from error
     assert isinstance(store, LocalStore)
     return store
 
@@ -89,3 +96,9 @@ def _is_one_folder(one: Path, other: Path) -> bool:
         return realpath(one) == realpath(other) or one.samefile(other)
     except OSError:  # one that is not there, or may not be looked into
         return False
+
+
+def _are_nested(one: Path, other: Path) -> bool:
+    """Whether a folder is below another one, by whatever links."""
+    places = Path(realpath(one)), Path(realpath(other))
+    return places[0] in places[1].parents or places[1] in places[0].parents

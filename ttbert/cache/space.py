@@ -8,13 +8,17 @@ from collections.abc import Callable, Iterable
 from ..errors import NoSpaceError
 from .cache import Cache, blob_key
 from .census import take_census
+from .stores.local import how_to_free
 from .stores.store import Store
 
 
-def require_space(store: Store, needed: int, what: str, option: str = "--cache", there: Callable[[], int] = lambda: 0) -> None:
+def require_space(
+    store: Store, needed: int, what: str, way_out: str | None = None, there: Callable[[], int] = lambda: 0
+) -> None:
     """NoSpaceError where the store says that it has less than `needed` bytes free; object stores say nothing.
 
-    `option` is how the user chooses another place. `there` is asked how much of it is there already, if all of it does not fit.
+    `way_out` is how the user makes room or chooses another place. `there` is asked how much of it is there already, if not all
+    of it fits.
     """
     free = store.free()
     if free is not None and free < needed:
@@ -22,7 +26,7 @@ def require_space(store: Store, needed: int, what: str, option: str = "--cache",
     if free is not None and free < needed:
         raise NoSpaceError(
             f"no space for {what} in {store.url}: {needed:,} bytes needed, {free:,} free; nothing was written",
-            f"free some with `ttbert cache gc`, or choose another place with {option}; --no-space-check, or "
+            f"{way_out or how_to_free(store.url) + '; or choose another place with --cache'}; --no-space-check, or "
             "TTBERT_NO_SPACE_CHECK=1, is for mounts that do not tell the truth about it",
         )
 

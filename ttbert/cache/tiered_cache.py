@@ -20,7 +20,7 @@ from .local_tier import LocalTier
 from .manifest import FileEntry, Manifest, Outline, PackEntry, TensorEntry
 from .refs import Ref
 from .space import require_space
-from .stores.local import LocalStore
+from .stores.local import LocalStore, how_to_free
 from .stores.store import Store
 from .transfer import copy_history
 from .trust import Trust, copy_signatures
@@ -141,7 +141,9 @@ class TieredCache(Cache):
         """The blobs that are not here, with their sizes. NoSpaceError where they do not fit here."""
         lacking = self.to_fetch(cached.manifest)
         if self.check_space:
-            require_space(self.near.store, sum(lacking.values()), "a copy of the model", "--local, or none with --no-local")
+            near = self.near.store
+            way_out = f"{how_to_free(near.url)}; or choose another place with --local, or none with --no-local"
+            require_space(near, sum(lacking.values()), "a copy of the model", way_out)
         return lacking
 
     def _lead_to(self, cached: Cached, ref: Ref | None) -> None:

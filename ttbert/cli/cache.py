@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import Progress, agree, say, show, table, tell
-from ..errors import InputError, IntegrityError
+from ..errors import InputError, IntegrityError, StoreReadOnly, StoreUnavailable
 from ..text import count_text, size_text
 from .options import cache_option, chosen_by, default_cache, json_option, places_option, progress_option
 from .trust import signed_by
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..cache.cache import Cache
     from ..cache.census import Census, Model
     from ..cache.places import Places
-    from ..cache.verify import Verdict
+    from ..cache.verify import Finding, Verdict
 
 
 @click.group("cache")
@@ -53,12 +54,13 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
         ]
     in_force += [
         f"local tier   {local or 'none'}  (from {local_source})",
-        f"may publish  {'no: --read-only' if places.read_only else 'yes, where its owner permits it'}",
+        f"may publish  {_may_publish(cache, places)}",
         f"signatures   {'required, of ' + ', '.join(trusted) if trusted else 'not required: no key is trusted'}",
     ]
     if access and not as_json:
         say("\n".join(in_force))  # now, since it helps most where the next step fails, which is to ask the store
     census = take_census(cache.authority)
+    note_absence(cache, census)
     near = take_census(cache.near) if cache.near else None
     document: dict[str, Any] = {
         "cache": cache.store.url,
@@ -95,12 +97,13 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
     say(f"models       {document['models']}")
     say(f"blobs        {document['blobs']}, {size_text(sum(entry.size for entry in census.blobs.values()))}")
     for kind, of in document["by_kind"].items():
-        if kind != "blobs" and of["objects"]:
-            say(f"  {kind:<10} {of['objects']}, {size_text(of['bytes'])}")
+        if kind not in ("blobs", "quarantine", "temporary") and of["objects"]:
+            say(f"{kind:<12} {of['objects']}, {size_text(of['bytes'])}")
     if near:
         say(f"copies here  {count_text(len(near.blobs), 'blob')}, {size_text(near.size)} in all")
-    say(f"quarantine   {count_text(document['quarantined'], 'object')}")
-    say(f"left behind  {count_text(document['left_behind'], 'temporary file')} of killed writers")
+    moved, left = (sum(entry.size for entry in entries) for entries in (census.quarantine, census.debris))
+    say(f"quarantine   {count_text(document['quarantined'], 'object')}, {size_text(moved)}")
+    say(f"left behind  {count_text(document['left_behind'], 'temporary file')} of killed writers, {size_text(left)}")
     if document["bytes_free"] is not None:
         say(f"free         {size_text(document['bytes_free'])}")
 
@@ -119,6 +122,7 @@ def ls_command(sort: str, places: Places, as_json: bool) -> None:
 
     cache = places.open()
     census = take_census(cache)
+    note_absence(cache, census)
     keys = {"name": _name, "size": lambda model: -_size(model), "age": _created, "used": census.last_used}
     models = sorted(census.models, key=keys[sort])
     if as_json:
@@ -141,7 +145,7 @@ def ls_command(sort: str, places: Places, as_json: bool) -> None:
 def show_command(ref: str, places: Places, as_json: bool) -> None:
     """Everything about one model: where it came from, what made it, its tensors.
 
-    REF is NAME, NAME@REVISION, NAME@REVISION:POLICY or the beginning of a manifest's digest.
+    REF is NAME, NAME@REVISION, NAME@REVISION:POLICY or the beginning of a manifest's digest, 4 characters at least.
 
     \b
     ttbert cache show bundled
@@ -231,25 +235,38 @@ def verify_command(ref: str | None, fast: bool, repair: bool, places: Places, as
     else:
         with Progress("verifying", len(stored), sum(entry.size for entry in stored.values())) as progress:
             verdict = verify(cache, census, only, repair, lambda entry: progress.advance(entry.size))
-    hurt = {name for finding in verdict.findings if not finding.restored for name in finding.models}
-    commands = [convert_command_for(model) for model in census.models if str(model.ref) in hurt]
+    unseen = (StoreReadOnly.exit_code, StoreUnavailable.exit_code)  # converting again would not help
+    hurt = {
+        name
+        for finding in verdict.findings
+        if not finding.restored and finding.exit_code not in unseen
+        for name in finding.models
+    }
+    commands = [convert_command_for(model, places) for model in census.models if str(model.ref) in hurt]
     if as_json:
         show({"cache": cache.store.url, "sound": verdict.sound, "fast": fast, **asdict(verdict), "convert": commands})
     else:
-        _print_verdict(verdict, "looked at" if fast else "read", commands if repair else None)
+        _print_verdict(verdict, "looked at" if fast else "read")
+        damaged = any(_is_wrong(finding) and finding.key in stored for finding in verdict.findings)
+        if damaged and not repair:
+            tell("hint: --repair moves what is damaged to quarantine; then convert the models again")
+        elif commands:
+            tell("hint: convert again what is not whole any more, or pull it where these are copies of a shared cache:")
+            for command in commands:
+                tell(f"  {command}")
     if not verdict.sound:
         click.get_current_context().exit(verdict.exit_code)
 
 
-def convert_command_for(model: Model) -> str:
-    """The command that makes a model anew."""
+def convert_command_for(model: Model, places: Places) -> str:
+    """The command that makes a model anew where it is, on a machine that may publish there."""
     repo = model.entry.repo if model.entry else model.ref.name
     words = ["ttbert", "convert", repo, "--policy", model.ref.policy]
     if model.ref.revision:
         words += ["--revision", model.ref.revision]
     elif model.ref.name not in (repo, f"local/{Path(repo).name}"):
         words += ["--name", model.ref.name]
-    return shlex.join(words)
+    return shlex.join([*words, *replace(places, read_only=False).options()])
 
 
 @cache_commands.command("rm")
@@ -270,16 +287,33 @@ def rm_command(ref: str, dry_run: bool, yes: bool, places: Places, as_json: bool
     census = take_census(cache)
     model = find_model(census, ref)
     frees = census.own_size(model.cached) if model.cached and _names(census, model) == 1 else 0
-    if not as_json or not (dry_run or yes):
-        will = "would" if dry_run else "will"
-        tell(f"{model.ref}: the name {will} be forgotten; `ttbert cache gc` then frees {size_text(frees)}")
+    if (dry_run and not as_json) or not (dry_run or yes):
+        tell(f"{model.ref}: once the name is forgotten, `ttbert cache gc` frees {size_text(frees)}")
     if not dry_run:
         agree(yes, "Forget it?")
         cache.remove_ref(model.ref)
     if as_json:
         show({"ref": str(model.ref), "removed": not dry_run, "bytes_freed_by_gc": frees})
     elif not dry_run:
-        say(f"forgot {model.ref}")
+        say(f"forgot {model.ref}; `ttbert cache gc` then frees {size_text(frees)}")
+
+
+def _may_publish(cache: Cache, places: Places) -> str:
+    from ..cache.stores.local import LocalStore
+    from ..cache.stores.mounts import nearest_existing
+
+    if places.read_only:
+        return "no: --read-only"
+    place = nearest_existing(cache.store.root) if isinstance(cache.store, LocalStore) else None
+    if place and not os.access(place, os.W_OK | os.X_OK):
+        return f"no: {place} cannot be written to; `ttbert cache doctor` says why"
+    return "yes, where its owner permits it"
+
+
+def note_absence(cache: Cache, census: Census) -> None:
+    """Tell of a cache that is not there, which looks like an empty one."""
+    if not census.entries:
+        tell(f"note: there is no cache in {cache.store.url} yet; is something not mounted, or is there a slip of the pen?")
 
 
 def _by_kind(census: Census) -> dict[str, dict[str, int]]:
@@ -329,8 +363,7 @@ def _names(census: Census, model: Model) -> int:
     return sum(1 for other in census.models if other.cached and model.cached and other.cached.digest == model.cached.digest)
 
 
-def _print_verdict(verdict: Verdict, done: str, commands: list[str] | None) -> None:
-    """`commands` are those that make anew what was moved away, None where nothing was."""
+def _print_verdict(verdict: Verdict, done: str) -> None:
     for finding in verdict.findings:
         needed = f", needed by {', '.join(finding.models)}" if finding.models else ""
         say(f"{finding.key}: {finding.problem}{needed}")
@@ -338,13 +371,12 @@ def _print_verdict(verdict: Verdict, done: str, commands: list[str] | None) -> N
             say(f"  moved to {finding.moved}")
         if finding.restored:
             say("  restored from the local tier")
-    result = "all sound" if verdict.sound else f"{len(verdict.findings)} wrong"
-    say(f"{count_text(verdict.objects, 'object')}, {size_text(verdict.size)} {done}: {result}")
-    if verdict.sound:
-        return
-    if commands is None:
-        tell("hint: --repair moves what is damaged to quarantine; then convert the models again")
-    elif commands:
-        tell("hint: convert again what is not whole any more:")
-        for command in commands:
-            tell(f"  {command}")
+    wrong = sum(_is_wrong(finding) for finding in verdict.findings)
+    unknown = len(verdict.findings) - wrong
+    results = [*([f"{wrong} wrong"] if wrong else []), *([f"{unknown} could not be checked"] if unknown else [])]
+    say(f"{count_text(verdict.objects, 'object')}, {size_text(verdict.size)} {done}: {', '.join(results) or 'all sound'}")
+
+
+def _is_wrong(finding: Finding) -> bool:
+    """Rather than out of reach, or of another version."""
+    return finding.exit_code == IntegrityError.exit_code

@@ -46,8 +46,8 @@ _cache_option = click.option(
     envvar="TTBERT_CACHE",
     default=_default("cache", default_cache),
     metavar="URL",
-    show_default="~/.cache/ttbert",
-    help="The cache: a folder, s3://BUCKET/PREFIX (gs://, az://), or an fsspec URL. Also TTBERT_CACHE.",
+    help="The cache: a folder, s3://BUCKET/PREFIX (gs://, az://), or an fsspec URL. Also TTBERT_CACHE.  "
+    "[default: ~/.cache/ttbert]",
 )
 
 progress_option = click.option(
@@ -118,6 +118,9 @@ def places_option(command: F) -> F:
     ) -> object:
         from ..cache.places import Places, is_remote
 
+        chosen = click.get_current_context().get_parameter_source("local_url")
+        if no_local and chosen is click.core.ParameterSource.COMMANDLINE and local_url != NO_LOCAL:
+            raise InputError("--local names a folder, and --no-local wants none", "leave out one of the two")
         if local_url is None and is_remote(cache_url):
             local_url = default_cache()
         local = None if no_local or local_url == NO_LOCAL else local_url

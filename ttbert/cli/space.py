@@ -13,6 +13,7 @@ import click
 from ..console import agree, say, show, tell
 from ..errors import IntegrityError
 from ..text import count_text, size_text
+from .cache import note_absence
 from .options import cache_option, json_option
 from .units import parse_days, parse_hours, parse_size
 
@@ -74,6 +75,7 @@ def gc_command(
 
     cache = places.open()
     census = take_census(cache)
+    note_absence(cache, census)
     only = tuple(find_model(census, ref).ref for ref in refs)
     plan = plan_gc(cache, census, Limits(max_size, older_than, keep_last, only), grace, quarantined)
     if not as_json:

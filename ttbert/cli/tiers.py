@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from ..console import Progress, progress_options, say, show, tell
-from ..errors import CacheError, InputError
+from ..errors import CacheError, InputError, StoreUnavailable
 from ..text import size_text
 from .options import json_option, places_option, progress_option, sign_option
 
@@ -62,7 +62,21 @@ def _find_or_convert(wanted: Wanted, places: Places, cache: Cache, require: Requ
         require(plan.recipe.shape)
         tell(f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first")
 
-    return supply_model(wanted, cache, [*places.options(), *progress_options()], on_miss)
+    try:
+        return supply_model(wanted, cache, [*places.options(), *progress_options()], on_miss)
+    except StoreUnavailable as error:
+        if cache.near is None or not _is_whole(wanted, cache.near):
+            raise
+        hint = f"{error.hint}; or add --offline: all of {wanted.ref} is in {cache.near.store.url}"
+        raise StoreUnavailable(error.message, hint) from error
+
+
+def _is_whole(wanted: Wanted, near: Cache) -> bool:
+    """Whether a model can be used from the local tier alone."""
+    with suppress(CacheError):
+        cached = near.resolve(wanted.ref)
+        return cached is not None and not near.missing(cached.manifest)
+    return False
 
 
 def bring_near(label: str, cache: Cache, cached: Cached, ref: Ref | None) -> int:
@@ -84,25 +98,32 @@ def _shown(what: str, enter: Callable[[Progress], Progress]) -> Begin:
 def pull_command(ref: str, places: Places, as_json: bool) -> None:
     """Copy the model REF from the cache to the local tier, so that it can be used from here, --offline too.
 
+    Copies that are there are read, and damaged ones fetched again.
+
     \b
     ttbert cache pull bundled --cache s3://lab/ttbert
     """
     from ..cache.census import find_model, take_census
+    from ..cache.transfer import discard_damaged
     from ..errors import IntegrityError, StoreReadOnly
 
-    cache, _ = _both(places)
+    cache, near = _both(places)
     model = find_model(take_census(cache.authority), ref)
     if model.cached is None:
         raise IntegrityError(f"{model.ref}: {model.problem}", "convert it again on a machine that may publish")
     # Refused here, before a blob is fetched, if it may not be used.
     cached = cache.resolve(model.ref) or cache.manifest(model.cached.digest)
     started = time.perf_counter()
+    lacking = cache.to_fetch(cached.manifest)
+    here = {blob: size for blob, size in cached.manifest.blobs().items() if blob not in lacking}
+    with Progress(f"checking {model.ref}", len(here), sum(here.values())) as progress:
+        cache.counters.count("damaged", discard_damaged(near, here, progress.advance))
     size = bring_near(str(model.ref), cache, cached, model.ref)
     seconds = time.perf_counter() - started
-    lacking = len(cache.to_fetch(cached.manifest))
+    lacking = cache.to_fetch(cached.manifest)
     if lacking:
         raise StoreReadOnly(
-            f"{places.local} holds no copy of {model.ref}: {lacking} of its blobs could not be written there",
+            f"{places.local} holds no copy of {model.ref}: {len(lacking)} of its blobs could not be written there",
             "choose a folder that can be written to with --local",
         )
     _report(model.ref, "pulled", cached, size, seconds, places, cache, as_json)

@@ -17,6 +17,7 @@ import grp
 import itertools
 import os
 import pwd
+import shlex
 import shutil
 import stat
 import time
@@ -266,7 +267,7 @@ class LocalStore(Store):
             free = shutil.disk_usage(nearest_existing(path)).free
             return NoSpaceError(
                 f"no space left in {self.url}: {needed:,} bytes needed, {free:,} free",
-                "free some space (`ttbert cache gc`), or choose another folder with --cache or TTBERT_CACHE",
+                f"{how_to_free(self.url)}; or choose another folder with --cache or TTBERT_CACHE",
             )
         if error.errno in _FORBIDDEN:
             place = nearest_existing(path)
@@ -378,6 +379,11 @@ def open_folder(folder: Path, group: str | None = None) -> LocalStore:
     return LocalStore(folder, group)
 
 
+def how_to_free(url: str) -> str:
+    """What to do for room in a cache: there, since another one may be the user's usual one."""
+    return f"free some with `ttbert cache gc --cache {shlex.quote(url)}`, which takes a day, or at once with --grace 0"
+
+
 def _check_group(folder: Path, group: str) -> None:
     try:
         wanted = grp.getgrnam(group).gr_gid
@@ -403,7 +409,7 @@ def _not_a_folder(path: Path) -> CacheError:
         what = "leads to nothing"
     else:
         what = "is a file"
-    return CacheError(f"{path} cannot be in a cache: {place} {what}", "choose a folder with --cache or TTBERT_CACHE")
+    return CacheError(f"{path} cannot be made: {place} {what}", "choose a folder with --cache or TTBERT_CACHE")
 
 
 def _sync_name(path: Path) -> None:
