@@ -163,6 +163,14 @@ def test_bounds_end_in_an_accuracy_error(run: Callable[..., Done], place: Path, 
     assert alone.exit_code == 2 and "--max-drop needs --compare" in alone.err
 
 
+def test_a_bound_that_nothing_can_fail_is_refused(run: Callable[..., Done]) -> None:
+    for option in ("--fail-below", "--max-drop"):
+        for bound in ("nan", "-nan", "200", "inf", "-101"):
+            done = run("squad", "--model", "bundled", "--compare", "cpu", f"{option}={bound}")
+            assert done.exit_code == 2 and f"Invalid value for '{option}'" in done.err, done.err
+    assert "is not in the range" in run("squad", "--model", "bundled", "--fail-below=-1").err
+
+
 def test_two_results_are_compared(run: Callable[..., Done], place: Path, whole: tuple[Path, Done], tmp_path: Path) -> None:
     float32 = whole[0] / "compare" / "float32"
     done = run("squad", "diff", place / "report", float32, "--json").succeeded().document
