@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -9,8 +10,8 @@ import sys
 import click
 
 from .. import __version__
-from ..console import Remarks, show, tell, tell_error
-from ..errors import InputError, Interrupted, ReportedError, TtbertError
+from ..console import Remarks, open_streams, show, tell, tell_error
+from ..errors import InputError, Interrupted, NoSpaceError, ReportedError, TtbertError
 from .bench import bench_command
 from .cache import cache_commands
 from .doctor import doctor_command
@@ -52,6 +53,7 @@ for command in (*tier_commands, *trust_commands):
 
 def main() -> None:
     """The entry point: every error ends here, as two lines and an exit code."""
+    open_streams()
     logging.getLogger("ttbert").addHandler(Remarks())
     try:
         sys.exit(cli.main(standalone_mode=False))  # what click gives back is what a command left with, or None
@@ -88,7 +90,8 @@ def _leave(error: TtbertError) -> None:
 
 def _show_error(error: TtbertError) -> None:
     if "--json" in sys.argv:
-        show({"error": error.document()})
+        with contextlib.suppress(OSError, NoSpaceError):  # it has been told on stderr, and is the exit code
+            show({"error": error.document()})
 
 
 def _debugging() -> bool:
