@@ -171,6 +171,13 @@ def test_a_bound_that_nothing_can_fail_is_refused(run: Callable[..., Done]) -> N
     assert "is not in the range" in run("squad", "--model", "bundled", "--fail-below=-1").err
 
 
+def test_a_model_to_compare_with_that_is_not_there_is_told_before_anything_runs(
+    run: Callable[..., Done], place: Path, tmp_path: Path
+) -> None:
+    run(*arguments(place, tmp_path / "out", "--compare", "./nope")).failed_at_once(2, "the folder ./nope is not there")
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_results_are_compared(run: Callable[..., Done], place: Path, whole: tuple[Path, Done], tmp_path: Path) -> None:
     float32 = whole[0] / "compare" / "float32"
     done = run("squad", "diff", place / "report", float32, "--json").succeeded().document

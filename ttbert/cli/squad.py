@@ -191,15 +191,15 @@ def _score(options: _Options) -> None:
 
     cache = options.places.open(options.offline)
     wanted = Wanted(options.model, options.revision, options.policy, options.offline)
-    compared = options.compare is not None
     places = options.places
     subject = _cached(wanted, places, cache, target, options.batch)
-    result, logits, folder = _run(options, dataset, subject, options.output, compared)
+    second = None
+    if options.compare is not None:  # found and converted first: a run takes long, and is of no use without the other one
+        second = _other(other_model(wanted, options.compare), options.compare, places, cache, Target(CPU), options.batch)
+    result, logits, folder = _run(options, dataset, subject, options.output, keep_logits=second is not None)
     comparison = None
-    other = None
-    if options.compare is not None:
-        subject = _other(other_model(wanted, options.compare), options.compare, places, cache, Target(CPU), options.batch)
-        other, other_logits, _ = _run(options, dataset, subject, folder / "compare" / _plain(options.compare), True)
+    if second is not None:
+        other, other_logits, _ = _run(options, dataset, second, folder / "compare" / _plain(str(options.compare)), True)
         comparison = compare_documents(result_document(result), result_document(other), (logits, other_logits))
     if options.report is not None:
         from ..squad.report import write_report
