@@ -126,6 +126,30 @@ def test_a_copy_under_another_name_is_a_hit(converted: Converted, tmp_path: Path
     assert done.document["ref"] == "local/a-copy:bfp8"
 
 
+def test_a_name_that_another_folder_had_is_said_to_have_meant_something_else(forks: Forks, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    one, other = (
+        tiny.write(tmp_path / place / "model", tiny.checkpoint(tiny.arrays(seed=seed))) for place, seed in (("a", 1), ("b", 2))
+    )
+    first = forks.ttbert("convert", one, "--json", cache=cache).succeeded()
+    assert first.err == "" or "meant" not in first.err
+    second = forks.ttbert("convert", other, "--json", cache=cache).succeeded()
+    assert first.document["ref"] == second.document["ref"] == "local/model:bfp8"
+    was = first.document["manifest"].removeprefix("blake3:")[:12]
+    assert f"warning: local/model:bfp8 meant {was} of {one} until now" in second.err and "--name" in second.err
+    tiny.write(other, tiny.checkpoint(tiny.arrays(seed=3)))
+    assert "meant" not in forks.ttbert("convert", other, cache=cache).succeeded().err  # the same one, trained on
+
+
+def test_a_folder_with_letters_of_any_script_gives_its_name(forks: Forks, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    names = {"模型": "模型", "हिन्दी v2": "हिन्दी-v2", "u\u0308ml": "\u00fcml", "a $x/b": "b", "it's": "it-s"}
+    for folder, name in names.items():
+        place = tiny.write(tmp_path / folder, tiny.checkpoint())
+        assert forks.ttbert("convert", place, "--json", cache=cache).succeeded().document["ref"] == f"local/{name}:bfp8"
+        assert f"local/{name}:bfp8" in forks.ttbert("cache", "show", f"local/{name}", cache=cache).succeeded().out
+
+
 def test_name_files_the_model_under_it(converted: Converted) -> None:
     done = ttbert("convert", converted.folder, "--name", "team/best-1", "--json", "--cache", converted.cache).succeeded()
     assert done.document["ref"] == "team/best-1:bfp8" and done.document["hit"]
