@@ -557,10 +557,16 @@ def test_hub_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
     ttbert("convert", "org/model", "--cache", tmp_path / "cache", **env).failed_at_once(11, "http://127.0.0.1:9", "--offline")
 
 
-def test_usage_errors_leave_with_2(tmp_path: Path) -> None:
+def test_usage_errors_are_two_lines_as_well(tmp_path: Path) -> None:
     for arguments in (("convert",), ("convert", "bundled", "--policy", "fp8"), ("convert", "bundled", "--nonsense")):
-        done = ttbert(*arguments)
-        assert done.exit_code == 2 and done.out == "" and "Error:" in done.err and "Traceback" not in done.err
+        ttbert(*arguments).failed_at_once(2, "see `ttbert convert --help`")
+
+
+def test_a_value_that_cannot_be_is_said_to_be_the_options_or_the_variables() -> None:
+    ttbert("demo", "--board", "nonsense").failed_at_once(2, "'--board': 'nonsense' is not one of")
+    ttbert("demo", TTBERT_BOARD="nonsense").failed_at_once(2, "TTBERT_BOARD: 'nonsense' is not one of")
+    ttbert("demo", TTBERT_READ_ONLY="maybe").failed_at_once(2, "TTBERT_READ_ONLY: 'maybe'")
+    ttbert("demo", "--batch", "0", TTBERT_BOARD="cpu").failed_at_once(2, "'--batch': 0 is not")
 
 
 def test_error_as_json_is_one_document_beside_the_two_lines(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ from .squad import squad_command
 from .tiers import tier_commands
 from .trust import trust_commands
 
+_HELP: type[Exception] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""What newer versions of click raise for a group without a command."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="ttbert")
@@ -56,11 +59,13 @@ def main() -> None:
     open_streams()
     logging.getLogger("ttbert").addHandler(Remarks())
     try:
-        sys.exit(cli.main(standalone_mode=False))  # what click gives back is what a command left with, or None
+        left_with = cli.main(prog_name="ttbert", standalone_mode=False)  # None after all went well
+        sys.exit(left_with)
     except click.ClickException as error:
-        error.show()
-        _show_error(InputError(error.format_message(), "see --help"))
-        sys.exit(error.exit_code)
+        if isinstance(error, _HELP):
+            tell(error.format_message())
+            sys.exit(error.exit_code)
+        _leave(_mistake(error))
     except (click.Abort, KeyboardInterrupt):
         interrupted = Interrupted("interrupted; nothing incomplete was published")
         tell(interrupted.message)
@@ -77,6 +82,17 @@ def main() -> None:
                 "run it again with TTBERT_DEBUG=1 for the traceback, and please report it",
             )
         )
+
+
+def _mistake(error: click.ClickException) -> InputError:
+    """What is wrong with the words of a command, or with a variable that stands for one of its options."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context and isinstance(error, click.BadParameter) and error.param:
+        source = context.get_parameter_source(str(error.param.name))
+        if source is click.core.ParameterSource.ENVIRONMENT:
+            error.param_hint = error.param.envvar
+    what = error.format_message()
+    return InputError(what[:1].lower() + what[1:], f"see `{context.command_path if context else 'ttbert'} --help`")
 
 
 def _leave(error: TtbertError) -> None:
