@@ -240,6 +240,12 @@ def test_input_that_is_not_a_list_of_questions_is_refused_with_its_place(tmp_pat
     ttbert("demo", "--model", "bundled", "--input", file).failed_at_once(2, str(file), says, '{"context": "...", "question"')
 
 
+def test_half_of_a_character_is_refused_with_its_place(tmp_path: Path) -> None:
+    file = inputs(tmp_path, [*QUESTIONS, {"context": "tea\ud800", "question": "b"}])
+    says = f"{file}, input 3: its 'context' is not Unicode text: a lone surrogate at character 3"
+    ttbert("demo", "--model", "bundled", "--input", file).failed_at_once(2, says, "encoding")
+
+
 def test_input_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     ttbert("demo", "--input", tmp_path / "gone.json").failed_at_once(2, f"there is no file {tmp_path / 'gone.json'}")
     ttbert("demo", "--input", tmp_path).failed_at_once(2, str(tmp_path), "cannot be read")
