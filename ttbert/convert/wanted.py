@@ -61,10 +61,10 @@ class Wanted:
 
 
 def is_folder(model: str) -> bool:
-    """Whether `model` means a local folder: there is one, or it looks like a path, so that it cannot be an id."""
+    """Whether `model` means a local folder: something is there, or it looks like a path, so that it cannot be an id."""
     if model in (".", "..") or model.startswith(("./", "../", "/", "~")):
         return True
-    return bool(model) and Path(model).is_dir()
+    return bool(model) and Path(model).exists()
 
 
 def open_source(model: str, revision: str | None = None, offline: bool = False) -> Source:
