@@ -237,7 +237,8 @@ def _dataset(options: _Options) -> Dataset:
 
     dataset = read_dataset(options.data_path) if options.data_path else load_hub_dataset(options.offline)
     if dataset.moved:
-        tell(f"note: {dataset.moved} answers are elsewhere in their context than answer_start says; no score depends on it")
+        moved = count_text(dataset.moved, "answer is", "answers are")
+        tell(f"note: {moved} elsewhere in the context than answer_start says; no score depends on it")
     return choose_part(dataset, Part(options.limit, options.sample, options.seed))
 
 
@@ -303,7 +304,7 @@ def _print_result(result: Result) -> None:
     counted = f"{len(dataset.questions):,} of {dataset.total:,}" if dataset.is_partial else f"{dataset.total:,}"
     say(f"{dataset.source}: {partial}{counted} questions")
     if result.is_mock:
-        say("no score, and no files: a mock device computes nothing, its logits are all zero")
+        say("no score, and no files but a journal: a mock device computes nothing, its logits are all zero")
     else:
         _print_score(result)
     timings = result.timings
