@@ -94,7 +94,7 @@ def test_interrupted_run_goes_on_to_the_very_same_result(
 ) -> None:
     journal = tmp_path / "journal"
     process = subprocess.Popen(
-        command(*arguments(place, tmp_path)), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command(*arguments(place, tmp_path, "--json")), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     deadline = time.monotonic() + 120
     while (not journal.exists() or journal.stat().st_size < 6_000) and process.poll() is None:
@@ -102,10 +102,14 @@ def test_interrupted_run_goes_on_to_the_very_same_result(
         time.sleep(0.005)
     process.send_signal(how)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == (-9 if how is signal.SIGKILL else 130) and out == b""
+    assert process.returncode == (-9 if how is signal.SIGKILL else 130)
     assert not (tmp_path / PREDICTIONS).exists()
     if how is signal.SIGINT:
         assert b"--resume" in err and b"Traceback" not in err
+        error = json.loads(out)["error"]
+        assert error["kind"] == "Interrupted" and str(tmp_path) in error["message"] and "--resume" in error["hint"]
+    else:
+        assert out == b""
 
     run(*arguments(place, tmp_path)).failed(2, "an unfinished run is in", "--resume")
     done = run(*arguments(place, tmp_path, "--resume")).succeeded()

@@ -14,7 +14,7 @@ import click
 
 from ..boards import CPU
 from ..console import ScoreProgress, count_text, plain, say, show, table, tell, tell_error
-from ..errors import AccuracyError, InputError
+from ..errors import AccuracyError, InputError, Interrupted
 from ..recipe.policy import FLOAT32
 from .options import (
     batch_option,
@@ -275,8 +275,9 @@ def _run(
 
                 result, logits = score(run, options.resume, advance, keep_logits)
         except KeyboardInterrupt:
-            tell(f"what is finished is in {run.output}; the same command with --resume goes on from there")
-            raise
+            raise Interrupted(
+                f"interrupted; what is finished is in {run.output}", "the same command with --resume goes on from there"
+            ) from None
         return result, logits, run.output
 
 
