@@ -333,7 +333,9 @@ class _Payload:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "plain"])
-def test_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path: Path, form: str) -> None:
+def test_pickle_that_would_run_code_is_refused_and_runs_nothing(
+    tmp_path: Path, form: str, recwarn: pytest.WarningsRecorder
+) -> None:
     path, marker = tmp_path / "pytorch_model.bin", tmp_path / "owned"
     hostile = {"x": torch.ones(1), "y": _Payload(str(marker))}
     if form == "plain":
@@ -344,7 +346,7 @@ def test_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path: Path, 
         Checkpoint([path])
     assert str(path) in caught.value.message and "safetensors" in caught.value.hint
     assert "weights_only" not in caught.value.message
-    assert "\n" not in caught.value.message and not marker.exists()
+    assert "\n" not in caught.value.message and not marker.exists() and not recwarn.list
 
 
 @pytest.mark.parametrize(

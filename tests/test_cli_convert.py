@@ -126,6 +126,30 @@ def test_a_copy_under_another_name_is_a_hit(converted: Converted, tmp_path: Path
     assert done.document["ref"] == "local/a-copy:bfp8"
 
 
+def test_a_name_that_another_folder_had_is_said_to_have_meant_something_else(forks: Forks, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    one, other = (
+        tiny.write(tmp_path / place / "model", tiny.checkpoint(tiny.arrays(seed=seed))) for place, seed in (("a", 1), ("b", 2))
+    )
+    first = forks.ttbert("convert", one, "--json", cache=cache).succeeded()
+    assert first.err == "" or "meant" not in first.err
+    second = forks.ttbert("convert", other, "--json", cache=cache).succeeded()
+    assert first.document["ref"] == second.document["ref"] == "local/model:bfp8"
+    was = first.document["manifest"].removeprefix("blake3:")[:12]
+    assert f"warning: local/model:bfp8 meant {was} of {one} until now" in second.err and "--name" in second.err
+    tiny.write(other, tiny.checkpoint(tiny.arrays(seed=3)))
+    assert "meant" not in forks.ttbert("convert", other, cache=cache).succeeded().err  # the same one, trained on
+
+
+def test_a_folder_with_letters_of_any_script_gives_its_name(forks: Forks, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    names = {"模型": "模型", "हिन्दी v2": "हिन्दी-v2", "u\u0308ml": "\u00fcml", "a $x/b": "b", "it's": "it-s"}
+    for folder, name in names.items():
+        place = tiny.write(tmp_path / folder, tiny.checkpoint())
+        assert forks.ttbert("convert", place, "--json", cache=cache).succeeded().document["ref"] == f"local/{name}:bfp8"
+        assert f"local/{name}:bfp8" in forks.ttbert("cache", "show", f"local/{name}", cache=cache).succeeded().out
+
+
 def test_name_files_the_model_under_it(converted: Converted) -> None:
     done = ttbert("convert", converted.folder, "--name", "team/best-1", "--json", "--cache", converted.cache).succeeded()
     assert done.document["ref"] == "team/best-1:bfp8" and done.document["hit"]
@@ -534,10 +558,16 @@ def test_hub_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
     ttbert("convert", "org/model", "--cache", tmp_path / "cache", **env).failed_at_once(11, "http://127.0.0.1:9", "--offline")
 
 
-def test_usage_errors_leave_with_2(tmp_path: Path) -> None:
+def test_usage_errors_are_two_lines_as_well(tmp_path: Path) -> None:
     for arguments in (("convert",), ("convert", "bundled", "--policy", "fp8"), ("convert", "bundled", "--nonsense")):
-        done = ttbert(*arguments)
-        assert done.exit_code == 2 and done.out == "" and "Error:" in done.err and "Traceback" not in done.err
+        ttbert(*arguments).failed_at_once(2, "see `ttbert convert --help`")
+
+
+def test_a_value_that_cannot_be_is_said_to_be_the_options_or_the_variables() -> None:
+    ttbert("demo", "--board", "nonsense").failed_at_once(2, "'--board': 'nonsense' is not one of")
+    ttbert("demo", TTBERT_BOARD="nonsense").failed_at_once(2, "TTBERT_BOARD: 'nonsense' is not one of")
+    ttbert("demo", TTBERT_READ_ONLY="maybe").failed_at_once(2, "TTBERT_READ_ONLY: 'maybe'")
+    ttbert("demo", "--batch", "0", TTBERT_BOARD="cpu").failed_at_once(2, "'--batch': 0 is not")
 
 
 def test_error_as_json_is_one_document_beside_the_two_lines(tmp_path: Path) -> None:

@@ -166,6 +166,11 @@ def test_read_only_cache_serves_a_demo(tiny_folder: Path, tiny_cache: Path, smal
     ttbert("demo", "--model", tiny_folder, "--batch", "2", "--input", file, "--cache", small_disk).succeeded()
 
 
+def test_what_is_not_there_and_may_not_be_published_is_not_announced(tiny_folder: Path, tmp_path: Path) -> None:
+    arguments = ("demo", "--model", tiny_folder, "--batch", "1", "--cache", tmp_path / "cache", "--read-only")
+    ttbert(*arguments).failed_at_once(9, "for reading only")
+
+
 def test_offline_without_the_default_model_names_the_bundled_one(tmp_path: Path) -> None:
     hook = make_hook(tmp_path / "hook", NO_SOCKETS)
     done = ttbert("demo", "--offline", "--cache", tmp_path / "cache", hook=hook, HF_HOME=str(tmp_path / "hf"))
@@ -203,7 +208,7 @@ def test_model_that_is_visibly_not_whole_is_converted_again(tiny_folder: Path, t
     content = blob.read_bytes()
     blob.write_bytes(content[:-1])
     done = ttbert("demo", "--model", tiny_folder, "--batch", "1", "--cache", cache).succeeded()
-    assert "is not in the cache" in done.err and blob.read_bytes() == content
+    assert f"is not whole in the cache {cache}: converting it again" in done.err and blob.read_bytes() == content
     assert len(list(cache.glob("quarantine/*"))) == 1
 
 
@@ -238,6 +243,12 @@ def copied(cache: Path, folder: Path) -> tuple[Path, Path]:
 def test_input_that_is_not_a_list_of_questions_is_refused_with_its_place(tmp_path: Path, content: object, says: str) -> None:
     file = inputs(tmp_path, content)
     ttbert("demo", "--model", "bundled", "--input", file).failed_at_once(2, str(file), says, '{"context": "...", "question"')
+
+
+def test_half_of_a_character_is_refused_with_its_place(tmp_path: Path) -> None:
+    file = inputs(tmp_path, [*QUESTIONS, {"context": "tea\ud800", "question": "b"}])
+    says = f"{file}, input 3: its 'context' is not Unicode text: a lone surrogate at character 3"
+    ttbert("demo", "--model", "bundled", "--input", file).failed_at_once(2, says, "encoding")
 
 
 def test_input_file_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -235,6 +235,9 @@ def test_trust_lists_and_removes(run: Run, tmp_path: Path) -> None:
     assert document["required"] is True and document["trusted"] == [added]
     assert "signatures   required, of them" in run("cache", "info").succeeded().out
     assert run("cache", "info", "--json").succeeded().document["trusted_keys"] == ["them"]
+    again = ("cache", "trust", "add", key["public"])
+    assert "trusted: them" in run(*again).succeeded().out and "trusted: them" in run(*again, "--name", "them").succeeded().out
+    run(*again, "--name", "bob").failed_at_once(2, "trusted already, as 'them'", "trust remove them")
     run("cache", "trust", "remove", "nobody").failed_at_once(2, "no trusted key is called 'nobody'", "trust list")
     assert "not required" in run("cache", "trust", "remove", "them").succeeded().err
     run("cache", "trust", "rubbish").failed_at_once(2, "rubbish cannot be read", "ssh-ed25519")

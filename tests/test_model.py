@@ -73,6 +73,7 @@ def test_each_core_has_whole_heads_and_whole_tiles(heads: int, tiles: int) -> No
         ({"hidden_size": 64, "num_attention_heads": 3}, "64 wide is not a multiple of its 3 heads"),
         ({"intermediate_size": 130}, "intermediate size 130"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, not a whole number from 1 to 16,777,215"),
         ({"num_hidden_layers": True}, "num_hidden_layers is True"),
         ({"num_hidden_layers": 2.0}, "num_hidden_layers is 2.0"),
         ({"vocab_size": "48"}, "vocab_size is '48'"),

@@ -150,6 +150,11 @@ def test_states_have_16_bits_where_they_fit() -> None:
     assert plan_bert(LARGE, 8, 384, E150).norm.dtype == "bfloat8_b"
 
 
+@pytest.mark.parametrize("tokens", [31, 100, 513])
+def test_tokens_that_no_model_takes_are_a_mistake_on_the_command_line(tokens: int) -> None:
+    ttbert("plan", "bundled", "--tokens", tokens).failed_at_once(2, f"'--tokens': {tokens} is not")
+
+
 @pytest.mark.parametrize("tokens", [0, 100, 544])
 def test_tokens_are_whole_tiles_that_the_model_takes(tokens: int) -> None:
     with pytest.raises(BoardError, match=f"inputs of {tokens} tokens"):

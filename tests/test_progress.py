@@ -36,7 +36,7 @@ def test_the_environment_chooses_too_and_nonsense_is_refused(tmp_path: Path) -> 
     assert json.loads(done.err.splitlines()[-1])["event"] == "end"
     lines = ttbert("cache", "verify", "--cache", tmp_path, "--progress", "lines", TTBERT_PROGRESS="json").succeeded()
     assert lines.err.startswith("verifying: 6/6, ")
-    assert ttbert("cache", "verify", "--cache", tmp_path, TTBERT_PROGRESS="nonsense").exit_code == 2
+    ttbert("cache", "verify", "--cache", tmp_path, TTBERT_PROGRESS="nonsense").failed_at_once(2, "TTBERT_PROGRESS: 'nonsense'")
 
 
 @pytest.mark.parametrize("mode", ["lines", "json"])

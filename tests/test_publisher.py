@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import pytest
 import tiny
 from forks import Forks
 from models import flip_bit, open_local
-from program import objects
+from program import objects, ttbert
+from s3_server import MotoServer
 
 from ttbert.cache.cache import Cache, blob_key, open_cache
 from ttbert.cache.digest import blake3_of
@@ -219,6 +221,28 @@ def test_a_disk_that_is_too_full_has_nothing_written_ahead_on_it(forks: Forks, w
     done = forks.ttbert("convert", wide, cache=small_disk / "cache")
     done.failed(10, "bytes needed", "free; nothing was written")
     assert not (small_disk / "cache").exists()
+
+
+@pytest.mark.parametrize("where", ["read only", "no bucket"])
+def test_a_place_that_cannot_be_written_to_is_told_before_the_work(where: str, tmp_path: Path, moto: MotoServer) -> None:
+    folder = tiny.write(tmp_path / "tiny", tiny.checkpoint())
+    size = 8 << 30  # of nothing, which takes much longer to hash than to be refused
+    os.truncate(folder / "vocab.txt", size)
+    if where == "read only":
+        done = ttbert("convert", folder, "--cache", tmp_path / "cache", "--read-only")
+        done.failed_at_once(9, "for reading only")
+    else:
+        done = ttbert("convert", folder, "--cache", "s3://absent/ttbert", "--local", tmp_path / "near", **moto.env)
+        done.failed_at_once(11, "there is no bucket absent")
+    assert not [*notes_folder().glob(f"{size}-*")]
+
+
+def test_a_damaged_name_is_superseded(forks: Forks, wide: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    code, manifest, _ = convert_unmet(forks, wide, cache=cache)
+    (entry,) = (cache / "refs").rglob("00000001")
+    flip_bit(entry)
+    assert convert_unmet(forks, wide, cache=cache)[:2] == (code, manifest) == (0, manifest)
 
 
 def test_a_model_that_is_there_needs_no_room_for_drafts(forks: Forks, wide: Path, small_disk: Path, tmp_path: Path) -> None:

@@ -141,9 +141,11 @@ def test_path_that_is_not_there_is_not_taken_for_an_id(model: str) -> None:
         open_source(model)
 
 
-def test_file_in_place_of_a_folder_is_said_to_be_one(folder: Path) -> None:
-    with pytest.raises(InputError, match="is a file"):
-        open_source(str(folder / "config.json"))
+def test_file_in_place_of_a_folder_is_said_to_be_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    for model in (folder / "config.json", f"{folder.name}/config.json"):  # the latter could be an id
+        with pytest.raises(InputError, match="is a file"):
+            open_source(str(model))
 
 
 def test_folder_has_no_revisions(folder: Path) -> None:

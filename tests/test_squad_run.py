@@ -95,7 +95,7 @@ def test_interrupted_run_goes_on_to_the_very_same_result(
 ) -> None:
     journal = tmp_path / "journal"
     process = subprocess.Popen(
-        command(*arguments(place, tmp_path)), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command(*arguments(place, tmp_path, "--json")), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     deadline = time.monotonic() + 120
     while (not journal.exists() or journal.stat().st_size < 6_000) and process.poll() is None:
@@ -103,10 +103,14 @@ def test_interrupted_run_goes_on_to_the_very_same_result(
         time.sleep(0.005)
     process.send_signal(how)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == (-9 if how is signal.SIGKILL else 130) and out == b""
+    assert process.returncode == (-9 if how is signal.SIGKILL else 130)
     assert not (tmp_path / PREDICTIONS).exists()
     if how is signal.SIGINT:
         assert b"--resume" in err and b"Traceback" not in err
+        error = json.loads(out)["error"]
+        assert error["kind"] == "Interrupted" and str(tmp_path) in error["message"] and "--resume" in error["hint"]
+    else:
+        assert out == b""
 
     run(*arguments(place, tmp_path)).failed(2, "an unfinished run is in", "--resume")
     done = run(*arguments(place, tmp_path, "--resume")).succeeded()
@@ -172,6 +176,21 @@ def test_bounds_end_in_an_accuracy_error(run: Callable[..., Done], place: Path, 
     assert dropped.exit_code == 13 and "below that of bundled (float32, cpu)" in dropped.err
     alone = run(*arguments(place, whole[0], "--max-drop", 1))
     assert alone.exit_code == 2 and "--max-drop needs --compare" in alone.err
+
+
+def test_a_bound_that_nothing_can_fail_is_refused(run: Callable[..., Done]) -> None:
+    for option in ("--fail-below", "--max-drop"):
+        for bound in ("nan", "-nan", "200", "inf", "-101"):
+            done = run("squad", "--model", "bundled", "--compare", "cpu", f"{option}={bound}")
+            done.failed_at_once(2, f"invalid value for '{option}'")
+    assert "is not in the range" in run("squad", "--model", "bundled", "--fail-below=-1").err
+
+
+def test_a_model_to_compare_with_that_is_not_there_is_told_before_anything_runs(
+    run: Callable[..., Done], place: Path, tmp_path: Path
+) -> None:
+    run(*arguments(place, tmp_path / "out", "--compare", "./nope")).failed_at_once(2, "the folder ./nope is not there")
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_results_are_compared(run: Callable[..., Done], place: Path, whole: tuple[Path, Done], tmp_path: Path) -> None:

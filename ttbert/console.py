@@ -17,11 +17,11 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import click
 
-from .errors import InputError, TtbertError
+from .errors import FULL, InputError, NoSpaceError, TtbertError
 from .text import size_text
 
 if TYPE_CHECKING:
@@ -34,9 +34,19 @@ _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 """Control characters other than tab and newline, marks that turn the direction of writing, halves of characters."""
 
 
+def open_streams() -> None:
+    """Put /dev/null where the shell left nothing, as with `2>&-`.
+
+    The next file to be opened would get that number, and all that libraries print there.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
 def show(document: object) -> None:
     """A result as JSON, on stdout."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    say(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def show_result(document: dict[str, Any], failure: TtbertError | None) -> None:
@@ -50,27 +60,49 @@ def show_result(document: dict[str, Any], failure: TtbertError | None) -> None:
 
 
 def say(text: str = "") -> None:
-    """A result for people, on stdout."""
-    click.echo(text)
+    """A result for people, on stdout. NoSpaceError where that is a file on a disk that is full."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        _give_up(sys.stdout)
+        if error.errno not in FULL:
+            raise
+        raise NoSpaceError(
+            f"the output could not be written whole: {(error.strerror or '').lower()}", "free some, or send it elsewhere"
+        ) from error
 
 
 def tell(text: str) -> None:
     """A remark on what is going on, on stderr."""
-    click.echo(plain(text), err=True)
+    _remark(plain(text))
+
+
+def _remark(text: str) -> None:
+    try:
+        click.echo(text, err=True)
+    except OSError:  # nothing is done less well because nobody could be told
+        _give_up(sys.stderr)
+
+
+def _give_up(stream: TextIO) -> None:
+    """Have nobody get what is left in a stream, and what follows."""
+    nobody = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nobody, stream.fileno())
+    os.close(nobody)
 
 
 class Remarks(logging.Handler):
     """Warnings of the library, told as they come."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"{styled('warning:', 'yellow', bold=True)} {plain(record.getMessage())}", err=True)
+        _remark(f"{styled('warning:', 'yellow', bold=True)} {plain(record.getMessage())}")
 
 
 def tell_error(error: TtbertError) -> None:
     """What happened, and what to do about it: two lines on stderr."""
-    click.echo(f"{styled('error:', 'red', bold=True)} {plain(error.message)}", err=True)
+    _remark(f"{styled('error:', 'red', bold=True)} {plain(error.message)}")
     if error.hint:
-        click.echo(f"{styled('hint:', 'cyan')} {plain(error.hint)}", err=True)
+        _remark(f"{styled('hint:', 'cyan')} {plain(error.hint)}")
 
 
 def plain(text: str) -> str:
@@ -116,7 +148,7 @@ def agree(agreed: bool, question: str) -> None:
     if agreed:
         return
     try:
-        answer = click.confirm(question, err=True) if sys.stdin else None
+        answer = click.confirm(question, err=True)
     except click.Abort as error:
         if not isinstance(error.__context__, EOFError):
             raise

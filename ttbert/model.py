@@ -23,6 +23,9 @@ WIDEST_GRID = 8
 
 ARCHITECTURES = ("BertForQuestionAnswering", "BertModel")
 
+_TOO_MANY = 1 << 24
+"""Layers, words or units that no model has."""
+
 _ABSENT: dict[str, Any] = {
     "position_embedding_type": "absolute",
     "hidden_act": "gelu",
@@ -146,8 +149,9 @@ def _check_widths(shape: BertShape, where: str) -> None:
 
 def _count(config: dict[str, Any], name: str, where: str) -> int:
     value = config.get(name)
-    if type(value) is not int or not 0 < value < 1 << 24:
-        raise CheckpointError(f"{where}: {name} is {value!r:.80}, not a positive number", "is it the config.json of a BERT?")
+    if type(value) is not int or not 0 < value < _TOO_MANY:
+        what = f"{name} is {value!r:.80}, not a whole number from 1 to {_TOO_MANY - 1:,}"
+        raise CheckpointError(f"{where}: {what}", "is it the config.json of a BERT?")
     return value
 
 

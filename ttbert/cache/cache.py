@@ -7,6 +7,7 @@ the ref. A run only reads, and checks every byte against the manifest on its way
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from .stores.readonly import ReadOnlyStore
 from .stores.store import Store
 from .trust import Trust, publish_signature, user_trust
 from .used import stamp
+
+_log = logging.getLogger(__name__)
 
 ACTION_SCHEMA = "ttbert.action/1"
 Begin = Callable[[dict[Digest, int]], Callable[[int], None]]
@@ -371,6 +374,9 @@ class Cache:
             if means is None:
                 return True
             self.trust.check_history(self.store, ref, latest)
+            if latest.means and latest.means.repo != means.repo and latest.means.manifest != means.manifest:
+                was = f"{latest.means.manifest.short} of {latest.means.repo}"
+                _log.warning("%s meant %s until now; `convert --name` files a model under another name", ref, was)
             return not anew and self.trust.believes(self.store, "ref", latest.digest)
 
         entry = refs.move_ref(self.store, ref, means, sign, accept, after)

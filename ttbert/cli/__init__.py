@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -9,8 +10,8 @@ import sys
 import click
 
 from .. import __version__
-from ..console import Remarks, show, tell, tell_error
-from ..errors import InputError, Interrupted, ReportedError, TtbertError
+from ..console import Remarks, open_streams, show, tell, tell_error
+from ..errors import InputError, Interrupted, NoSpaceError, ReportedError, TtbertError
 from .bench import bench_command
 from .cache import cache_commands
 from .doctor import doctor_command
@@ -21,6 +22,9 @@ from .space import gc_command
 from .squad import squad_command
 from .tiers import tier_commands
 from .trust import trust_commands
+
+_HELP: type[Exception] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""What newer versions of click raise for a group without a command."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -52,13 +56,16 @@ for command in (*tier_commands, *trust_commands):
 
 def main() -> None:
     """The entry point: every error ends here, as two lines and an exit code."""
+    open_streams()
     logging.getLogger("ttbert").addHandler(Remarks())
     try:
-        sys.exit(cli.main(standalone_mode=False))  # what click gives back is what a command left with, or None
+        left_with = cli.main(prog_name="ttbert", standalone_mode=False)  # None after all went well
+        sys.exit(left_with)
     except click.ClickException as error:
-        error.show()
-        _show_error(InputError(error.format_message(), "see --help"))
-        sys.exit(error.exit_code)
+        if isinstance(error, _HELP):
+            tell(error.format_message())
+            sys.exit(error.exit_code)
+        _leave(_mistake(error))
     except (click.Abort, KeyboardInterrupt):
         interrupted = Interrupted("interrupted; nothing incomplete was published")
         tell(interrupted.message)
@@ -77,6 +84,17 @@ def main() -> None:
         )
 
 
+def _mistake(error: click.ClickException) -> InputError:
+    """What is wrong with the words of a command, or with a variable that stands for one of its options."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context and isinstance(error, click.BadParameter) and error.param:
+        source = context.get_parameter_source(str(error.param.name))
+        if source is click.core.ParameterSource.ENVIRONMENT:
+            error.param_hint = error.param.envvar
+    what = error.format_message()
+    return InputError(what[:1].lower() + what[1:], f"see `{context.command_path if context else 'ttbert'} --help`")
+
+
 def _leave(error: TtbertError) -> None:
     if _debugging():
         raise error
@@ -88,7 +106,8 @@ def _leave(error: TtbertError) -> None:
 
 def _show_error(error: TtbertError) -> None:
     if "--json" in sys.argv:
-        show({"error": error.document()})
+        with contextlib.suppress(OSError, NoSpaceError):  # it has been told on stderr, and is the exit code
+            show({"error": error.document()})
 
 
 def _debugging() -> bool:

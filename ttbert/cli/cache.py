@@ -109,7 +109,13 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
 
 
 @cache_commands.command("ls")
-@click.option("--sort", type=click.Choice(("name", "size", "age", "used")), default="name", show_default=True)
+@click.option(
+    "--sort",
+    type=click.Choice(("name", "size", "age", "used")),
+    default="name",
+    show_default=True,
+    help="What comes first: the largest, the one converted longest ago, or the one used longest ago.",
+)
 @cache_option
 @json_option
 def ls_command(sort: str, places: Places, as_json: bool) -> None:

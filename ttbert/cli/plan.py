@@ -12,6 +12,7 @@ import click
 from ..boards import BOARDS, Board
 from ..console import say, show_result, table, tell
 from ..errors import AccuracyError, BoardError, DeviceError
+from ..model import TILE
 from ..text import size_text
 from .options import json_option, offline_option, places_option, policy_option, progress_option, revision_option
 from .tiers import supply
@@ -26,8 +27,20 @@ if TYPE_CHECKING:
 
 _board_option = click.option("--board", type=click.Choice(tuple(BOARDS)), default="n150", show_default=True, help="A board.")
 _batch_option = click.option("--batch", type=click.IntRange(1, 512), default=8, show_default=True, help="Inputs on each chip.")
+
+
+def _whole_tiles(context: click.Context, parameter: click.Parameter, tokens: int | None) -> int | None:
+    if tokens and tokens % TILE:
+        raise click.BadParameter(f"{tokens} is not a multiple of {TILE}.")
+    return tokens
+
+
 _tokens_option = click.option(
-    "--tokens", type=click.IntRange(32, 512), metavar="N", help="Tokens of an input.  [default: 384, or what the model takes]"
+    "--tokens",
+    type=click.IntRange(TILE, 512),
+    callback=_whole_tiles,
+    metavar="N",
+    help="Tokens of an input, a multiple of 32.  [default: 384, or what the model takes]",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import click
 
 from ..boards import CPU
 from ..console import ScoreProgress, plain, say, show, show_result, table, tell
-from ..errors import AccuracyError, InputError
+from ..errors import AccuracyError, InputError, Interrupted
 from ..recipe.policy import FLOAT32
 from ..text import count_text
 from .options import (
@@ -43,6 +44,16 @@ if TYPE_CHECKING:
     from ..squad.subject import Subject
 
 _CHANGES_SHOWN = 3
+
+
+class _Points(click.FloatRange):
+    """Points of F1. NaN is within no range, and no score would be below it."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        points: float = super().convert(value, parameter, context)
+        if math.isnan(points):
+            self.fail(f"{value!r} is not a number.", parameter, context)
+        return points
 
 
 @click.group("squad", invoke_without_command=True, subcommand_metavar="[diff A B]")
@@ -82,8 +93,10 @@ _CHANGES_SHOWN = 3
     help="Run another one too, on the CPU: `cpu` (the same model), `float32` (its checkpoint, not converted), a policy such as "
     "`bf16`, or another model.",
 )
-@click.option("--fail-below", type=float, metavar="F1", help="Exit code 13 if F1 is lower.")
-@click.option("--max-drop", type=float, metavar="F1", help="Exit code 13 if F1 is lower by more than the one of --compare.")
+@click.option("--fail-below", type=_Points(0, 100), metavar="F1", help="Exit code 13 if F1 is lower.")
+@click.option(
+    "--max-drop", type=_Points(-100, 100), metavar="F1", help="Exit code 13 if F1 is lower by more than the one of --compare."
+)
 @places_option
 @offline_option
 @progress_option
@@ -178,15 +191,15 @@ def _score(options: _Options) -> None:
 
     cache = options.places.open(options.offline)
     wanted = Wanted(options.model, options.revision, options.policy, options.offline)
-    compared = options.compare is not None
     places = options.places
     subject = _cached(wanted, places, cache, target, options.batch)
-    result, logits, folder = _run(options, dataset, subject, options.output, compared)
+    second = None
+    if options.compare is not None:  # found and converted first: a run takes long, and is of no use without the other one
+        second = _other(other_model(wanted, options.compare), options.compare, places, cache, Target(CPU), options.batch)
+    result, logits, folder = _run(options, dataset, subject, options.output, keep_logits=second is not None)
     comparison = None
-    other = None
-    if options.compare is not None:
-        subject = _other(other_model(wanted, options.compare), options.compare, places, cache, Target(CPU), options.batch)
-        other, other_logits, _ = _run(options, dataset, subject, folder / "compare" / _plain(options.compare), True)
+    if second is not None:
+        other, other_logits, _ = _run(options, dataset, second, folder / "compare" / _plain(str(options.compare)), True)
         comparison = compare_documents(result_document(result), result_document(other), (logits, other_logits))
     if options.report is not None:
         from ..squad.report import write_report
@@ -219,7 +232,8 @@ def _dataset(options: _Options) -> Dataset:
 
     dataset = read_dataset(options.data_path) if options.data_path else load_hub_dataset(options.offline)
     if dataset.moved:
-        tell(f"note: {dataset.moved} answers are elsewhere in their context than answer_start says; no score depends on it")
+        moved = count_text(dataset.moved, "answer is", "answers are")
+        tell(f"note: {moved} elsewhere in the context than answer_start says; no score depends on it")
     return choose_part(dataset, Part(options.limit, options.sample, options.seed))
 
 
@@ -256,8 +270,9 @@ def _run(
 
                 result, logits = score(run, options.resume, advance, keep_logits)
         except KeyboardInterrupt:
-            tell(f"what is finished is in {run.output}; the same command with --resume goes on from there")
-            raise
+            raise Interrupted(
+                f"interrupted; what is finished is in {run.output}", "the same command with --resume goes on from there"
+            ) from None
         return result, logits, run.output
 
 
@@ -285,7 +300,7 @@ def _print_result(result: Result) -> None:
     counted = f"{len(dataset.questions):,} of {dataset.total:,}" if dataset.is_partial else f"{dataset.total:,}"
     say(f"{dataset.source}: {partial}{counted} questions")
     if result.is_mock:
-        say("no score, and no files: a mock device computes nothing, its logits are all zero")
+        say("no score, and no files but a journal: a mock device computes nothing, its logits are all zero")
     else:
         _print_score(result)
     timings = result.timings

@@ -60,7 +60,11 @@ def _find_or_convert(wanted: Wanted, places: Places, cache: Cache, require: Requ
 
     def on_miss(plan: Plan) -> None:
         require(plan.recipe.shape)
-        tell(f"{wanted.model} ({wanted.policy}) is not in the cache {cache.store.url}: converting it first")
+        if places.read_only:
+            return  # it will be refused
+        is_there = cache.read_action(plan.action.key) is not None
+        state, what = ("is not whole", "converting it again") if is_there else ("is not", "converting it first")
+        tell(f"{wanted.model} ({wanted.policy}) {state} in the cache {cache.store.url}: {what}")
 
     try:
         return supply_model(wanted, cache, [*places.options(), *progress_options()], on_miss)

@@ -106,6 +106,9 @@ def trust_add_command(key: str, name: str | None, as_json: bool) -> None:
 
     first = not list_trusted()
     trusted = trust(read_public_key(key), name)
+    if name and trusted.name != name:
+        hint = f"to call it otherwise, `ttbert cache trust remove {trusted.name}` first"
+        raise InputError(f"that key is trusted already, as {trusted.name!r}", hint)
     if as_json:
         show({"name": trusted.name, "key": trusted.id})
         return

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -243,7 +244,9 @@ class _PickleFile(_WeightFile):
                 f"use PyTorch 2.6 or later, or {_TO_SAFETENSORS}",
             )
         try:
-            loaded = torch.load(self.path, map_location="cpu", weights_only=True, mmap=self._is_mapped)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a pickle that torch did not write: it is told whether that can be read
+                loaded = torch.load(self.path, map_location="cpu", weights_only=True, mmap=self._is_mapped)
         except Exception as error:  # Whatever an unpickler meets in a hostile file.
             raise self._refusal(error) from error
         return self._checked(loaded)

@@ -13,7 +13,7 @@ from .. import __version__
 from ..cache.cache import Cache, Cached
 from ..cache.lease import leased
 from ..cache.manifest import FileEntry, Manifest, Provenance, SourceEntry
-from ..cache.refs import Ref
+from ..cache.refs import Ref, entry_numbers
 from ..cache.space import left_behind, require_space
 from ..errors import CheckpointError, NoSpaceError, UntrustedError
 from ..model import parse_config
@@ -150,8 +150,9 @@ def convert(
         ahead, is_likely = None, False
         if unidentified := plan.unidentified:
             stack.enter_context(plan.source.hashing(unidentified))
-            ahead, is_likely = open_publisher(), _is_likely_wanted(plan, cache)
-            ahead.start(drafts=is_likely)
+            is_likely = _is_likely_wanted(plan, cache)
+            ahead = open_publisher()
+            ahead.start(drafts=is_likely and cache.drafts is not None)
         conversion = find_converted(plan, cache.authority)
         if conversion is None or not cache.authority.claim(conversion.cached):
             if not is_likely:
@@ -173,13 +174,17 @@ def small_files(plan: Plan) -> dict[str, bytes]:
 
 
 def _is_likely_wanted(plan: Plan, cache: Cache) -> bool:
-    """Whether drafts can be made and published here, and nothing is filed under the name yet."""
-    if cache.drafts is None or cache.authority.read_ref(plan.ref):
+    """Whether nothing was ever filed under the name, and it can be: the smallest file is published, which shows that.
+
+    Raises what publishing does, since the name has to be written even where the model is there under another one.
+    """
+    if entry_numbers(cache.store, plan.ref):
         return False
     try:
         _check_may_write(plan, cache)
     except (UntrustedError, NoSpaceError):  # which matters only if it is not there already
         return False
+    cache.publish_blob(plan.source.read(CONFIG))
     return True
 
 

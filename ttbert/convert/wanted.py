@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ BUNDLED = "bundled"
 
 BUNDLED_FOLDER = Path(__file__).parent.parent / "models" / "bundled"
 
+_UNUSUAL = re.compile(r"[\x00-,/:-@\[-^`{-\x7f]+")
+"""What a name in the cache has a `-` for: all of ASCII but letters, digits and . _ -"""
 
 _MODEL = "give a folder, an id such as deepset/bert-base-cased-squad2, or `bundled`"
 
@@ -45,8 +48,8 @@ class Wanted:
             return Ref(self.model, self.revision or "main", self.policy)
         if self.model == BUNDLED:
             return Ref(BUNDLED, None, self.policy)
-        folder = Path(self.model).expanduser().resolve().name
-        return Ref(f"local/{re.sub(r'[^A-Za-z0-9._-]+', '-', folder)}", None, self.policy)
+        folder = unicodedata.normalize("NFC", Path(self.model).expanduser().resolve().name)
+        return Ref(f"local/{_UNUSUAL.sub('-', folder)}", None, self.policy)
 
     def open_source(self) -> Source:
         """Its files. InputError for a revision of what has none, and all that `open_source` raises."""
@@ -58,10 +61,10 @@ class Wanted:
 
 
 def is_folder(model: str) -> bool:
-    """Whether `model` means a local folder: there is one, or it looks like a path, so that it cannot be an id."""
+    """Whether `model` means a local folder: something is there, or it looks like a path, so that it cannot be an id."""
     if model in (".", "..") or model.startswith(("./", "../", "/", "~")):
         return True
-    return bool(model) and Path(model).is_dir()
+    return bool(model) and Path(model).exists()
 
 
 def open_source(model: str, revision: str | None = None, offline: bool = False) -> Source:

@@ -74,4 +74,11 @@ def _question(entry: Any, where: str) -> Question:
             raise InputError(f"{where}: {problem}", _FORMAT)
         if not value.strip():
             raise InputError(f"{where}: its {name!r} is empty", _FORMAT)
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{where}: its {name!r} is not Unicode text: a lone surrogate at character {error.start}",
+                "write the file with its real encoding, such as UTF-8",
+            ) from error
     return Question(entry["question"], entry["context"])
