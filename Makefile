@@ -1,6 +1,7 @@
 # Every target sets up its own virtual environment first: .venv, or $TTBERT_VENV.
 # ARGS goes on to the program: make test ARGS="-k cache", make demo ARGS="--batch 7".
 # TTNN is the version of TT-NN to test with, if not the installed one: make test TTNN=0.80.0
+# LOWEST=1 tests with the lowest versions that setup.cfg allows: make test LOWEST=1 ARGS="tests/test_source.py"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test install lint clean setup
@@ -19,7 +20,7 @@ demo: setup ## Answer a batch of questions with the bundled model
 	@$(bin)/ttbert demo --model bundled --batch 8 $(ARGS)
 
 test: lint ## Check style and types, then run the tests
-	@$(if $(TTNN),sh scripts/with_ttnn.sh $(TTNN)) $(bin)/python -m pytest $(ARGS)
+	@$(if $(TTNN),sh scripts/with_ttnn.sh $(TTNN)) $(if $(LOWEST),sh scripts/with_lowest.sh) $(bin)/python -m pytest $(ARGS)
 
 install: setup ## Only set up the virtual environment
 	@echo "ttbert is installed in $${TTBERT_VENV:-.venv}; see it work with: make demo"

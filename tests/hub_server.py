@@ -82,8 +82,8 @@ class HubServer:
         env = {
             name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_", "TRANSFORMERS_"))
         }
-        root = str(Path(__file__).resolve().parents[1])
-        env |= {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "NO_PROXY": "*", "PYTHONPATH": root}
+        paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [env.get("PYTHONPATH")])]
+        env |= {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "NO_PROXY": "*", "PYTHONPATH": os.pathsep.join(paths)}
         return env | extra
 
     def add(self, repo: str, files: dict[str, bytes], branch: str = "main") -> str:

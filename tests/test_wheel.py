@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -101,3 +102,14 @@ def test_wheel_states_license_pythons_and_command(wheel: zipfile.ZipFile) -> Non
     assert "License-Expression: Apache-2.0" in about
     assert "Requires-Python: !=3.11.*,<3.13,>=3.10" in about
     assert metadata(wheel, "entry_points.txt").split("\n")[:2] == ["[console_scripts]", "ttbert = ttbert.cli:main"]
+
+
+def test_what_is_installed_with_the_wheel_is_imported_by_it(wheel: zipfile.ZipFile) -> None:
+    required = {
+        re.split("[>=<!;\\[ ]", line.removeprefix("Requires-Dist: "))[0].replace("-", "_")
+        for line in metadata(wheel, "METADATA").splitlines()
+        if line.startswith("Requires-Dist: ") and "extra ==" not in line
+    }
+    sources = "\n".join(wheel.read(name).decode() for name in wheel.namelist() if name.endswith(".py"))
+    imported = set(re.findall(r"^ *(?:import|from) (\w+)", sources, re.MULTILINE))
+    assert required - imported == set()

@@ -135,7 +135,7 @@ class ObjectStore(Store):
     def head(self, key: str) -> Entry | None:
         check_key(key)
         try:
-            return _entry(self._head(key))
+            return replace(_entry(self._head(key)), key=key)  # before obstore 0.12, the prefix is in its path
         except KeyError:
             return None
 
