@@ -202,8 +202,8 @@ def test_errors_are_json_too_where_json_is_asked_for(root: Path) -> None:
 
 
 def test_verify_of_a_sound_cache(root: Path) -> None:
-    assert "8 objects" in run(root, "verify").succeeded().out
-    assert "6 objects" in run(root, "verify", "tiny").succeeded().out
+    assert "12 objects" in run(root, "verify").succeeded().out
+    assert "8 objects" in run(root, "verify", "tiny").succeeded().out
 
 
 def test_verify_of_damage_is_exit_code_7_and_repair_keeps_the_bytes(root: Path) -> None:
@@ -229,7 +229,7 @@ def test_verify_of_damage_is_exit_code_7_and_repair_keeps_the_bytes(root: Path) 
 
 
 def test_verify_fast_looks_at_sizes_and_reads_no_blob(root: Path) -> None:
-    assert "8 objects" in run(root, "verify", "--fast").succeeded().out
+    assert "12 objects" in run(root, "verify", "--fast").succeeded().out
     flip_bit(blob_path(root, TENSORS["layer"]))
     assert run(root, "verify", "--fast", "--json").succeeded().document["fast"] is True, "it does not see a changed bit"
     path = blob_path(root, TENSORS["embeddings"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,13 +200,13 @@ def show_command(ref: str, places: Places, as_json: bool) -> None:
 
 @cache_commands.command("verify")
 @click.argument("ref", required=False)
-@click.option("--fast", is_flag=True, help="Compare sizes only, and read no blob.")
+@click.option("--fast", is_flag=True, help="Compare the sizes of blobs, and read none.")
 @click.option("--repair", is_flag=True, help="Move what is damaged to quarantine, and restore it if there is a copy.")
 @progress_option
 @places_option
 @json_option
 def verify_command(ref: str | None, fast: bool, repair: bool, places: Places, as_json: bool) -> None:
-    """Read every byte in the cache, or of one model, and compare it with its digest.
+    """Read every blob and document in the cache, or of one model: is each what its digest, or what leads to it, says?
 
     Leaves with exit code 7 if something was damaged or missing, with 6 if there is no cache, and with 5, 9 or 11 if
     something could not be looked at. Nothing is ever deleted: --repair moves what is damaged to the folder `quarantine`. It
@@ -232,13 +232,20 @@ def verify_command(ref: str | None, fast: bool, repair: bool, places: Places, as
         with Progress("verifying", len(stored), sum(entry.size for entry in stored.values())) as progress:
             verdict = verify(cache, census, only, repair, lambda entry: progress.advance(entry.size))
     hurt = {name for finding in verdict.findings if not finding.restored for name in finding.models}
-    commands = [convert_command_for(model) for model in census.models if str(model.ref) in hurt]
+    commands = [convert_command_for(_as_named(cache, model)) for model in census.models if str(model.ref) in hurt]
     if as_json:
         show({"cache": cache.store.url, "sound": verdict.sound, "fast": fast, **asdict(verdict), "convert": commands})
     else:
         _print_verdict(verdict, "looked at" if fast else "read", commands if repair else None)
     if not verdict.sound:
         click.get_current_context().exit(verdict.exit_code)
+
+
+def _as_named(cache: Cache, model: Model) -> Model:
+    """A model whose name cannot be read as it was when it could be."""
+    from ..cache.refs import read_meanings
+
+    return model if model.entry else replace(model, entry=next(read_meanings(cache.store, model.ref), None))
 
 
 def convert_command_for(model: Model) -> str:
@@ -334,11 +341,14 @@ def _print_verdict(verdict: Verdict, done: str, commands: list[str] | None) -> N
     for finding in verdict.findings:
         needed = f", needed by {', '.join(finding.models)}" if finding.models else ""
         say(f"{finding.key}: {finding.problem}{needed}")
+        if finding.advice:
+            say(f"  {finding.advice}")
         if finding.moved:
             say(f"  moved to {finding.moved}")
         if finding.restored:
             say("  restored from the local tier")
-    result = "all sound" if verdict.sound else f"{len(verdict.findings)} wrong"
+    wrong = sum(1 for finding in verdict.findings if finding.exit_code)
+    result = f"{wrong} wrong" if wrong else "all sound"
     say(f"{count_text(verdict.objects, 'object')}, {size_text(verdict.size)} {done}: {result}")
     if verdict.sound:
         return
