@@ -204,7 +204,7 @@ def test_an_action_that_a_killed_collection_left_behind_is_no_damage(cache: Cach
     assert not found(cache)
     cache.store.delete(f"{record.folder}/condemned")
     assert found(cache).keys() == {keys[1]}
-    assert "no model that has a name" in found(cache)[keys[1]].advice
+    assert "no name that can be read" in found(cache)[keys[1]].advice
 
 
 def test_what_is_missing_is_told_once_and_not_of_the_action_that_leads_to_it(cache: Cache) -> None:
@@ -246,3 +246,11 @@ def test_every_document_is_read_once(cache: Cache, monkeypatch: pytest.MonkeyPat
     assert survey(cache, census).sound
     documents = [entry.key for folder in ("actions", "refs") for entry in census.below(folder)]
     assert sorted(read) == sorted(documents) and len(documents) == 4 + 4
+
+
+@pytest.mark.parametrize("folder", ["%2Ehidden:bfp8", "a%2fb:bfp8", "a" * 250 + ":b", "plain"])
+def test_a_folder_that_no_name_has_is_no_history(tmp_path: Path, folder: str) -> None:
+    cache = open_local(tmp_path)
+    publish(cache)
+    cache.store.put(f"refs/{folder}/00000001", b"rubbish")
+    assert [model.ref for model in take_census(cache).models] == [TINY] and check(cache).findings == ()

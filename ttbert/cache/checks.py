@@ -45,7 +45,7 @@ class Checks:
         except KeyError:
             return None  # deleted meanwhile
         except IntegrityError as error:
-            return error.message.removeprefix(f"{self._store.url}/{key}: ")
+            return error.message.removeprefix(f"{self._store.url}/").removeprefix(f"{key}: ")
 
     def is_sound(self, key: str, content: bytes) -> bool:
         """Whether these bytes, found elsewhere, may be stored there in place of what is damaged or missing."""
@@ -54,7 +54,8 @@ class Checks:
             return after is not None and after.before == blake3_of(content)
         try:
             if key.startswith("actions/"):
-                return self._problem_of_action(key, content) is None
+                action = self._actions.get(parse_action(content, key))
+                return action is not None and action.hex == _name(key)
             if is_signature(key):
                 return find_signature_problem(key, content) is None
         except (IntegrityError, IncompatibleError):
@@ -73,7 +74,7 @@ class Checks:
     def advice(self, key: str) -> str:
         """What damage of an action or of a history means, and what to do about it; empty for everything else."""
         if key.startswith("actions/"):
-            of = ", ".join(self._converted.get(_name(key), ())) or "no model that has a name"
+            of = ", ".join(self._converted.get(_name(key), ())) or "no name that can be read"
             return f"of {of}: loading does not need it; the next conversion is done anew and replaces it"
         entry = self._entry(key)
         if entry is None:
@@ -113,11 +114,8 @@ class Checks:
         manifest = manifest_key(digest)
         if manifest in self._census.manifests or self._store.head(manifest):
             action = self._actions.get(digest)  # None: the manifest cannot be read, or is newer than the census
-            return (
-                f"it leads to manifest {digest.short}, which is of another action"
-                if action and action.hex != _name(key)
-                else None
-            )
+            wrong = action is not None and action.hex != _name(key)
+            return f"it leads to manifest {digest.short}, which is of another action" if wrong else None
         # What a name leads to is told as missing itself; what is condemned is being deleted, the manifests first.
         if manifest in self._named or self._is_condemned(key) or self._store.head(key) is None:
             return None

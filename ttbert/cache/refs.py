@@ -263,7 +263,12 @@ def list_refs(store: Store) -> Iterator[Ref]:
 def ref_of(quoted: str) -> Ref | None:
     """The ref whose entries lie in a folder of that name; None for what is no ref's."""
     match = _TEXT.fullmatch(unquote(quoted, errors="surrogateescape"))
-    return Ref(match["name"], match["revision"], match["policy"]) if match and match["policy"] else None
+    if match is None or match["policy"] is None:
+        return None
+    ref = Ref(match["name"], match["revision"], match["policy"])
+    with contextlib.suppress(InputError):
+        return ref if ref.quoted == quoted else None
+    return None
 
 
 def entry_key(ref: Ref, number: int) -> str:
