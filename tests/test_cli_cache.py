@@ -234,8 +234,8 @@ def test_errors_are_json_too_where_json_is_asked_for(root: Path) -> None:
 
 
 def test_verify_of_a_sound_cache(root: Path) -> None:
-    assert "8 objects" in run(root, "verify").succeeded().out
-    assert "6 objects" in run(root, "verify", "tiny").succeeded().out
+    assert "12 objects" in run(root, "verify").succeeded().out
+    assert "8 objects" in run(root, "verify", "tiny").succeeded().out
 
 
 def test_verify_of_damage_is_exit_code_7_and_repair_keeps_the_bytes(root: Path) -> None:
@@ -261,7 +261,7 @@ def test_verify_of_damage_is_exit_code_7_and_repair_keeps_the_bytes(root: Path) 
 
 
 def test_verify_fast_looks_at_sizes_and_reads_no_blob(root: Path) -> None:
-    assert "8 objects" in run(root, "verify", "--fast").succeeded().out
+    assert "12 objects" in run(root, "verify", "--fast").succeeded().out
     flip_bit(blob_path(root, TENSORS["layer"]))
     assert run(root, "verify", "--fast", "--json").succeeded().document["fast"] is True, "it does not see a changed bit"
     path = blob_path(root, TENSORS["embeddings"])
@@ -279,6 +279,30 @@ def test_what_is_missing_is_made_anew_without_a_repair(root: Path) -> None:
     done = run(root, "verify")
     assert done.exit_code == 7 and "1 wrong" in done.out and "--repair" not in done.err
     assert "ttbert convert someone/other" in done.err and "someone/tiny" not in done.err
+
+
+def test_verify_says_what_a_damaged_entry_of_a_name_means_and_what_mends_it(root: Path) -> None:
+    (only,) = open_local(root).store.list(TINY.folder)
+    flip_bit(root / only.key, 3)
+    for how in ((), ("--fast",), ("--repair",)):
+        done = run(root, "verify", *how)
+        assert (
+            done.exit_code == 7
+            and f"{only.key}: " in done.out
+            and f", needed by {TINY}\n" in done.out
+            and "1 wrong" in done.out
+        )
+        assert f"  {TINY} cannot be used until it is converted again, or forgotten by `ttbert cache rm {TINY}`\n" in done.out
+    run(root, "rm", "tiny", "--yes").succeeded()
+    assert "all sound" in run(root, "verify").succeeded().out
+
+    run(root, "rm", "other", "--yes").succeeded()
+    (root / OTHER.folder / "00000001").unlink()
+    document = run(root, "verify", "--json").succeeded().document
+    (finding,) = document["findings"]
+    assert document["sound"] is True and (finding["key"], finding["exit_code"]) == (f"{OTHER.folder}/00000001", 0)
+    assert f"see `ttbert cache log {OTHER}`" in finding["advice"] and document["convert"] == []
+    assert "all sound" in run(root, "verify").succeeded().out
 
 
 def test_verify_names_the_commands_that_make_anew_what_was_moved_away(root: Path) -> None:

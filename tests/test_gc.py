@@ -441,6 +441,19 @@ def test_a_writer_that_finds_a_condemned_blob_keeps_it(cache: Cache, root: Path)
     assert left(root) == [blob_key(blake3_of(TENSORS["layer"]))]
 
 
+def test_a_damaged_word_of_a_writer_keeps_everything_and_stops_no_collection(cache: Cache, root: Path) -> None:
+    """What it was about is not known, so all of it is condemned anew; without an end, no collection would succeed again."""
+    publish(cache)
+    publish_other(cache)
+    ripe = condemn_and_wait(cache, root, TINY)
+    cache.publish_blob(TENSORS["layer"])
+    (word,) = [entry.key for entry in cache.store.list("gc") if "/reprieved/" in entry.key]
+    flip_bit(root / word)
+    before = set(left(root))
+    assert run_gc(cache, ripe) == 0 and set(left(root)) == {key for key in before if not key.startswith("gc/")}
+    assert collect_twice(cache, root) > 0 and names(cache) == [OTHER] and sound(cache)
+
+
 def test_a_model_that_is_named_again_is_kept_even_after_the_plan(cache: Cache, root: Path) -> None:
     cached = publish(cache)
     ripe = condemn_and_wait(cache, root, TINY)

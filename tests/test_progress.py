@@ -35,7 +35,7 @@ def test_the_environment_chooses_too_and_nonsense_is_refused(tmp_path: Path) -> 
     done = ttbert("cache", "verify", "--cache", tmp_path, TTBERT_PROGRESS="json").succeeded()
     assert json.loads(done.err.splitlines()[-1])["event"] == "end"
     lines = ttbert("cache", "verify", "--cache", tmp_path, "--progress", "lines", TTBERT_PROGRESS="json").succeeded()
-    assert lines.err.startswith("verifying: 6/6, ")
+    assert lines.err.startswith("verifying: 8/8, ")
     ttbert("cache", "verify", "--cache", tmp_path, TTBERT_PROGRESS="nonsense").failed_at_once(2, "TTBERT_PROGRESS: 'nonsense'")
 
 

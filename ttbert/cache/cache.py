@@ -196,13 +196,9 @@ class Cache:
         """The manifest that an action led to; None where there is none, or where the entry is damaged."""
         key = action_key(action)
         try:
-            fields = Fields.parse(self.store.get(key, 0, LARGEST + 1), self._where(key))
-            fields.schema(ACTION_SCHEMA)
-            manifest = fields.blake3("manifest")
-            fields.done()
+            return parse_action(self.store.get(key, 0, LARGEST + 1), self._where(key))
         except (KeyError, IntegrityError, IncompatibleError):
             return None
-        return manifest
 
     def resolve(self, ref: Ref) -> Cached | None:
         """What a ref means, or None where it is not known. UntrustedError as of `manifest`, and for one rolled back."""
@@ -448,6 +444,15 @@ def keys_of(cached: Outlined) -> set[str]:
     """A manifest, its action and its blobs."""
     manifest = cached.manifest
     return {manifest_key(cached.digest), action_key(manifest.action), *map(blob_key, manifest.blobs())}
+
+
+def parse_action(content: bytes, where: str) -> Digest:
+    """The manifest that an action's entry leads to; IntegrityError, naming `where`, for what is no such entry."""
+    fields = Fields.parse(content, where)
+    fields.schema(ACTION_SCHEMA)
+    manifest = fields.blake3("manifest")
+    fields.done()
+    return manifest
 
 
 def blob_key(digest: Digest) -> str:

@@ -14,7 +14,7 @@ from ..errors import CacheError, InputError
 from . import refs
 from .cache import Cache, Outlined, blob_key
 from .digest import Digest
-from .refs import Ref, RefEntry, entry_key, is_entry_name
+from .refs import Ref, RefEntry, entry_key, is_entry_name, ref_of
 from .stores.store import Entry
 from .used import last_used
 
@@ -104,7 +104,7 @@ class Census:
 
     def newest(self, folder: str) -> int:
         """The number of a ref's newest entry."""
-        return max(self._numbers[folder], default=0)
+        return max(self.histories.get(folder, ()), default=0)
 
     def last_used(self, model: Model) -> float:
         """When a model was last loaded or converted, to the day, or named; in seconds since the epoch."""
@@ -114,13 +114,14 @@ class Census:
         return max(loaded, named.modified if named else 0.0)
 
     @cached_property
-    def _numbers(self) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = {model.ref.folder: [] for model in self.models}
+    def histories(self) -> dict[str, list[int]]:
+        """The numbers of each ref's entries, in order, by the folder of the ref; also of refs that were removed."""
+        found: dict[str, list[int]] = {}
         for entry in self.below("refs"):
             folder, _, name = entry.key.rpartition("/")
-            if folder in found and is_entry_name(name):
-                found[folder].append(int(name))
-        return found
+            if is_entry_name(name):
+                found.setdefault(folder, []).append(int(name))
+        return {folder: sorted(found[folder]) for folder in found if ref_of(folder.removeprefix("refs/"))}
 
     @cached_property
     def _stamps(self) -> dict[Digest, float]:

@@ -242,13 +242,20 @@ class Sweeper:
         return self.left > 0 and self._store.delete(key)
 
     def reprieved(self) -> set[str] | None:
-        """The keys that writers rely on; None where another collector has finished with the record."""
+        """The keys that writers rely on; None where another collector has finished with the record.
+
+        A word that is damaged may have been about anything: it keeps all that is in the record, which is condemned anew then.
+        """
         keys = set()
         for entry in self._store.list(f"{self._record.folder}/reprieved"):
-            with contextlib.suppress(KeyError):
+            try:
                 fields = Fields.parse(read_twice(self._store, entry.key, LARGEST + 1), f"{self._store.url}/{entry.key}")
                 fields.schema(_REPRIEVE)
                 keys |= {_key(each, "key", (*_OWN, *_REFS)) for each in fields.objects("keys")}
+            except KeyError:  # removed meanwhile
+                continue
+            except IntegrityError:
+                keys |= self._record.keys
         # In this order: the record goes first, so if it is there now, no reprieve was missing above.
         return keys if self._store.head(f"{self._record.folder}/condemned") else None
 

@@ -26,7 +26,8 @@ from .stores.store import Store, read_twice
 SCHEMA = "ttbert.ref/2"
 _TEXT = re.compile(r"(?P<name>[^@:\s]+)(?:@(?P<revision>[^:\s]+))?(?::(?P<policy>[a-z0-9_]+))?")
 _NUMBER = re.compile(r"[0-9]{8}|[1-9][0-9]{8,}")
-_LARGEST = 64 << 10
+LARGEST_ENTRY = 64 << 10
+"""Bytes that an entry may have."""
 _TRIES = 100
 
 
@@ -107,7 +108,7 @@ class LogEntry:
         """Read the canonical form; IntegrityError, naming `where`, for anything else."""
         fields = Fields.parse(content, where)
         fields.schema(SCHEMA)
-        created = fields.take("created", str)
+        created = _time(fields)
         entry = cls(
             ref=fields.take("ref", str),
             number=fields.size("number"),
@@ -177,7 +178,7 @@ def read_entry(store: Store, ref: Ref, number: int) -> LogEntry | None:
 
 def read_content(store: Store, ref: Ref, number: int) -> bytes:
     """The bytes of an entry, which may be damaged; KeyError where there is none."""
-    return store.get(entry_key(ref, number), 0, _LARGEST + 1)
+    return store.get(entry_key(ref, number), 0, LARGEST_ENTRY + 1)
 
 
 def parse_entry(store: Store, ref: Ref, number: int, content: bytes) -> LogEntry:
@@ -217,7 +218,7 @@ def move_ref(
         latest, before, number = None, None, last + 1
         if last:
             try:
-                content = read_twice(store, entry_key(ref, last), _LARGEST + 1)  # its digest goes into the next entry
+                content = read_twice(store, entry_key(ref, last), LARGEST_ENTRY + 1)  # its digest goes into the next entry
             except KeyError:  # deleted between the look and now, or not seen yet
                 taken = 0
                 time.sleep(min(1.0, 0.01 * 2**attempt))
@@ -255,19 +256,45 @@ def list_refs(store: Store) -> Iterator[Ref]:
         folder, _, name = entry.key.removeprefix("refs/").partition("/")
         if folder != last and _NUMBER.fullmatch(name):
             last = folder
-            match = _TEXT.fullmatch(unquote(folder, errors="surrogateescape"))
-            if match and match["policy"]:
-                yield Ref(match["name"], match["revision"], match["policy"])
+            if ref := ref_of(folder):
+                yield ref
+
+
+def ref_of(quoted: str) -> Ref | None:
+    """The ref whose entries lie in a folder of that name; None for what is no ref's."""
+    match = _TEXT.fullmatch(unquote(quoted, errors="surrogateescape"))
+    if match is None or match["policy"] is None:
+        return None
+    ref = Ref(match["name"], match["revision"], match["policy"])
+    with contextlib.suppress(InputError):
+        return ref if ref.quoted == quoted else None
+    return None
 
 
 def entry_key(ref: Ref, number: int) -> str:
     """Where an entry of a ref's history lies."""
-    return f"{ref.folder}/{number:08d}"
+    return key_in(ref.folder, number)
+
+
+def key_in(folder: str, number: int) -> str:
+    """The same by the folder of the ref."""
+    return f"{folder}/{number:08d}"
 
 
 def is_entry_name(name: str) -> bool:
     """Whether a file in a ref's folder is an entry."""
     return _NUMBER.fullmatch(name) is not None
+
+
+def _time(fields: Fields) -> str:
+    """The field `created`: a second in UTC, as `move_ref` writes it."""
+    text = fields.take("created", str)
+    try:
+        if text.endswith("+00:00") and datetime.fromisoformat(text).isoformat(timespec="seconds") == text:
+            return text
+    except ValueError:
+        pass
+    raise fields.wrong(f"'created' is {text!r:.60}, not a date and time in UTC")
 
 
 def _meaning(fields: Fields, created: str) -> RefEntry:

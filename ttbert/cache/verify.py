@@ -10,15 +10,14 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from ..errors import CacheError, IncompatibleError, IntegrityError, NotCached
-from .cache import Cache, blob_key, manifest_key
+from ..errors import CacheError, IntegrityError, NotCached
+from .cache import Cache, action_key, blob_key, manifest_key
 from .census import Census, Model
+from .checks import Checks, in_order, is_signature
 from .digest import blake3_of
-from .document import LARGEST
-from .manifest import Manifest
-from .refs import entry_numbers, read_content
+from .refs import entry_numbers, key_in, read_content
 from .stores.store import Entry
-from .trust import SIZE, find_signature_problem
+from .trust import SIZE
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,8 @@ class Finding:
     """Something wrong: the object, what is wrong with it, the models that need it, and where it was moved to, if it was.
 
     `restored` if a sound copy took its place. `exit_code` is that of the error: 7 for damage, another one for what could not be
-    looked at.
+    looked at, 0 for what harms no model and that nobody can mend. `advice` says of an action, or of an entry of a history, what
+    model it is of, what this means, and what to do.
     """
 
     key: str
@@ -35,6 +35,7 @@ class Finding:
     moved: str | None = None
     restored: bool = False
     exit_code: int = IntegrityError.exit_code
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Verdict:
 
     @property
     def sound(self) -> bool:
-        return not self.findings
+        return self.exit_code == 0
 
     @property
     def exit_code(self) -> int:
@@ -63,7 +64,7 @@ def verify(
     repair: bool = False,
     progress: Callable[[Entry], None] = lambda entry: None,
 ) -> Verdict:
-    """Read every blob and manifest, or those of one model, and compare their digests; and check the signatures of them.
+    """Read every blob and document, or those of one model, and check them as `checks` says.
 
     What is looked at is the shared store, of which `census` must be. With `repair`, what is damaged there, and the same at a
     second look, is moved to quarantine, and it and what is missing is restored from the local tier; what may not be read,
@@ -71,33 +72,37 @@ def verify(
     NotCached where there is no cache.
     """
     owners, stored = _owners(census, only), entries_to_verify(cache, census, only)
+    checks = Checks(cache, census, careful=repair)
     findings = []
     for key, entry in stored.items():
-        finding = _examine(cache, key, tuple(owners.get(key, ())), repair)
+        finding = _examine(cache, checks, key, tuple(owners.get(key, ())), repair)
         progress(entry)
         if finding:
             findings.append(finding)
-    verdict = _verdict(census, only, stored, findings)
+    verdict = _verdict(census, only, stored, [*findings, *_lost(checks)])
     if not repair:
         return verdict
-    return replace(verdict, findings=tuple(_restored(cache, finding) for finding in verdict.findings))
+    return replace(verdict, findings=tuple(_restored(cache, checks, finding) for finding in verdict.findings))
 
 
 def survey(cache: Cache, census: Census, only: Model | None = None) -> Verdict:
     """Compare the sizes of blobs with those in the manifests, and read none of them. NotCached where there is no cache.
 
-    It takes a listing, and finds what is missing or cut off, but not changed bytes. It moves nothing: a size that differs
-    from a manifest's may be the manifest's fault.
+    It takes a listing, and finds what is missing or cut off, but not changed bytes; actions and the histories of names, which
+    are small, are read. It moves nothing: a size that differs from a manifest's may be the manifest's fault.
     """
     owners, stored = _owners(census, only), entries_to_verify(cache, census, only)
     expected = {key: size for model in census.models for key, size in _blobs(model).items()}
-    expected |= {key: SIZE for key in stored if _is_signature(key)}
+    expected |= {key: SIZE for key in stored if is_signature(key)}
+    checks = Checks(cache, census)
     findings = [
         Finding(key, f"it has {entry.size:,} bytes, not {expected[key]:,}", tuple(owners.get(key, ())))
         for key, entry in stored.items()
         if entry.size != expected.get(key, entry.size)
     ]
-    return _verdict(census, only, stored, findings)
+    small = (key for key in stored if key.startswith(("actions/", "refs/")))
+    read = [_examine(cache, checks, key, tuple(owners.get(key, ())), repair=False) for key in small]
+    return _verdict(census, only, stored, [*findings, *filter(None, read), *_lost(checks)])
 
 
 def _verdict(census: Census, only: Model | None, stored: dict[str, Entry], found: list[Finding]) -> Verdict:
@@ -110,23 +115,28 @@ def _verdict(census: Census, only: Model | None, stored: dict[str, Entry], found
         for model in models
         if model.problem and str(model.ref) not in named
     ]
-    return Verdict(len(stored), sum(entry.size for entry in stored.values()), (*found, *missing, *others))
+    findings = (*sorted(found, key=lambda finding: finding.key), *missing, *others)
+    return Verdict(len(stored), sum(entry.size for entry in stored.values()), findings)
 
 
 def entries_to_verify(cache: Cache, census: Census, only: Model | None = None) -> dict[str, Entry]:
-    """The blobs, manifests and signatures that a verification looks at, in order.
+    """The blobs, manifests, actions, histories and signatures that a verification looks at, in the order of `checks`.
 
     NotCached where there is no cache, such as in a folder on which no disk is mounted.
     """
     signatures = {entry.key: entry for entry in census.below("signatures")}
-    stored = {**census.blobs, **census.manifests, **signatures}
+    histories = {key_in(folder, number): folder for folder, numbers in census.histories.items() for number in numbers}
+    stored = {**census.blobs, **census.manifests, **census.actions, **signatures}
+    stored |= {key: census.entries[key] for key in histories}
     if not census.entries:
         raise NotCached(f"there is no cache in {cache.store.url}", "see `ttbert cache info`; is something not mounted?")
     if only is None:
-        return {key: stored[key] for key in sorted(stored)}
+        return {key: stored[key] for key in in_order(stored)}
     signed = tuple(_signed_of(cache, only)) if signatures else ()
     wanted = {*_owners(census, only), *(key for key in signatures if key.startswith(signed))}
-    return {key: stored[key] for key in sorted(wanted) if key in stored}
+    wanted |= {key for key, folder in histories.items() if folder == only.ref.folder}
+    wanted |= {action_key(only.cached.manifest.action)} if only.cached else set()
+    return {key: stored[key] for key in in_order(wanted & stored.keys())}
 
 
 def _signed_of(cache: Cache, model: Model) -> Iterator[str]:
@@ -143,7 +153,8 @@ def _owners(census: Census, only: Model | None) -> dict[str, list[str]]:
     owners: dict[str, list[str]] = {}
     for model in [only] if only else census.models:
         manifest = [manifest_key(model.entry.manifest)] if model.entry else []
-        for key in (*manifest, *_blobs(model)):
+        last = key_in(model.ref.folder, census.newest(model.ref.folder))
+        for key in (last, *manifest, *_blobs(model)):
             owners.setdefault(key, []).append(str(model.ref))
     return owners
 
@@ -153,71 +164,43 @@ def _blobs(model: Model) -> dict[str, int]:
     return {blob_key(blob): size for blob, size in model.cached.manifest.blobs().items()} if model.cached else {}
 
 
-def _examine(cache: Cache, key: str, models: tuple[str, ...], repair: bool) -> Finding | None:
+def _examine(cache: Cache, checks: Checks, key: str, models: tuple[str, ...], repair: bool) -> Finding | None:
     try:
-        problem = _check(cache, key)
+        problem = checks.find_problem(key)
     except CacheError as error:  # unreadable, out of reach, or of another version: none of it is damage
-        return Finding(key, error.message, models, exit_code=error.exit_code)
+        return Finding(key, error.message, models, exit_code=error.exit_code, advice=checks.advice(key))
     if problem is None:
         return None
-    if not repair:
-        return Finding(key, problem, models)
+    found = Finding(key, problem, models, advice=checks.advice(key))
+    if not repair or not checks.may_move(key):
+        return found
     moved = None
     try:
-        if _check(cache, key) != problem:
-            return Finding(key, f"{problem}; at a second look it is not so: it is damaged on its way here, and stays", models)
+        if checks.find_problem(key) != problem:
+            return replace(found, problem=f"{problem}; at a second look it is not so: it is damaged on its way here, and stays")
         with contextlib.suppress(KeyError):  # somebody else has just moved or deleted it
             moved = cache.store.quarantine(key)
     except CacheError as error:
-        return Finding(key, f"{problem}; it stays: {error.message}", models)
-    return Finding(key, problem, models, moved)
+        return replace(found, problem=f"{problem}; it stays: {error.message}")
+    return replace(found, moved=moved)
 
 
-def _restored(cache: Cache, finding: Finding) -> Finding:
+def _lost(checks: Checks) -> list[Finding]:
+    """Entries that are gone from the middle of a history: nobody needs them to use a model, or can make them again."""
+    return [
+        Finding(key, "gone; the entry after it is there", (), exit_code=0, advice=checks.advice(key)) for key in checks.lost()
+    ]
+
+
+def _restored(cache: Cache, checks: Checks, finding: Finding) -> Finding:
     """A finding after a sound copy of this machine, if there is one, was put in the place of what is not there."""
     key = finding.key
     if cache.near is None:
         return finding
     try:
-        if cache.store.head(key) is not None or not _is_sound(key, content := cache.near.store.get(key)):
+        if cache.store.head(key) is not None or not checks.is_sound(key, content := cache.near.store.get(key)):
             return finding
         cache.store.put(key, content)
     except (KeyError, CacheError):  # not here, or it cannot be read, or not be written there
         return finding
     return replace(finding, restored=True)
-
-
-def _check(cache: Cache, key: str) -> str | None:
-    """What is wrong with a stored object, if anything."""
-    try:
-        if _is_signature(key):
-            return find_signature_problem(key, cache.store.get(key, 0, SIZE + 1))
-        found = cache.hash(key)
-        if found is None or isinstance(found, str):
-            return found  # None: deleted since the census
-        if found[0].hex != _name(key):
-            return f"its digest is blake3:{found[0].short}..., {found[1]:,} bytes"
-        if key.startswith("manifests/"):
-            Manifest.parse(cache.store.get(key, 0, LARGEST + 1), key)
-    except KeyError:
-        return None  # deleted meanwhile
-    except IntegrityError as error:
-        return error.message
-    return None
-
-
-def _is_sound(key: str, content: bytes) -> bool:
-    if not _is_signature(key):
-        return blake3_of(content).hex == _name(key)
-    try:
-        return find_signature_problem(key, content) is None
-    except IncompatibleError:
-        return False
-
-
-def _is_signature(key: str) -> bool:
-    return key.startswith("signatures/")
-
-
-def _name(key: str) -> str:
-    return key.rpartition("/")[2]

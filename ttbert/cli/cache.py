@@ -210,13 +210,13 @@ def show_command(ref: str, places: Places, as_json: bool) -> None:
 
 @cache_commands.command("verify")
 @click.argument("ref", required=False)
-@click.option("--fast", is_flag=True, help="Compare sizes only, and read no blob.")
+@click.option("--fast", is_flag=True, help="Compare the sizes of blobs, and read none.")
 @click.option("--repair", is_flag=True, help="Move what is damaged to quarantine, and restore it if there is a copy.")
 @progress_option
 @places_option
 @json_option
 def verify_command(ref: str | None, fast: bool, repair: bool, places: Places, as_json: bool) -> None:
-    """Read every byte in the cache, or of one model, and compare it with its digest.
+    """Read every blob and document in the cache, or of one model: is each what its digest, or what leads to it, says?
 
     Leaves with exit code 7 if something was damaged or missing, with 6 if there is no cache, and with 5, 9 or 11 if
     something could not be looked at. Nothing is ever deleted: --repair moves what is damaged to the folder `quarantine`. It
@@ -248,13 +248,12 @@ def verify_command(ref: str | None, fast: bool, repair: bool, places: Places, as
         if not finding.restored and finding.exit_code not in unseen
         for name in finding.models
     }
-    commands = [convert_command_for(model, places) for model in census.models if str(model.ref) in hurt]
+    commands = [convert_command_for(_as_named(cache, model), places) for model in census.models if str(model.ref) in hurt]
     if as_json:
         show({"cache": cache.store.url, "sound": verdict.sound, "fast": fast, **asdict(verdict), "convert": commands})
     else:
         _print_verdict(verdict, "looked at" if fast else "read")
-        damaged = any(_is_wrong(finding) and finding.key in stored for finding in verdict.findings)
-        if damaged and not repair:
+        if not repair and any(_would_be_moved(finding) and finding.key in stored for finding in verdict.findings):
             tell("hint: --repair moves what is damaged to quarantine; then convert the models again")
         elif commands:
             tell("hint: convert again what is not whole any more, or pull it where these are copies of a shared cache:")
@@ -262,6 +261,13 @@ def verify_command(ref: str | None, fast: bool, repair: bool, places: Places, as
                 tell(f"  {command}")
     if not verdict.sound:
         click.get_current_context().exit(verdict.exit_code)
+
+
+def _as_named(cache: Cache, model: Model) -> Model:
+    """A model whose name cannot be read as it was when it could be."""
+    from ..cache.refs import read_meanings
+
+    return model if model.entry else replace(model, entry=next(read_meanings(cache.store, model.ref), None))
 
 
 def convert_command_for(model: Model, places: Places) -> str:
@@ -373,16 +379,23 @@ def _print_verdict(verdict: Verdict, done: str) -> None:
     for finding in verdict.findings:
         needed = f", needed by {', '.join(finding.models)}" if finding.models else ""
         say(f"{finding.key}: {finding.problem}{needed}")
+        if finding.advice:
+            say(f"  {finding.advice}")
         if finding.moved:
             say(f"  moved to {finding.moved}")
         if finding.restored:
             say("  restored from the local tier")
     wrong = sum(_is_wrong(finding) for finding in verdict.findings)
-    unknown = len(verdict.findings) - wrong
+    unknown = sum(finding.exit_code != 0 for finding in verdict.findings) - wrong
     results = [*([f"{wrong} wrong"] if wrong else []), *([f"{unknown} could not be checked"] if unknown else [])]
     say(f"{count_text(verdict.objects, 'object')}, {size_text(verdict.size)} {done}: {', '.join(results) or 'all sound'}")
 
 
+def _would_be_moved(finding: Finding) -> bool:
+    """By --repair, which leaves the last entry of a name where it is."""
+    return _is_wrong(finding) and not (finding.key.startswith("refs/") and finding.models)
+
+
 def _is_wrong(finding: Finding) -> bool:
-    """Rather than out of reach, or of another version."""
+    """Rather than out of reach, of another version, or of no harm."""
     return finding.exit_code == IntegrityError.exit_code
