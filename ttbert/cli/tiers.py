@@ -120,8 +120,9 @@ def pull_command(ref: str, places: Places, as_json: bool) -> None:
     started = time.perf_counter()
     lacking = cache.to_fetch(cached.manifest)
     here = {blob: size for blob, size in cached.manifest.blobs().items() if blob not in lacking}
-    with Progress(f"checking {model.ref}", len(here), sum(here.values())) as progress:
-        cache.counters.count("damaged", discard_damaged(near, here, progress.advance))
+    if here:
+        with Progress(f"checking {model.ref}", len(here), sum(here.values())) as progress:
+            cache.counters.count("damaged", discard_damaged(near, here, progress.advance))
     size = bring_near(str(model.ref), cache, cached, model.ref)
     seconds = time.perf_counter() - started
     lacking = cache.to_fetch(cached.manifest)
