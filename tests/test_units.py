@@ -62,4 +62,4 @@ def test_what_is_no_time_is_refused_with_an_example(text: str) -> None:
 def test_the_command_line_names_the_option_whose_value_is_wrong(option: str, says: str, tmp_path: Path) -> None:
     done = ttbert("cache", "gc", option, "soon", "--cache", tmp_path / "cache")
     assert done.exit_code == 2 and done.out == ""
-    assert f"Invalid value for '{option}': 'soon' {says}" in done.err
+    assert f"invalid value for '{option}': 'soon' {says}" in done.err
