@@ -327,6 +327,19 @@ def test_an_entry_that_is_damaged_on_the_way_does_not_spoil_the_history_of_a_nam
     assert len(log) == 5 and not any(line.problem for line in log)
 
 
+def test_what_leads_to_a_model_is_not_copied_as_it_is_damaged_on_the_way(url: str, proxy: FaultProxy, tmp_path: Path) -> None:
+    cached = publish(open_cache(url))
+    open_cache(url).remove_ref(TINY)
+    publish(open_cache(url))
+    for times in (1, 3):
+        near = LocalStore(tmp_path / str(times))
+        proxy.meet(wrong_somewhere, "GET", "/00000001", times)
+        proxy.meet(wrong_somewhere, "GET", "/actions/", times)
+        TieredCache(ObjectStore(url), near).fetch(cached, TINY)
+        assert verify(Cache(near), take_census(Cache(near))).findings == () and len(read_log(near, TINY)) == 3
+        proxy.calm()
+
+
 def test_a_record_that_is_damaged_on_the_way_is_obeyed_all_the_same(url: str, proxy: FaultProxy) -> None:
     """A writer reads what is condemned, and a collector what is reprieved."""
     cache = open_cache(url)

@@ -289,7 +289,7 @@ class Cache:
         self._publish(manifest_key(digest), content, digest)
         self.trust.sign(self.store, "manifest", digest)
         key = action_key(manifest.action)
-        entry = canonical({"schema": ACTION_SCHEMA, "manifest": str(digest)})
+        entry = action_entry(digest)
         if not self.store.put(key, entry) and self._winner(manifest.action) is None:
             self.store.delete(key)  # it leads to nothing that is whole and trusted
             self.store.put(key, entry)
@@ -444,6 +444,11 @@ def keys_of(cached: Outlined) -> set[str]:
     """A manifest, its action and its blobs."""
     manifest = cached.manifest
     return {manifest_key(cached.digest), action_key(manifest.action), *map(blob_key, manifest.blobs())}
+
+
+def action_entry(manifest: Digest) -> bytes:
+    """The entry of an action that leads to a manifest."""
+    return canonical({"schema": ACTION_SCHEMA, "manifest": str(manifest)})
 
 
 def parse_action(content: bytes, where: str) -> Digest:

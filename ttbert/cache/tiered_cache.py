@@ -13,7 +13,7 @@ from typing import BinaryIO
 from ..errors import CacheError, IntegrityError, StoreReadOnly, UntrustedError
 from . import refs
 from .blob import Blob
-from .cache import Begin, Cache, Cached, Missing, Outlined, action_key, blob_key, manifest_key, silently
+from .cache import Begin, Cache, Cached, Missing, Outlined, action_entry, action_key, blob_key, manifest_key, silently
 from .counters import Counters
 from .digest import Digest
 from .local_tier import LocalTier
@@ -24,8 +24,6 @@ from .stores.local import LocalStore, how_to_free
 from .stores.store import Store
 from .transfer import copy_history
 from .trust import Trust, copy_signatures
-
-_SMALL = 64 << 10
 
 
 class TieredCache(Cache):
@@ -152,12 +150,10 @@ class TieredCache(Cache):
 
     def _copy_small(self, cached: Cached, ref: Ref | None) -> None:
         """What leads to a model, and the signatures of it, to be here when there is no network."""
-        near, action = self.near.store, action_key(cached.manifest.action)
+        near = self.near.store
         copy_signatures(self.store, near, "manifest", cached.digest)
         self.near._publish(manifest_key(cached.digest), cached.manifest.to_bytes(), cached.digest)
-        if near.head(action) is None:
-            with suppress(KeyError):  # just deleted there
-                near.put(action, self.store.get(action, 0, _SMALL))
+        near.put(action_key(cached.manifest.action), action_entry(cached.digest))
         latest = refs.read_latest(self.store, ref) if ref else None
         if ref is None or latest is None or latest.means is None or latest.means.manifest != cached.digest:
             return  # without a name, or that was moved while the model was being fetched

@@ -13,7 +13,7 @@ from .blob import check_end, read_blob
 from .cache import Begin, Cache, Cached, blob_key, silently
 from .digest import Digest, blake3_of
 from .refs import Ref, RefEntry
-from .stores.store import Store
+from .stores.store import Store, read_twice
 from .trust import copy_signatures
 
 _log = logging.getLogger(__name__)
@@ -84,7 +84,8 @@ def copy_history(source: Store, target: Store, ref: Ref, sign: Callable[[Digest]
         if there and refs.read_content(source, ref, there[-1]) != refs.read_content(target, ref, there[-1]):
             return False
         for number in sorted({*numbers} - {*there}):
-            content = refs.read_content(source, ref, number)
+            # What is damaged on its way must not become an entry, from which that name would go on there.
+            content = read_twice(source, refs.entry_key(ref, number), refs.LARGEST_ENTRY + 1)
             digest = blake3_of(content)
             copy_signatures(source, target, "ref", digest)
             if number == numbers[-1]:
