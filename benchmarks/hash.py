@@ -1,7 +1,7 @@
 """Digests: what ttbert names its bytes by, beside what else could have been taken, one thread, from warm memory.
 
-Two threads show what a second processor is worth: half the time, if it has a core of its own. Also what a digest costs on the
-way of a copy, as when a tensor is loaded, next to the copy alone: the limit.
+Two threads show what a second processor is worth. Also what a digest costs on the way of a copy, as when a tensor is loaded,
+next to the copy alone: the limit.
 """
 
 from __future__ import annotations
