@@ -218,6 +218,9 @@ class Cache:
         """The blobs that `fetch` would copy to this machine, with their sizes."""
         return {}
 
+    def check_copies(self, cached: Cached, begin: Begin = silently) -> None:
+        """Read the copies that are on this machine, and have damaged ones fetched again by `fetch`."""
+
     def fetch(self, cached: Cached, ref: Ref | None, begin: Begin = silently) -> dict[Digest, int]:
         """Copy a model to this machine, if there is a tier for that; the blobs that were not here, with their sizes."""
         return {}

@@ -18,10 +18,10 @@ class Counters:
         self._bytes: Counter[str] = Counter()
         self._seconds: dict[str, float] = {}
 
-    def count(self, what: str, number: int = 1) -> None:
-        """One more hit, miss, retry or damaged copy, or so many."""
+    def count(self, what: str) -> None:
+        """One more hit, miss, retry or damaged copy."""
         with self._lock:
-            self._counts[what] += number
+            self._counts[what] += 1
 
     def read(self, tier: str, size: int) -> None:
         """Bytes that were read from the local tier or from the cache itself."""

@@ -136,7 +136,7 @@ class LocalTier:
             return self._try_again(key, why)
         entry, read = self.near.head(key), os.fstat(stream.fileno())
         if entry and (entry.size, entry.modified) == (read.st_size, read.st_mtime):  # not moved by another reader, nor replaced
-            self._move_away(key, why)
+            self.move_away(key, why)
         return True
 
     def keep(self, key: str, content: bytes | memoryview) -> None:
@@ -144,7 +144,8 @@ class LocalTier:
         with suppress(StoreReadOnly, NoSpaceError):
             self.near.put(key, content)
 
-    def _move_away(self, key: str, why: str) -> None:
+    def move_away(self, key: str, why: str) -> None:
+        """Move a damaged copy out of the way, or look past it where that is not permitted."""
         if key in self._suspect:
             return
         try:
@@ -201,7 +202,7 @@ class LocalTier:
         """The file for a copy, after what was here in its place is moved away; None where nothing can be written."""
         stored = self.near.head(key)
         if stored is not None:
-            self._move_away(key, f"{self.near.url}/{key} is damaged: it has {stored.size:,} bytes, not {size:,}")
+            self.move_away(key, f"{self.near.url}/{key} is damaged: it has {stored.size:,} bytes, not {size:,}")
             if key in self._suspect:
                 return None
         with self._explained():

@@ -102,6 +102,16 @@ class TieredCache(Cache):
     def to_fetch(self, manifest: Manifest) -> dict[Digest, int]:
         return {digest: size for digest, size in manifest.blobs().items() if not self._tier.has(blob_key(digest), size)}
 
+    def check_copies(self, cached: Cached, begin: Begin = silently) -> None:
+        lacking = self.to_fetch(cached.manifest)
+        here = {digest: size for digest, size in cached.manifest.blobs().items() if digest not in lacking}
+        progress = (begin if here else silently)(here)
+        for digest, size in here.items():
+            key = blob_key(digest)
+            if self.near.hash(key) not in ((digest, size), None):
+                self._tier.move_away(key, f"{self.near.store.url}/{key} is damaged")
+            progress(size)
+
     def fetch(self, cached: Cached, ref: Ref | None, begin: Begin = silently) -> dict[Digest, int]:
         """Copy a model here, as far as it is not: its blobs, then what leads to them.
 

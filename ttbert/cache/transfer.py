@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -15,8 +14,6 @@ from .digest import Digest, blake3_of
 from .refs import Ref, RefEntry
 from .stores.store import Store, read_twice
 from .trust import copy_signatures
-
-_log = logging.getLogger(__name__)
 
 
 def push(near: Cache, far: Cache, ref: Ref, entry: RefEntry, cached: Cached, begin: Begin = silently) -> dict[Digest, int]:
@@ -53,23 +50,6 @@ def push(near: Cache, far: Cache, ref: Ref, entry: RefEntry, cached: Cached, beg
         copy_history(near.store, far.store, ref, partial(far.trust.sign, far.store, "ref"))
     far.move_ref(ref, published, entry.repo, entry.commit)
     return lacking
-
-
-def discard_damaged(near: Cache, blobs: Mapping[Digest, int], progress: Callable[[int], None] = lambda size: None) -> int:
-    """Read these blobs of a local tier, and move the damaged ones away, so that they are fetched again; how many there were.
-
-    `progress` is told the size of each. StoreReadOnly where a damaged one cannot be moved.
-    """
-    count = 0
-    for digest, size in blobs.items():
-        key = blob_key(digest)
-        if near.hash(key) not in ((digest, size), None):
-            with suppress(KeyError):  # another reader was faster
-                moved = near.store.quarantine(key)
-                _log.warning("%s/%s is damaged; moved to %s, fetching it again", near.store.url, key, moved)
-                count += 1
-        progress(size)
-    return count
 
 
 def copy_history(source: Store, target: Store, ref: Ref, sign: Callable[[Digest], None] = lambda digest: None) -> bool:

@@ -90,7 +90,7 @@ def bring_near(label: str, cache: Cache, cached: Cached, ref: Ref | None) -> int
 
 
 def _shown(what: str, enter: Callable[[Progress], Progress]) -> Begin:
-    """Shows the progress of what is copied, in a context that `enter` enters."""
+    """Shows the progress of what is copied or read, in a context that `enter` enters."""
     return lambda blobs: enter(Progress(what, len(blobs), sum(blobs.values()))).advance
 
 
@@ -108,27 +108,23 @@ def pull_command(ref: str, places: Places, as_json: bool) -> None:
     ttbert cache pull bundled --cache s3://lab/ttbert
     """
     from ..cache.census import find_model, take_census
-    from ..cache.transfer import discard_damaged
     from ..errors import IntegrityError, StoreReadOnly
 
-    cache, near = _both(places)
+    cache, _ = _both(places)
     model = find_model(take_census(cache.authority), ref)
     if model.cached is None:
         raise IntegrityError(f"{model.ref}: {model.problem}", "convert it again on a machine that may publish")
     # Refused here, before a blob is fetched, if it may not be used.
     cached = cache.resolve(model.ref) or cache.manifest(model.cached.digest)
     started = time.perf_counter()
-    lacking = cache.to_fetch(cached.manifest)
-    here = {blob: size for blob, size in cached.manifest.blobs().items() if blob not in lacking}
-    if here:
-        with Progress(f"checking {model.ref}", len(here), sum(here.values())) as progress:
-            cache.counters.count("damaged", discard_damaged(near, here, progress.advance))
+    with ExitStack() as stack:
+        cache.check_copies(cached, _shown(f"checking {model.ref}", stack.enter_context))
     size = bring_near(str(model.ref), cache, cached, model.ref)
     seconds = time.perf_counter() - started
-    lacking = cache.to_fetch(cached.manifest)
+    lacking = len(cache.to_fetch(cached.manifest))
     if lacking:
         raise StoreReadOnly(
-            f"{places.local} holds no copy of {model.ref}: {len(lacking)} of its blobs could not be written there",
+            f"{places.local} holds no copy of {model.ref}: {lacking} of its blobs could not be written there",
             "choose a folder that can be written to with --local",
         )
     _report(model.ref, "pulled", cached, size, seconds, places, cache, as_json)
