@@ -37,6 +37,16 @@ class Finding:
     exit_code: int = IntegrityError.exit_code
     advice: str = ""
 
+    @property
+    def is_damage(self) -> bool:
+        """Rather than out of reach, of another version, or of no harm."""
+        return self.exit_code == IntegrityError.exit_code
+
+    @property
+    def is_movable(self) -> bool:
+        """Whether a repair moves it: not the last entry of a name, which alone of a history a model needs."""
+        return self.is_damage and not (self.key.startswith("refs/") and self.models)
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..cache.cache import Cache
     from ..cache.census import Census, Model
     from ..cache.places import Places
-    from ..cache.verify import Finding, Verdict
+    from ..cache.verify import Verdict
 
 
 @click.group("cache")
@@ -253,7 +253,7 @@ def verify_command(ref: str | None, fast: bool, repair: bool, places: Places, as
         show({"cache": cache.store.url, "sound": verdict.sound, "fast": fast, **asdict(verdict), "convert": commands})
     else:
         _print_verdict(verdict, "looked at" if fast else "read")
-        if not repair and any(_would_be_moved(finding) and finding.key in stored for finding in verdict.findings):
+        if not repair and any(finding.is_movable and finding.key in stored for finding in verdict.findings):
             tell("hint: --repair moves what is damaged to quarantine; then convert the models again")
         elif commands:
             tell("hint: convert again what is not whole any more, or pull it where these are copies of a shared cache:")
@@ -385,17 +385,7 @@ def _print_verdict(verdict: Verdict, done: str) -> None:
             say(f"  moved to {finding.moved}")
         if finding.restored:
             say("  restored from the local tier")
-    wrong = sum(_is_wrong(finding) for finding in verdict.findings)
+    wrong = sum(finding.is_damage for finding in verdict.findings)
     unknown = sum(finding.exit_code != 0 for finding in verdict.findings) - wrong
     results = [*([f"{wrong} wrong"] if wrong else []), *([f"{unknown} could not be checked"] if unknown else [])]
     say(f"{count_text(verdict.objects, 'object')}, {size_text(verdict.size)} {done}: {', '.join(results) or 'all sound'}")
-
-
-def _would_be_moved(finding: Finding) -> bool:
-    """By --repair, which leaves the last entry of a name where it is."""
-    return _is_wrong(finding) and not (finding.key.startswith("refs/") and finding.models)
-
-
-def _is_wrong(finding: Finding) -> bool:
-    """Rather than out of reach, of another version, or of no harm."""
-    return finding.exit_code == IntegrityError.exit_code
