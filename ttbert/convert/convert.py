@@ -151,6 +151,8 @@ def convert(
         if unidentified := plan.unidentified:
             stack.enter_context(plan.source.hashing(unidentified))
             is_likely = _is_likely_wanted(plan, cache)
+            if is_likely:  # the smallest file first: where even that cannot be published, nothing has to be packed
+                cache.publish_blob(plan.source.read(CONFIG))
             ahead = open_publisher()
             ahead.start(drafts=is_likely and cache.drafts is not None)
         conversion = find_converted(plan, cache.authority)
@@ -174,9 +176,9 @@ def small_files(plan: Plan) -> dict[str, bytes]:
 
 
 def _is_likely_wanted(plan: Plan, cache: Cache) -> bool:
-    """Whether nothing was ever filed under the name, and it can be: the smallest file is published, which shows that.
+    """Whether nothing was ever filed under the name, and it may be.
 
-    Raises what publishing does, since the name has to be written even where the model is there under another one.
+    Then it has to be written, even where the model is there under another one.
     """
     if entry_numbers(cache.store, plan.ref):
         return False
@@ -184,7 +186,6 @@ def _is_likely_wanted(plan: Plan, cache: Cache) -> bool:
         _check_may_write(plan, cache)
     except (UntrustedError, NoSpaceError):  # which matters only if it is not there already
         return False
-    cache.publish_blob(plan.source.read(CONFIG))
     return True
 
 
