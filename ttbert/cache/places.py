@@ -51,13 +51,14 @@ class Places:
             return OfflineCache(near, user_trust(signer))
         counters = Counters()
         far: Store = open_store(self.cache, lambda: counters.count("retry"), self.shared_group)
-        if isinstance(far, LocalStore) and near and _is_one_folder(far.root, near.root):
-            near = None
-        if isinstance(far, LocalStore) and near and _are_nested(far.root, near.root):
-            raise InputError(
-                f"of the cache {far.url} and the local tier {near.url} one is inside of the other",
-                "choose a folder beside it with --local",
-            )
+        if isinstance(far, LocalStore) and near:
+            if _is_one_folder(far.root, near.root):
+                near = None
+            elif _are_nested(far.root, near.root):
+                raise InputError(
+                    f"of the cache {far.url} and the local tier {near.url} one is inside of the other",
+                    "choose a folder beside it with --local",
+                )
         if self.read_only:
             far = ReadOnlyStore(far)
         if near:

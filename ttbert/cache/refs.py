@@ -289,11 +289,9 @@ def is_entry_name(name: str) -> bool:
 def _time(fields: Fields) -> str:
     """The field `created`: a second in UTC, as `move_ref` writes it."""
     text = fields.take("created", str)
-    try:
+    with contextlib.suppress(ValueError):
         if text.endswith("+00:00") and datetime.fromisoformat(text).isoformat(timespec="seconds") == text:
             return text
-    except ValueError:
-        pass
     raise fields.wrong(f"'created' is {text!r:.60}, not a date and time in UTC")
 
 
