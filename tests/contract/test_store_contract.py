@@ -180,6 +180,14 @@ def test_listing_is_complete_and_in_order(store: Store) -> None:
     assert [entry.key for entry in store.list("blo")] == []
 
 
+def test_heads_tells_of_each_what_head_does(store: Store) -> None:
+    keys = [f"blobs/aa/{number}" for number in range(20)]
+    for key in keys[::2]:
+        store.put(key, key.encode())
+    assert store.heads(iter(keys)) == {key: store.head(key) for key in keys}
+    assert store.heads([]) == {}
+
+
 def test_a_listing_agrees_with_head(store: Store) -> None:
     store.put("blobs/aa/one", b"1")
     (listed,) = store.list("blobs")

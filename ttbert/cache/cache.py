@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
@@ -37,7 +36,6 @@ ACTION_SCHEMA = "ttbert.action/1"
 Begin = Callable[[dict[Digest, int]], Callable[[int], None]]
 """Told of the blobs that are to be copied, and their sizes, if there are any; gives who is told the size of each that came."""
 _TRIES = 100
-_LOOKS = 8
 
 
 def silently(blobs: dict[Digest, int]) -> Callable[[int], None]:
@@ -173,11 +171,10 @@ class Cache:
 
     def missing(self, manifest: Outline) -> list[Missing]:
         """Entries whose blob is absent or of another size. Digests are checked when blobs are loaded, and by `verify`."""
-        blobs = manifest.blobs()
-        with ThreadPoolExecutor(_LOOKS) as looks:  # a store in a network takes its time for each
-            found = dict(zip(blobs, looks.map(lambda digest: self.store.head(blob_key(digest)), blobs), strict=True))
-        sizes = {digest: entry.size if entry else None for digest, entry in found.items()}
-        return [Missing(each, sizes[each.blob]) for each in manifest.entries() if sizes[each.blob] != each.size]
+        entries = tuple(manifest.entries())
+        found = self.store.heads(dict.fromkeys(blob_key(each.blob) for each in entries))
+        sizes = {key: entry.size if entry else None for key, entry in found.items()}
+        return [Missing(each, size) for each in entries if (size := sizes[blob_key(each.blob)]) != each.size]
 
     def find(self, action: Digest) -> Cached | None:
         """The complete result of a conversion, or None: not done yet, or no longer whole. UntrustedError as of `manifest`."""

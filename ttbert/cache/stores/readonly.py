@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NoReturn
 
 from ...errors import StoreReadOnly
@@ -30,6 +30,9 @@ class ReadOnlyStore(Store):
 
     def head(self, key: str) -> Entry | None:
         return self.store.head(key)
+
+    def heads(self, keys: Iterable[str]) -> dict[str, Entry | None]:
+        return self.store.heads(keys)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         return self.store.list(prefix)

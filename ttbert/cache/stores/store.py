@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _KEY = re.compile(r"(?:[A-Za-z0-9_%@:+=~,-][A-Za-z0-9._%@:+=~,-]*/)*[A-Za-z0-9_%@:+=~,-][A-Za-z0-9._%@:+=~,-]*")
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
 _READINGS = 10
+_LOOKS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,12 @@ class Store(ABC):
     @abstractmethod
     def head(self, key: str) -> Entry | None:
         """The object's size and age, or None; always asked of the store itself."""
+
+    def heads(self, keys: Iterable[str]) -> dict[str, Entry | None]:
+        """The same for several objects."""
+        keys = tuple(keys)
+        with ThreadPoolExecutor(_LOOKS) as looks:  # what is in a network takes its time for each
+            return dict(zip(keys, looks.map(self.head, keys), strict=True))
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[Entry]:
