@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import random
-import socket
 import threading
 import time
 import uuid
@@ -131,7 +130,7 @@ class _Lease:
 
     def report(self, error: TtbertError) -> None:
         """Tell those who wait that the work cannot be done."""
-        failure = Failure(socket.gethostname(), error.message, error.hint)
+        failure = Failure(os.uname().nodename, error.message, error.hint)
         with suppress(CacheError):  # then they find out by themselves
             self._store.put(f"{self.folder}/failed-{uuid.uuid4().hex}", failure.to_bytes())
 
@@ -230,7 +229,7 @@ def _is_report(key: str) -> bool:
 
 
 def _this_process() -> bytes:
-    return canonical({"schema": SCHEMA, "host": socket.gethostname(), **_identity(os.getpid()), "nonce": uuid.uuid4().hex})
+    return canonical({"schema": SCHEMA, "host": os.uname().nodename, **_identity(os.getpid()), "nonce": uuid.uuid4().hex})
 
 
 def _identity(pid: int) -> dict[str, object]:

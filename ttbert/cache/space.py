@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 
 from ..errors import NoSpaceError
 from .cache import Cache, blob_key
-from .census import take_census
 from .stores.local import how_to_free
 from .stores.store import Store
 
@@ -36,6 +35,8 @@ def left_behind(cache: Cache, sizes: Iterable[int]) -> int:
 
     Nobody knows the digests of what has not been made yet. If they are others, the disk is full later, which harms nothing.
     """
+    from .census import take_census  # only where room is short
+
     census = take_census(cache)
     used = {blob_key(blob) for blob in census.users}
     found = Counter(entry.size for key, entry in census.blobs.items() if key not in used)

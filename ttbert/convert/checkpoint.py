@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import struct
 import warnings
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -211,6 +210,8 @@ class _PickleFile(_WeightFile):
     """
 
     def __init__(self, path: Path) -> None:
+        import zipfile
+
         self.path = path
         self._is_mapped = zipfile.is_zipfile(path)
         # Several threads may read at once: each keeps the mapping that it took from here.
