@@ -11,13 +11,14 @@ from threading import Event
 import numpy as np
 import pytest
 import tiny
+from huggingface_hub import constants
 from program import objects, ttbert
 
 from ttbert.cache.digest import Digest
 from ttbert.convert import digests
 from ttbert.convert.digests import compute_sha256, notes_folder, recall_sha256
 from ttbert.convert.wanted import open_source
-from ttbert.errors import UnreadableError
+from ttbert.errors import IntegrityError, UnreadableError
 
 SIZE = 17 << 20
 
@@ -140,6 +141,27 @@ def test_folder_is_hashed_once_and_recalled_after_that(large: Path, monkeypatch:
     assert first.digest(large.name) == first.known_digest(large.name) == sha256(large)
     monkeypatch.setattr(digests.hashlib, "sha256", None)
     assert open_source(str(large.parent)).known_digest(large.name) == first.digest(large.name)
+
+
+def test_what_hugging_face_keeps_is_hashed_once_and_recalled_after_that(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(large.parent))
+    commit, repo = "0" * 40, large.parent / "models--org--model"
+    blob, link = repo / "blobs" / sha256(large).hex, repo / "snapshots" / commit / large.name
+    for path in (blob, link):
+        path.parent.mkdir(parents=True)
+    large.rename(blob)
+    link.symlink_to(blob)
+    assert open_source("org/model", commit, offline=True).path(large.name) == link
+    with monkeypatch.context() as patch:
+        patch.setattr(digests.hashlib, "sha256", None)
+        assert open_source("org/model", commit, offline=True).path(large.name) == link
+    with blob.open("r+b") as file:
+        byte = file.read(1)
+        file.seek(0)
+        file.write(bytes([byte[0] ^ 1]))
+    for _ in range(2):  # what was computed of damaged bytes vouches for nothing
+        with pytest.raises(IntegrityError, match="is damaged"):
+            open_source("org/model", commit, offline=True).path(large.name)
 
 
 def test_weights_that_were_not_met_before_are_a_hit_too_and_publish_nothing(tmp_path: Path) -> None:

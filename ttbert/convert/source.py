@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Event
 from types import MappingProxyType
 
-from ..cache.digest import Digest, sha256_of_file
+from ..cache.digest import Digest
 from ..errors import CheckpointError, IntegrityError, TtbertError, UnreadableError
 from .digests import compute_sha256, recall_sha256
 
@@ -141,7 +141,7 @@ class Source(ABC):
     def _verify(self, name: str, path: Path, expected: str) -> None:
         with _reading(path):
             if len(expected) == 64:
-                digest = self._digests[name] = sha256_of_file(path)
+                digest = self._digests[name] = recall_sha256(path) or compute_sha256(path)
                 found = digest.hex
             else:
                 found = _git_name(path)
