@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 from concurrent.futures import CancelledError
 from pathlib import Path
 from threading import Event
@@ -15,6 +16,7 @@ from huggingface_hub import constants
 from program import objects, ttbert
 
 from ttbert.cache.digest import Digest
+from ttbert.child import python_command
 from ttbert.convert import digests
 from ttbert.convert.digests import compute_sha256, notes_folder, recall_sha256
 from ttbert.convert.wanted import open_source
@@ -126,6 +128,46 @@ def test_whoever_does_not_want_what_is_hashed_ahead_does_not_wait_for_it(large: 
     with source.hashing([large.name]):
         pass
     assert not notes_folder().exists()
+
+
+def test_a_file_that_is_cut_off_while_it_is_hashed_harms_nobody(large: Path) -> None:
+    os.truncate(large, 64 << 20)
+    content = large.read_bytes()
+    compute_sha256(large)
+    hashing = """
+import sys
+from pathlib import Path
+from ttbert.convert.digests import recall_sha256
+found = set()
+print("begun", flush=True)
+while not Path(sys.argv[2]).exists():
+    found.add(str(recall_sha256(Path(sys.argv[1]))))
+print(*sorted(found))
+"""
+    end = large.with_name("end")
+    command = python_command(hashing, str(large), str(end))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "begun\n"
+        for _ in range(100):
+            os.truncate(large, 16 << 20)
+            with large.open("r+b") as file:
+                file.write(content)
+        end.touch()
+        found = process.stdout.read().split()
+    assert process.returncode == 0
+    assert {*found} <= {"None", str(sha256(large))} and str(sha256(large)) == str(recall_sha256(large))
+
+
+@pytest.mark.parametrize("lacking", ["F_SETLEASE", "madvise"])
+def test_where_a_file_cannot_be_mapped_in_safety_it_is_read(large: Path, lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute_sha256(large)
+    if lacking == "madvise":
+        monkeypatch.setattr(digests, "_POPULATE_READ", 12345)  # as to an older kernel, which does not know it
+        recall = recall_sha256(large)
+    else:
+        with large.open("r+b"):  # there is no lease on what somebody writes to
+            recall = recall_sha256(large)
+    assert recall == sha256(large)
 
 
 def test_small_files_leave_no_notes(large: Path) -> None:

@@ -11,12 +11,18 @@ Notes belong to one user. In a shared cache somebody could write a false one, an
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
+import mmap
 import os
-from collections.abc import Callable, Iterable
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock
+from typing import BinaryIO
 from uuid import uuid4
 
 import blake3
@@ -29,7 +35,10 @@ _PIECE = 4 << 20
 """Bytes read at once: few enough for a processor's cache, and so many that threads rarely wait for each other."""
 
 _PART = 1 << 20
-"""Bytes of a piece that are read and hashed at once where nothing else is done with them: they stay nearer to the processor."""
+"""Bytes of a piece that are read at once where it is only hashed: they stay nearer to the processor."""
+
+_POPULATE_READ = 22
+"""MADV_POPULATE_READ of Linux 5.14, which Python's mmap does not name."""
 
 _READERS = 16
 """Threads that recall a file, at most: memory gives no more."""
@@ -68,24 +77,70 @@ def _hash_piece(piece: memoryview) -> bytes:
 
 def _hash_pieces(path: Path, size: int) -> list[bytes]:
     """BLAKE3 of each piece of a file, by as many threads as there are processors."""
+    try:
+        with path.open("rb", buffering=0) as file, _mapped(file, size) as hash_piece:
+            return _each_piece(size, hash_piece)
+    except OSError:  # of a disk that does not give it, reading tells
+        with path.open("rb", buffering=0) as file:
+            return _each_piece(size, partial(_read_piece, file))
+
+
+def _each_piece(size: int, hash_piece: Callable[[int], bytes]) -> list[bytes]:
+    """What is made of the piece at each start, in their order, by as many threads as there are processors."""
     starts = range(0, size, _PIECE)
     ahead = iter(starts)
     digests: dict[int, bytes] = {}
     stop = Event()
 
     def work() -> None:
-        buffer = memoryview(bytearray(_PART))
         for start in ahead:  # the threads share it
-            piece = blake3.blake3()
-            for part in range(start, start + _PIECE, _PART):
-                if stop.is_set():
-                    return
-                piece.update(buffer[: _fill(file.fileno(), buffer, part)])
-            digests[start] = piece.digest()
+            if stop.is_set():
+                return
+            digests[start] = hash_piece(start)
 
-    with path.open("rb", buffering=0) as file:
-        _run(work, min(_READERS, max(2, os.cpu_count() or 1)), stop)
+    _run(work, min(_READERS, max(2, os.cpu_count() or 1)), stop)
     return [digests[start] for start in starts]
+
+
+def _read_piece(file: BinaryIO, start: int) -> bytes:
+    piece, end = blake3.blake3(), start + _PIECE
+    while start < end and (part := os.pread(file.fileno(), min(_PART, end - start), start)):
+        piece.update(part)
+        start += len(part)
+    return piece.digest()
+
+
+@contextlib.contextmanager
+def _mapped(file: BinaryIO, size: int) -> Iterator[Callable[[int], bytes]]:
+    """Inside of `with`, how to hash a piece where it lies in the page cache, which takes three quarters of the time of reading.
+
+    To touch what the disk does not give, or somebody has cut off meanwhile, would end the process. So a piece is fetched
+    before; and there is a lease on the file: the kernel tells when somebody is about to open it for writing, and has them
+    wait until `with` is left. OSError in that case, for a piece that cannot be fetched, and where nothing of this is to be
+    had, as in a network's file system.
+    """
+    fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)  # which is ignored, unlike the usual one
+    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    try:
+        if os.fstat(file.fileno()).st_size != size:
+            raise _changing()
+        mapping = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
+        content = memoryview(mapping)
+
+        def hash_piece(start: int) -> bytes:
+            if fcntl.fcntl(file, fcntl.F_GETLEASE) != fcntl.F_RDLCK:
+                raise _changing()
+            piece = content[start : start + _PIECE]
+            mapping.madvise(_POPULATE_READ, start, len(piece))
+            return _hash_piece(piece)
+
+        yield hash_piece
+    finally:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+def _changing() -> OSError:
+    return BlockingIOError(errno.EAGAIN, "somebody writes to the file")
 
 
 def _read_through(path: Path, *takers: Callable[[memoryview], object], stop: Event) -> int:
