@@ -101,7 +101,7 @@ def test_wheel_states_license_pythons_and_command(wheel: zipfile.ZipFile) -> Non
     about = metadata(wheel, "METADATA").splitlines()
     assert "License-Expression: Apache-2.0" in about
     assert "Requires-Python: !=3.11.*,<3.13,>=3.10" in about
-    assert metadata(wheel, "entry_points.txt").split("\n")[:2] == ["[console_scripts]", "ttbert = ttbert.cli:main"]
+    assert metadata(wheel, "entry_points.txt").split("\n")[:2] == ["[console_scripts]", "ttbert = ttbert.__main__:main"]
 
 
 def test_what_is_installed_with_the_wheel_is_imported_by_it(wheel: zipfile.ZipFile) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import sys
@@ -58,7 +57,6 @@ for command in (*tier_commands, *trust_commands):
 def main() -> None:
     """The entry point: every error ends here, as two lines and an exit code."""
     open_streams()
-    gc.freeze()  # what is imported by now stays: no looking through it for cycles, at the end of the process least of all
     logging.getLogger("ttbert").addHandler(Remarks())
     try:
         left_with = cli.main(prog_name="ttbert", standalone_mode=False)  # None after all went well
