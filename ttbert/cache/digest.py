@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,7 +34,7 @@ class Digest:
         match = _TEXT.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise ValueError(f"not a digest: {text!r:.100}")
-        return cls(match[1], match[2])  # type: ignore[arg-type]
+        return cls(sys.intern(match[1]), match[2])  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"

@@ -12,6 +12,7 @@ configuration and the tokenizer are blobs beside the packs.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -281,7 +282,7 @@ def _name(fields: Fields) -> str:
     name = fields.take("name", str)
     if not _NAME.fullmatch(name):
         raise fields.wrong(f"{name!r:.60} is not a plain name")
-    return name
+    return sys.intern(name)  # thousands of models have the same few
 
 
 def _one_of(fields: Fields, name: str, allowed: tuple[str, ...]) -> str:

@@ -31,7 +31,7 @@ class Finding:
 
     key: str
     problem: str
-    models: tuple[str, ...]
+    models: tuple[str, ...] = ()
     moved: str | None = None
     restored: bool = False
     exit_code: int = IntegrityError.exit_code
@@ -81,14 +81,13 @@ def verify(
     cannot be reached, or was written by another version of ttbert is left alone. Progress is told of each object that was read.
     NotCached where there is no cache.
     """
-    owners, stored = _owners(census, only), entries_to_verify(cache, census, only)
+    stored = entries_to_verify(cache, census, only)
     checks = Checks(cache, census, careful=repair)
     findings = []
     for key, entry in stored.items():
-        finding = _examine(cache, checks, key, tuple(owners.get(key, ())), repair)
-        progress(entry)
-        if finding:
+        if finding := _examine(cache, checks, key, repair):
             findings.append(finding)
+        progress(entry)
     verdict = _verdict(census, only, stored, [*findings, *_lost(checks)])
     if not repair:
         return verdict
@@ -101,31 +100,33 @@ def survey(cache: Cache, census: Census, only: Model | None = None) -> Verdict:
     It takes a listing, and finds what is missing or cut off, but not changed bytes; actions and the histories of names, which
     are small, are read. It moves nothing: a size that differs from a manifest's may be the manifest's fault.
     """
-    owners, stored = _owners(census, only), entries_to_verify(cache, census, only)
-    expected = {key: size for model in census.models for key, size in _blobs(model).items()}
-    expected |= {key: SIZE for key in stored if is_signature(key)}
+    stored = entries_to_verify(cache, census, only)
+    wrong = {key: SIZE for key, entry in stored.items() if is_signature(key) and entry.size != SIZE}
+    for model in census.models:
+        wrong |= {key: size for key, size in _blobs(model) if key in stored and stored[key].size != size}
+    findings = [Finding(key, f"it has {stored[key].size:,} bytes, not {size:,}") for key, size in wrong.items()]
     checks = Checks(cache, census)
-    findings = [
-        Finding(key, f"it has {entry.size:,} bytes, not {expected[key]:,}", tuple(owners.get(key, ())))
-        for key, entry in stored.items()
-        if entry.size != expected.get(key, entry.size)
-    ]
-    small = (key for key in stored if key.startswith(("actions/", "refs/")))
-    read = [_examine(cache, checks, key, tuple(owners.get(key, ())), repair=False) for key in small]
+    read = [_examine(cache, checks, key, repair=False) for key in stored if key.startswith(("actions/", "refs/"))]
     return _verdict(census, only, stored, [*findings, *filter(None, read), *_lost(checks)])
 
 
 def _verdict(census: Census, only: Model | None, stored: dict[str, Entry], found: list[Finding]) -> Verdict:
-    """The whole of what was found, with what is missing and the models that cannot be loaded for another reason."""
-    missing = [Finding(key, "missing", tuple(models)) for key, models in _owners(census, only).items() if key not in stored]
-    named = {name for finding in (*found, *missing) for name in finding.models}
+    """The whole of it: what was found, and what is missing, with the models that need it, and models with other problems."""
     models = [only] if only else census.models
+    missing = dict.fromkeys(key for model in models for key in _needed(census, model) if key not in stored)
+    found = [*sorted(found, key=lambda finding: finding.key), *(Finding(key, "missing") for key in missing)]
+    owners: dict[str, list[str]] = {finding.key: [] for finding in found}
+    for model in models:
+        for key in _needed(census, model):
+            if key in owners:
+                owners[key].append(str(model.ref))
+    named = {name for names in owners.values() for name in names}
     others = [
         Finding(model.ref.folder, model.problem, (str(model.ref),))
         for model in models
         if model.problem and str(model.ref) not in named
     ]
-    findings = (*sorted(found, key=lambda finding: finding.key), *missing, *others)
+    findings = (*(replace(finding, models=tuple(owners[finding.key])) for finding in found), *others)
     return Verdict(len(stored), sum(entry.size for entry in stored.values()), findings)
 
 
@@ -143,7 +144,7 @@ def entries_to_verify(cache: Cache, census: Census, only: Model | None = None) -
     if only is None:
         return {key: stored[key] for key in in_order(stored)}
     signed = tuple(_signed_of(cache, only)) if signatures else ()
-    wanted = {*_owners(census, only), *(key for key in signatures if key.startswith(signed))}
+    wanted = {*_needed(census, only), *(key for key in signatures if key.startswith(signed))}
     wanted |= {key for key, folder in histories.items() if folder == only.ref.folder}
     wanted |= {action_key(only.cached.manifest.action)} if only.cached else set()
     return {key: stored[key] for key in in_order(wanted & stored.keys())}
@@ -158,30 +159,28 @@ def _signed_of(cache: Cache, model: Model) -> Iterator[str]:
             yield f"signatures/ref/{blake3_of(read_content(cache.store, model.ref, number)).hex}/"
 
 
-def _owners(census: Census, only: Model | None) -> dict[str, list[str]]:
-    """Key -> the models that need it."""
-    owners: dict[str, list[str]] = {}
-    for model in [only] if only else census.models:
-        manifest = [manifest_key(model.entry.manifest)] if model.entry else []
-        last = key_in(model.ref.folder, census.newest(model.ref.folder))
-        for key in (last, *manifest, *_blobs(model)):
-            owners.setdefault(key, []).append(str(model.ref))
-    return owners
+def _needed(census: Census, model: Model) -> Iterator[str]:
+    """The keys of what a model cannot be without: the last entry of its name, its manifest, its blobs."""
+    yield key_in(model.ref.folder, census.newest(model.ref.folder))
+    if model.entry:
+        yield manifest_key(model.entry.manifest)
+    yield from (key for key, _ in _blobs(model))
 
 
-def _blobs(model: Model) -> dict[str, int]:
+def _blobs(model: Model) -> Iterator[tuple[str, int]]:
     """The keys of a model's blobs, with their sizes."""
-    return {blob_key(blob): size for blob, size in model.cached.manifest.blobs().items()} if model.cached else {}
+    for blob, size in model.cached.manifest.blobs().items() if model.cached else ():
+        yield blob_key(blob), size
 
 
-def _examine(cache: Cache, checks: Checks, key: str, models: tuple[str, ...], repair: bool) -> Finding | None:
+def _examine(cache: Cache, checks: Checks, key: str, repair: bool) -> Finding | None:
     try:
         problem = checks.find_problem(key)
     except CacheError as error:  # unreadable, out of reach, or of another version: none of it is damage
-        return Finding(key, error.message, models, exit_code=error.exit_code, advice=checks.advice(key))
+        return Finding(key, error.message, exit_code=error.exit_code, advice=checks.advice(key))
     if problem is None:
         return None
-    found = Finding(key, problem, models, advice=checks.advice(key))
+    found = Finding(key, problem, advice=checks.advice(key))
     if not repair or not checks.may_move(key):
         return found
     moved = None
@@ -197,9 +196,7 @@ def _examine(cache: Cache, checks: Checks, key: str, models: tuple[str, ...], re
 
 def _lost(checks: Checks) -> list[Finding]:
     """Entries that are gone from the middle of a history: nobody needs them to use a model, or can make them again."""
-    return [
-        Finding(key, "gone; the entry after it is there", (), exit_code=0, advice=checks.advice(key)) for key in checks.lost()
-    ]
+    return [Finding(key, "gone; the entry after it is there", exit_code=0, advice=checks.advice(key)) for key in checks.lost()]
 
 
 def _restored(cache: Cache, checks: Checks, finding: Finding) -> Finding:
