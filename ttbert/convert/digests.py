@@ -29,6 +29,7 @@ import blake3
 import platformdirs
 
 from ..cache.digest import Digest, blake3_of, sha256_of_file
+from ..cache.stores.mounts import find_mount
 
 _LARGE = 16 << 20
 _PIECE = 4 << 20
@@ -117,8 +118,10 @@ def _mapped(file: BinaryIO, size: int) -> Iterator[Callable[[int], bytes]]:
     To touch what the disk does not give, or somebody has cut off meanwhile, would end the process. So a piece is fetched
     before; and there is a lease on the file: the kernel tells when somebody is about to open it for writing, and has them
     wait until `with` is left. OSError in that case, for a piece that cannot be fetched, and where nothing of this is to be
-    had, as in a network's file system.
+    had, or holds for this machine alone, as in a network's file system.
     """
+    if find_mount(Path(file.name)).seen_within:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)  # which is ignored, unlike the usual one
     fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     try:
