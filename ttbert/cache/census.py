@@ -14,7 +14,7 @@ from ..errors import CacheError, InputError
 from . import refs
 from .cache import Cache, Outlined, blob_key
 from .digest import Digest
-from .refs import Ref, RefEntry, entry_key, is_entry_name, ref_of
+from .refs import Ref, RefEntry, entry_key, parse_key
 from .stores.store import Entry
 from .used import last_used
 
@@ -118,10 +118,10 @@ class Census:
         """The numbers of each ref's entries, in order, by the folder of the ref; also of refs that were removed."""
         found: dict[str, list[int]] = {}
         for entry in self.below("refs"):
-            folder, _, name = entry.key.rpartition("/")
-            if is_entry_name(name):
-                found.setdefault(folder, []).append(int(name))
-        return {folder: sorted(found[folder]) for folder in found if ref_of(folder.removeprefix("refs/"))}
+            if parsed := parse_key(entry.key):
+                ref, number = parsed
+                found.setdefault(ref.folder, []).append(number)
+        return {folder: sorted(numbers) for folder, numbers in found.items()}
 
     @cached_property
     def _stamps(self) -> dict[Digest, float]:

@@ -18,7 +18,7 @@ from .condemned import FOLDER, read_record, record_names
 from .digest import blake3_of
 from .document import LARGEST
 from .manifest import Manifest
-from .refs import LARGEST_ENTRY, LogEntry, Ref, entry_key, is_entry_name, parse_entry, ref_of
+from .refs import LARGEST_ENTRY, LogEntry, Ref, entry_key, parse_entry, parse_key
 from .stores.store import read_twice
 from .trust import SIZE, find_signature_problem
 
@@ -64,7 +64,7 @@ class Checks:
 
     def may_move(self, key: str) -> bool:
         """Whether it can be moved away and nothing else changes: without its last entry, a name would mean something else."""
-        entry = self._entry(key)
+        entry = parse_key(key)
         return entry is None or entry[1] < self._census.newest(entry[0].folder)
 
     def lost(self) -> list[str]:
@@ -76,7 +76,7 @@ class Checks:
         if key.startswith("actions/"):
             of = ", ".join(self._converted.get(_name(key), ())) or "no name that can be read"
             return f"of {of}: loading does not need it; the next conversion is done anew and replaces it"
-        entry = self._entry(key)
+        entry = parse_key(key)
         if entry is None:
             return ""
         if self.may_move(key):
@@ -97,7 +97,7 @@ class Checks:
             return find_signature_problem(key, self._store.get(key, 0, SIZE + 1))
         if key.startswith("actions/"):
             return self._problem_of_action(key, self._read(key))
-        entry = self._entry(key)
+        entry = parse_key(key)
         if entry:
             return self._problem_of_entry(key, *entry)
         found = self._cache.hash(key)
@@ -136,12 +136,6 @@ class Checks:
         if number > 1:
             self._after[entry_key(ref, number - 1)] = entry
         return None
-
-    def _entry(self, key: str) -> tuple[Ref, int] | None:
-        """Which entry of a name's history that is, if it is one."""
-        folder, _, name = key.removeprefix("refs/").partition("/")
-        ref = ref_of(folder) if key.startswith("refs/") and is_entry_name(name) else None
-        return (ref, int(name)) if ref else None
 
     def _is_condemned(self, key: str) -> bool:
         names = record_names(self._store.list(FOLDER))

@@ -253,14 +253,20 @@ def list_refs(store: Store) -> Iterator[Ref]:
     """Every ref that has a history in the store, those that were removed among them."""
     last = None
     for entry in store.list("refs"):
-        folder, _, name = entry.key.removeprefix("refs/").partition("/")
-        if folder != last and _NUMBER.fullmatch(name):
-            last = folder
-            if ref := ref_of(folder):
-                yield ref
+        found = parse_key(entry.key)
+        if found and found[0] != last:
+            last = found[0]
+            yield last
 
 
-def ref_of(quoted: str) -> Ref | None:
+def parse_key(key: str) -> tuple[Ref, int] | None:
+    """The ref, and the number of the entry of its history, that lies there; None for everything else."""
+    folder, _, name = key.removeprefix("refs/").partition("/")
+    ref = _ref_of(folder) if key.startswith("refs/") and _NUMBER.fullmatch(name) else None
+    return (ref, int(name)) if ref else None
+
+
+def _ref_of(quoted: str) -> Ref | None:
     """The ref whose entries lie in a folder of that name; None for what is no ref's."""
     match = _TEXT.fullmatch(unquote(quoted, errors="surrogateescape"))
     if match is None or match["policy"] is None:
@@ -279,11 +285,6 @@ def entry_key(ref: Ref, number: int) -> str:
 def key_in(folder: str, number: int) -> str:
     """The same by the folder of the ref."""
     return f"{folder}/{number:08d}"
-
-
-def is_entry_name(name: str) -> bool:
-    """Whether a file in a ref's folder is an entry."""
-    return _NUMBER.fullmatch(name) is not None
 
 
 def _time(fields: Fields) -> str:
