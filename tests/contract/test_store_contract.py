@@ -180,12 +180,14 @@ def test_listing_is_complete_and_in_order(store: Store) -> None:
     assert [entry.key for entry in store.list("blo")] == []
 
 
-def test_heads_tells_of_each_what_head_does(store: Store) -> None:
+def test_many_are_looked_at_in_their_order(store: Store) -> None:
     keys = [f"blobs/aa/{number}" for number in range(20)]
     for key in keys[::2]:
         store.put(key, key.encode())
-    assert store.heads(iter(keys)) == {key: store.head(key) for key in keys}
-    assert store.heads([]) == {}
+    assert list(store.map(store.head, iter(keys))) == [store.head(key) for key in keys]
+    assert list(store.map(store.head, [])) == []
+    with pytest.raises(KeyError):
+        list(store.map(store.get, keys))
 
 
 def test_a_listing_agrees_with_head(store: Store) -> None:

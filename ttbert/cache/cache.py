@@ -171,10 +171,10 @@ class Cache:
 
     def missing(self, manifest: Outline) -> list[Missing]:
         """Entries whose blob is absent or of another size. Digests are checked when blobs are loaded, and by `verify`."""
-        entries = tuple(manifest.entries())
-        found = self.store.heads(dict.fromkeys(blob_key(each.blob) for each in entries))
-        sizes = {key: entry.size if entry else None for key, entry in found.items()}
-        return [Missing(each, size) for each in entries if (size := sizes[blob_key(each.blob)]) != each.size]
+        blobs = manifest.blobs()
+        found = dict(zip(blobs, self.store.map(self.store.head, map(blob_key, blobs)), strict=True))
+        sizes = {blob: entry.size if entry else None for blob, entry in found.items()}
+        return [Missing(each, sizes[each.blob]) for each in manifest.entries() if sizes[each.blob] != each.size]
 
     def find(self, action: Digest) -> Cached | None:
         """The complete result of a conversion, or None: not done yet, or no longer whole. UntrustedError as of `manifest`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from ..errors import CacheError, InputError
 from . import refs
@@ -132,7 +132,7 @@ def take_census(cache: Cache) -> Census:
     """Look over a cache; an absent one is an empty one."""
     store = cache.store
     # Names first, then blobs: so a model that is published meanwhile cannot seem to lack them.
-    read = [model for ref in sorted(refs.list_refs(store), key=str) if (model := _read(cache, ref))]
+    read = [*filter(None, store.map(partial(_read, cache), sorted(refs.list_refs(store), key=str)))]
     entries = {entry.key: entry for entry in store.list()}
     return Census(tuple(_look_for_blobs(model, entries) for model in read), entries, tuple(store.debris()))
 

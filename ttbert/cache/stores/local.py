@@ -31,7 +31,7 @@ from typing import BinaryIO
 
 from ...errors import FULL, CacheError, InputError, NoSpaceError, StoreReadOnly, StoreUnavailable, TtbertError
 from .mounts import find_mount, nearest_existing
-from .store import Capabilities, Entry, Store, check_key, is_key, is_temporary
+from .store import Capabilities, Entry, R, Store, T, check_key, is_key, is_temporary
 
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -119,10 +119,9 @@ class LocalStore(Store):
     def head(self, key: str) -> Entry | None:
         return self._entry(key, self._path(key))
 
-    def heads(self, keys: Iterable[str]) -> dict[str, Entry | None]:
-        if self.capabilities.seen_within:
-            return super().heads(keys)
-        return {key: self.head(key) for key in keys}  # a disk of this machine answers before a thread has started
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        # A disk of this machine answers before a thread has started.
+        return super().map(function, items) if self.capabilities.seen_within else map(function, items)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         if prefix:

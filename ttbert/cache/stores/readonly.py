@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, NoReturn
 
 from ...errors import StoreReadOnly
-from .store import Entry, Store
+from .store import Entry, R, Store, T
 
 
 class ReadOnlyStore(Store):
@@ -31,8 +31,8 @@ class ReadOnlyStore(Store):
     def head(self, key: str) -> Entry | None:
         return self.store.head(key)
 
-    def heads(self, keys: Iterable[str]) -> dict[str, Entry | None]:
-        return self.store.heads(keys)
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        return self.store.map(function, items)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         return self.store.list(prefix)

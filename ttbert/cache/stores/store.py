@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from ...errors import StoreUnavailable
 
@@ -35,6 +35,8 @@ _KEY = re.compile(r"(?:[A-Za-z0-9_%@:+=~,-][A-Za-z0-9._%@:+=~,-]*/)*[A-Za-z0-9_%
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
 _READINGS = 10
 _LOOKS = 8
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +100,10 @@ class Store(ABC):
     def head(self, key: str) -> Entry | None:
         """The object's size and age, or None; always asked of the store itself."""
 
-    def heads(self, keys: Iterable[str]) -> dict[str, Entry | None]:
-        """The same for several objects."""
-        keys = tuple(keys)
-        with ThreadPoolExecutor(_LOOKS) as looks:  # what is in a network takes its time for each
-            return dict(zip(keys, looks.map(self.head, keys), strict=True))
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """What a function that asks the store gives for each, in their order; of a store in a network, several at once."""
+        with ThreadPoolExecutor(_LOOKS) as looks:
+            yield from looks.map(function, items)
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[Entry]:
