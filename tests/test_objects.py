@@ -40,6 +40,7 @@ from ttbert.cache.census import take_census
 from ttbert.cache.condemned import Objections, Sweeper, condemn
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.history import read_log
+from ttbert.cache.stores import objects
 from ttbert.cache.stores.access import Patience
 from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.stores.objects import CONNECTS, TRIES, ObjectStore
@@ -217,6 +218,15 @@ ObjectStore("s3://lab", Patience(connect=0.5, pause=0.05)).{call}
     tries = range(1, CONNECTS)
     assert told == [f"s3://lab: no answer in time; trying again ({number} of {CONNECTS - 1})" for number in tries]
     assert "StoreUnavailable: s3://lab at http://198.18.0.2:9000: no answer in time" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "said", ['Connect,\n ConnectError(\n "tcp connect error", Custom { kind: TimedOut', "Connect,\n TimedOut,"]
+)
+def test_a_host_that_swallows_everything_has_met_nothing_whichever_clock_runs_out(said: str) -> None:
+    text = f"Generic S3 error: error sending request\n\nsource: hyper_util::client::legacy::Error(\n {said}"
+    assert objects._tries(Exception(text)) == CONNECTS
+    assert objects._tries(Exception(text.replace("Connect,", "SendRequest,").replace("ConnectError", "Error"))) == TRIES
 
 
 def test_wrong_bytes_are_never_used(url: str, proxy: FaultProxy) -> None:
