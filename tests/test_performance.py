@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from benchmarks import performance
 from benchmarks.__main__ import BENCHMARKS
 
 
-def test_the_page_is_made_of_the_records() -> None:
-    page = performance.PAGE.read_text()
-    assert performance.filled_in(page, performance.read_runs()) == page
+@pytest.mark.parametrize("path", [performance.README, performance.PAGE], ids=lambda path: path.name)
+def test_pages_are_made_of_the_records(path: Path) -> None:
+    page = path.read_text()
+    assert "benchmarks/performance.py: " in page and performance.filled_in(page, performance.read_runs()) == page
 
 
 def test_every_record_is_of_a_whole_run() -> None:
