@@ -146,3 +146,8 @@ def test_process_interrupted_while_it_starts_says_so_too(tmp_path: Path, module:
     assert done.err.strip() == "interrupted; nothing incomplete was published"
     done = ttbert("convert", model, "--cache", tmp_path / "cache", "--json", hook=hook)
     assert done.exit_code == 130 and done.document["error"]["kind"] == "Interrupted"
+
+
+def test_process_interrupted_before_it_has_imported_the_command_line_is_quiet(tmp_path: Path) -> None:
+    done = ttbert("--help", hook=make_hook(tmp_path / "hook", INTERRUPT.format(module="click")))
+    assert done.exit_code == 130 and done.out == done.err == ""
