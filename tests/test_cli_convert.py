@@ -161,6 +161,18 @@ def test_names_that_could_not_be_refs_are_refused(converted: Converted, name: st
     ttbert("convert", converted.folder, "--name", name, "--cache", converted.cache).failed_at_once(2, repr(name))
 
 
+@pytest.mark.parametrize("options", [(), ("--rebuild",)])
+def test_folder_whose_name_is_too_long_is_refused_at_once_and_found_under_another(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    folder, cache = tiny.write(tmp_path / ("模" * 40), tiny.checkpoint()), tmp_path / "cache"
+    refused = ttbert("convert", folder, *options, "--cache", cache)
+    refused.failed_at_once(2, "is too long for a ref", "`ttbert convert MODEL --name NAME`")
+    assert objects(cache) == {}
+    ttbert("convert", folder, "--name", "short", "--cache", cache).succeeded()
+    assert ttbert("convert", folder, "--dry-run", "--json", "--cache", cache).succeeded().document["hit"]
+
+
 def test_plain_bert_model_converts_without_a_head_and_pooler_is_ignored(
     forks: Forks, converted: Converted, tmp_path: Path
 ) -> None:

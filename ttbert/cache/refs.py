@@ -50,13 +50,21 @@ class Ref:
     @property
     def quoted(self) -> str:
         """The name as a plain file name; InputError for one that cannot be any."""
+        self.check()
+        return self._quote()
+
+    def check(self) -> None:
+        """InputError for a name under which nothing can be filed."""
         text = str(self)
         if parse_ref(text) != (self.name, self.revision, self.policy) or text.startswith("."):
-            raise InputError(f"{text!r:.60} cannot be a ref", "give the model a plain name with --name")
-        quoted = quote(text, safe="@:", errors="surrogateescape")
-        if len(quoted) > 250:
-            raise InputError(f"the name {text[:60]!r}... is too long for a ref", "give a shorter one with --name")
-        return quoted
+            raise InputError(f"{text!r:.60} cannot be a ref", "give the model a plain name: `ttbert convert MODEL --name NAME`")
+        if len(self._quote()) > 250:
+            raise InputError(
+                f"the name {text[:60]!r}... is too long for a ref", "give it a shorter one: `ttbert convert MODEL --name NAME`"
+            )
+
+    def _quote(self) -> str:
+        return quote(str(self), safe="@:", errors="surrogateescape")
 
 
 @dataclass(frozen=True)

@@ -135,8 +135,9 @@ def convert(
     `progress` and `note` are called as `Maker` says. Raises CheckpointError where the weights are not what the recipe expects,
     UntrustedError where only signed models are used and no trusted key is at hand to sign this one, and errors of the store;
     what was published until then is harmless and found again. NoSpaceError, unless the cache does not check that, comes
-    before anything is written.
+    before anything is written, and so does InputError for a name under which nothing can be filed.
     """
+    plan.ref.check()
     with ExitStack() as stack:
 
         def open_publisher() -> Publisher:

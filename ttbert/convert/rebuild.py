@@ -26,6 +26,7 @@ def rebuild(
     `progress` and `note` are called as `Maker` says. IntegrityError where the two differ; then nothing was changed, but for
     blobs that were damaged and came out right. Raises what `convert` does.
     """
+    plan.ref.check()
     stored = _find_stored(plan, cache.authority)
     if stored is None:
         return None
