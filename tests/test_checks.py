@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fault_proxy import Exchange, FaultProxy
 from models import TINY, build, open_local, publish, publish_other
 from s3_server import MotoServer
 
@@ -246,6 +248,32 @@ def test_every_document_is_read_once(cache: Cache, monkeypatch: pytest.MonkeyPat
     assert survey(cache, census).sound
     documents = [entry.key for folder in ("actions", "refs") for entry in census.below(folder)]
     assert sorted(read) == sorted(documents) and len(documents) == 4 + 4
+
+
+def test_a_fast_look_asks_for_several_documents_at_once(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in proxy.env.items():
+        monkeypatch.setenv(name, value)
+    cache = open_cache(f"s3://{proxy.bucket()}/cache")
+    name_thrice(cache)
+    census, asked, several, alone = take_census(cache), set(), asyncio.Event(), []
+
+    async def together(exchange: Exchange) -> None:
+        """No document is answered before another one is asked for, too."""
+        asked.add(exchange.path)
+        if len(asked) > 1:
+            several.set()
+        try:
+            await asyncio.wait_for(several.wait(), 20)
+        except asyncio.TimeoutError:
+            alone.append(exchange.path)
+            several.set()
+        await exchange.answer(*await exchange.forward())
+
+    proxy.meet(together, "GET", times=1000)
+    try:
+        assert survey(cache, census).findings == () and len(asked) == 3 + 3 and not alone
+    finally:
+        proxy.calm()
 
 
 @pytest.mark.parametrize("folder", ["%2Ehidden:bfp8", "a%2fb:bfp8", "a" * 250 + ":b", "plain"])

@@ -8,10 +8,10 @@ which the one after it says so, was superseded as it is, by a conversion or by `
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 
-from ..errors import IncompatibleError, IntegrityError
+from ..errors import CacheError, IncompatibleError, IntegrityError
 from .cache import Cache, manifest_key, parse_action
 from .census import Census
 from .condemned import FOLDER, read_record, record_names
@@ -35,8 +35,20 @@ class Checks:
         self._actions = {digest: cached.manifest.action for digest, cached in census.manifests_in_use.items()}
         self._named = {manifest_key(model.entry.manifest) for model in census.models if model.entry}
         self._condemned: dict[str, set[str]] = {}
+        self._ahead: dict[str, bytes | Exception] = {}
         self._after: dict[str, LogEntry] = {}
         """Key of an entry of a history, there or not -> the entry after it, if that can be read."""
+
+    def read_ahead(self, keys: Collection[str]) -> None:
+        """Read these actions and entries of histories now, of a store in a network several at once, for `find_problem`."""
+
+        def read(key: str) -> bytes | Exception:
+            try:
+                return self._read(key)
+            except (KeyError, CacheError) as error:
+                return error
+
+        self._ahead = dict(zip(keys, self._store.map(read, keys), strict=True))
 
     def find_problem(self, key: str) -> str | None:
         """What is wrong with it, if anything. CacheError where it cannot be looked at, or is of another version of ttbert."""
@@ -146,6 +158,11 @@ class Checks:
         return any(key in self._condemned.get(name, ()) for name in names)
 
     def _read(self, key: str) -> bytes:
+        ahead = self._ahead.pop(key, None)
+        if isinstance(ahead, Exception):
+            raise ahead
+        if ahead is not None:
+            return ahead
         length = LARGEST_ENTRY + 1
         return read_twice(self._store, key, length) if self._careful else self._store.get(key, 0, length)
 

@@ -106,7 +106,9 @@ def survey(cache: Cache, census: Census, only: Model | None = None) -> Verdict:
         wrong |= {key: size for key, size in _blobs(model) if key in stored and stored[key].size != size}
     findings = [Finding(key, f"it has {stored[key].size:,} bytes, not {size:,}") for key, size in wrong.items()]
     checks = Checks(cache, census)
-    read = [_examine(cache, checks, key, repair=False) for key in stored if key.startswith(("actions/", "refs/"))]
+    small = [key for key in stored if key.startswith(("actions/", "refs/"))]
+    checks.read_ahead(small)
+    read = [_examine(cache, checks, key, repair=False) for key in small]
     return _verdict(census, only, stored, [*findings, *filter(None, read), *_lost(checks)])
 
 

@@ -135,7 +135,9 @@ def _mapped(file: BinaryIO, size: int) -> Iterator[Callable[[int], bytes]]:
                 raise _changing()
             piece = content[start : start + _PIECE]
             mapping.madvise(_POPULATE_READ, start, len(piece))
-            return _hash_piece(piece)
+            digest = _hash_piece(piece)
+            mapping.madvise(mmap.MADV_DONTNEED, start, len(piece))  # this process is done with it; the page cache keeps it
+            return digest
 
         yield hash_piece
     finally:
