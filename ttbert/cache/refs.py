@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from ..errors import CacheError, IncompatibleError, InputError, IntegrityError
@@ -50,21 +51,19 @@ class Ref:
     @property
     def quoted(self) -> str:
         """The name as a plain file name; InputError for one that cannot be any."""
-        self.check()
-        return self._quote()
-
-    def check(self) -> None:
-        """InputError for a name under which nothing can be filed."""
         text = str(self)
         if parse_ref(text) != (self.name, self.revision, self.policy) or text.startswith("."):
             raise InputError(f"{text!r:.60} cannot be a ref", "give the model a plain name: `ttbert convert MODEL --name NAME`")
-        if len(self._quote()) > 250:
+        quoted = quote(text, safe="@:", errors="surrogateescape")
+        if len(quoted) > 250:
             raise InputError(
                 f"the name {text[:60]!r}... is too long for a ref", "give it a shorter one: `ttbert convert MODEL --name NAME`"
             )
+        return quoted
 
-    def _quote(self) -> str:
-        return quote(str(self), safe="@:", errors="surrogateescape")
+    def check(self) -> None:
+        """InputError for a name under which nothing can be filed."""
+        _ = self.quoted
 
 
 @dataclass(frozen=True)
@@ -274,6 +273,7 @@ def parse_key(key: str) -> tuple[Ref, int] | None:
     return (ref, int(name)) if ref else None
 
 
+@lru_cache(maxsize=1)  # the entries of one history follow one another
 def _ref_of(quoted: str) -> Ref | None:
     """The ref whose entries lie in a folder of that name; None for what is no ref's."""
     match = _TEXT.fullmatch(unquote(quoted, errors="surrogateescape"))
