@@ -65,7 +65,7 @@ def _convert_elsewhere(wanted: Wanted, places: Sequence[str]) -> None:
         options += ["--revision", wanted.revision]
     if wanted.offline:
         options.append("--offline")
-    command = python_command("from ttbert.cli import main; main()", "convert", *options, "--", wanted.model)
+    command = python_command("from ttbert.__main__ import main; main()", "convert", *options, "--", wanted.model)
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         raise _failure(done)
