@@ -4,8 +4,9 @@
  * written while it is in the processor's cache, straight from an array of any strides, so that a transposed weight is
  * never copied. The GIL is released meanwhile.
  *
- * The loops that do the work run over the rows of a tile, which lie side by side in it, so that a compiler makes vectors
- * of them.
+ * The loops that do the work run over the rows of a tile, which lie side by side in it, and have no branches, so that a
+ * compiler makes vectors of them. What they make of neighbours in a row is put together in words of 32 bits, so that no byte
+ * has to find its place alone.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -14,11 +15,15 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "tiles are written in words whose lowest byte comes first; numpy packs on other processors"
+#endif
+
 enum { TILE = 32, FACE = 16, BLOCKS = TILE * TILE / FACE };
 
-/* Compiled for processors with AVX2 and for all others; the C library chooses when the module is loaded. */
+/* Compiled for processors with AVX-512, with AVX2, and for all others; the C library chooses when the module is loaded. */
 #if defined(__x86_64__) && defined(__GLIBC__)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx2", "default")))
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
 #define INLINE static inline __attribute__((always_inline))
 #else
 #define FOR_EACH_PROCESSOR
@@ -33,6 +38,10 @@ typedef struct {
 
 /* A tile as float32 bits, column by column. */
 typedef uint32_t Tile[TILE][TILE];
+
+/* What is stored of the left or the right half of a tile: the words of a row are words[0][row], words[1][row], ... */
+enum { MOST_WORDS = FACE / 2 };
+typedef uint32_t Words[MOST_WORDS][TILE];
 
 typedef enum { BFLOAT16_ROWS, BFLOAT16_TILES, BFLOAT8_B_TILES, BFLOAT4_B_TILES, FORMATS } Format;
 
@@ -65,6 +74,11 @@ INLINE uint32_t larger(uint32_t one, uint32_t other) {
     return one > other ? one : other;
 }
 
+/* All bits where something holds, none where it does not. */
+INLINE uint32_t all_if(int holds) {
+    return -(uint32_t)holds;
+}
+
 /* What writes values gives the largest of their exponents: this one is of infinity and of NaN. */
 enum { NOT_FINITE = 0xff };
 
@@ -73,8 +87,17 @@ INLINE int place_of(int row, int side) {
     return (row / FACE * 2 + side) * FACE + row % FACE;
 }
 
-INLINE uint16_t to_bfloat16(uint32_t bits) {
-    return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+INLINE void write_words(Words words, int count, int side, char *target) {
+    for (int row = 0; row < TILE; row++) {
+        char *place = target + place_of(row, side) * count * sizeof words[0][row];
+        for (int i = 0; i < count; i++) {
+            memcpy(place + i * sizeof words[i][row], &words[i][row], sizeof words[i][row]);
+        }
+    }
+}
+
+INLINE uint32_t to_bfloat16(uint32_t bits) {
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
 }
 
 INLINE uint32_t write_bfloat16(Tile tile, char *target) {
@@ -84,14 +107,15 @@ INLINE uint32_t write_bfloat16(Tile tile, char *target) {
             largest = larger(largest, exponent_of(tile[column][row]));
         }
     }
-    for (int row = 0; row < TILE; row++) {
-        for (int side = 0; side < 2; side++) {
-            uint16_t line[FACE];
-            for (int column = 0; column < FACE; column++) {
-                line[column] = to_bfloat16(tile[side * FACE + column][row]);
+    for (int side = 0; side < 2; side++) {
+        Words words;
+        for (int i = 0; i < FACE / 2; i++) {
+            const uint32_t *first = tile[side * FACE + 2 * i], *second = first + TILE;
+            for (int row = 0; row < TILE; row++) {
+                words[i][row] = to_bfloat16(first[row]) | to_bfloat16(second[row]) << 16;
             }
-            memcpy(target + place_of(row, side) * sizeof line, line, sizeof line);
         }
+        write_words(words, FACE / 2, side, target);
     }
     return largest;
 }
@@ -99,7 +123,7 @@ INLINE uint32_t write_bfloat16(Tile tile, char *target) {
 INLINE uint32_t write_blocks(Tile tile, char *target, int bits) {
     const uint32_t dropped = 24 - bits, half = 1u << (dropped - 1), most = (1u << bits) - 1;
     uint32_t largest = 0;
-    const int bytes = FACE * (bits + 1) / 8; /* of a block */
+    const int values = 32 / (bits + 1); /* in a word */
     for (int side = 0; side < 2; side++) {
         const uint32_t(*columns)[TILE] = (const uint32_t(*)[TILE])tile[side * FACE];
         uint32_t shared[TILE] = {0};
@@ -110,26 +134,26 @@ INLINE uint32_t write_blocks(Tile tile, char *target, int bits) {
         }
         for (int row = 0; row < TILE; row++) {
             largest = larger(largest, shared[row]);
+            target[place_of(row, side)] = (char)shared[row];
         }
-        uint8_t packed[FACE][TILE];
-        for (int column = 0; column < FACE; column++) {
-            for (int row = 0; row < TILE; row++) {
-                uint32_t value = columns[column][row], exponent = exponent_of(value), distance = shared[row] - exponent;
-                uint32_t mantissa = ((value & 0x7fffff) | 0x800000) >> (distance < 24 ? distance : 24);
-                mantissa = (mantissa + half - 1 + (mantissa >> dropped & 1)) >> dropped;
-                mantissa = mantissa < most ? mantissa : most;
-                mantissa = exponent ? mantissa : 0;
-                packed[column][row] = (uint8_t)(mantissa | (mantissa ? value >> 31 << bits : 0));
+        Words words;
+        for (int word = 0; word < FACE / values; word++) {
+            uint32_t line[TILE] = {0};
+            for (int i = 0; i < values; i++) {
+                const uint32_t *column = columns[word * values + i];
+                for (int row = 0; row < TILE; row++) {
+                    uint32_t value = column[row], exponent = exponent_of(value), distance = shared[row] - exponent;
+                    uint32_t mantissa = ((value & 0x7fffff) | 0x800000) >> (distance < 24 ? distance : 24);
+                    mantissa = (mantissa + half - 1 + (mantissa >> dropped & 1)) >> dropped;
+                    mantissa = mantissa < most ? mantissa : most;
+                    mantissa &= all_if(exponent > 0);
+                    mantissa |= value >> 31 << bits & all_if(mantissa > 0);
+                    line[row] |= mantissa << i * (bits + 1);
+                }
             }
+            memcpy(words[word], line, sizeof line);
         }
-        for (int row = 0; row < TILE; row++) {
-            int place = place_of(row, side);
-            char *mantissas = target + BLOCKS + place * bytes;
-            target[place] = (char)shared[row];
-            for (int i = 0; i < bytes; i++) {
-                mantissas[i] = (char)(bits == 7 ? packed[i][row] : packed[2 * i][row] | packed[2 * i + 1][row] << 4);
-            }
-        }
+        write_words(words, FACE / values, side, target + BLOCKS);
     }
     return largest;
 }
