@@ -47,6 +47,10 @@ def write_index(folder: Path, document: object, name: str = "model.safetensors.i
     (folder / name).write_text(document if isinstance(document, str) else json.dumps(document))
 
 
+def memory_for(checkpoint: Checkpoint, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.empty(int(np.prod(checkpoint.shapes[name])), np.float32)
+
+
 def ones(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.ones(shape, np.float32)
 
@@ -269,6 +273,46 @@ def test_file_cut_after_it_was_opened_is_an_error_and_not_a_crash(tmp_path: Path
     path.write_bytes(WHOLE[:5000])
     with pytest.raises(CheckpointError, match="ends inside of tensor 'x'"):
         checkpoint.read("x")
+
+
+def test_file_cut_before_it_is_looked_at_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(WHOLE)
+    checkpoint = Checkpoint([path])
+    path.write_bytes(WHOLE[:5000])
+    with pytest.raises(CheckpointError, match="ends inside of tensor 'x'"), checkpoint.look("x", memory_for(checkpoint, "x")):
+        pass
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64, ml_dtypes.bfloat16])
+def test_what_is_looked_at_is_what_is_read(tmp_path: Path, dtype: Any) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"x": np.random.default_rng(1).standard_normal((7, 1024)).astype(dtype), "none": np.zeros((0, 3), dtype)}, path)
+    checkpoint = Checkpoint([path])
+    for name in ("x", "none"):
+        with checkpoint.look(name, memory_for(checkpoint, name)) as array:
+            assert array.tobytes() == checkpoint.read(name).tobytes() and array.shape == checkpoint.shapes[name]
+
+
+def test_where_a_file_cannot_be_looked_at_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(WHOLE)
+    checkpoint = Checkpoint([path])
+    memory = memory_for(checkpoint, "x")
+    with checkpoint.look("x", memory) as array:
+        assert not np.shares_memory(array, memory)
+    with path.open("r+b"), checkpoint.look("x", memory) as array:  # nobody gets a lease on it
+        assert np.shares_memory(array, memory) and array.tobytes() == checkpoint.read("x").tobytes()
+
+
+def test_tensors_at_an_odd_place_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    header = json.dumps({"x": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}).encode()
+    header += b" " * (3 - len(header) % 4)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + np.array([1, 2, 3], "<f4").tobytes())
+    checkpoint = Checkpoint([path])
+    with checkpoint.look("x", memory_for(checkpoint, "x")) as array:
+        assert array.tolist() == [1, 2, 3]
 
 
 def test_absent_file_is_a_checkpoint_error(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from program import objects, ttbert
 
 from ttbert.cache.digest import Digest
 from ttbert.child import python_command
-from ttbert.convert import digests
+from ttbert.convert import digests, mapped
 from ttbert.convert.digests import compute_sha256, notes_folder, recall_sha256
 from ttbert.convert.wanted import open_source
 from ttbert.errors import IntegrityError, UnreadableError
@@ -166,7 +166,7 @@ def test_a_file_that_somebody_writes_to_is_read(large: Path) -> None:
 
 def test_where_a_piece_cannot_be_fetched_ahead_the_file_is_read(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compute_sha256(large)
-    monkeypatch.setattr(digests, "_POPULATE_READ", 12345)  # as to an older kernel, which does not know it
+    monkeypatch.setattr(mapped, "_POPULATE_READ", 12345)  # as to an older kernel, which does not know it
     assert recall_sha256(large) == sha256(large)
 
 

@@ -3,8 +3,8 @@
 Names, shapes and stored types are known without reading a tensor; a tensor is read when asked for, as float32, and
 nothing of it is kept. Which names a model must have, and what is made of them, is not the concern of this module.
 
-Safetensors files are validated by the safetensors library and then read with plain reads, since a memory map counts as
-memory of the process, is slow on network disks, and kills the process when the file is cut meanwhile.
+Safetensors files are validated by the safetensors library. Their tensors are looked at where they lie in the page cache, one
+at a time, where nobody can cut the file meanwhile, and read elsewhere.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import json
 import struct
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, NotCached, TtbertError, UnreadableError
 from ..recipe.steps import Array
-from .source import Source
+from .mapped import MappedFile
+from .source import Source, size_of
 
 if TYPE_CHECKING:
     import torch
@@ -110,16 +111,22 @@ class Checkpoint:
         """
         import numpy as np
 
-        array = self.read_into(np.empty(prod(self.shapes[name]), np.float32), name)
+        self.check_dtypes([name])
+        array = np.empty(self.shapes[name], np.float32)
+        self._file_of[name].read_into(array, name)
         self.check_finite(array, name)
         return array
 
-    def read_into(self, memory: Array, name: str) -> Array:
-        """The same in a vector of as many values: to touch fresh memory takes as long as to read. NaN is not looked for."""
+    @contextmanager
+    def look(self, name: str, memory: Array) -> Iterator[Array]:
+        """Inside of `with`, the same, not to be written to. NaN is not looked for.
+
+        It is where its file is in the page cache, or read into `memory`, a vector of as many values: to touch fresh memory
+        takes as long as to read.
+        """
         self.check_dtypes([name])
-        array = memory.reshape(self.shapes[name])
-        self._file_of[name].read_into(array, name)
-        return array
+        with self._file_of[name].look(name, memory.reshape(self.shapes[name])) as array:
+            yield array
 
     def check_finite(self, array: Array, name: str) -> None:
         """CheckpointError, with their number, if there are NaN or infinity in what was read as that tensor."""
@@ -155,12 +162,19 @@ class _WeightFile(ABC):
     def read_into(self, array: Array, name: str) -> None:
         """Fill a float32 array in C order with a tensor of its shape and a supported type."""
 
+    @contextmanager
+    def look(self, name: str, array: Array) -> Iterator[Array]:
+        """Inside of `with`, the same, or the tensor in its file."""
+        self.read_into(array, name)
+        yield array
+
 
 class _SafetensorsFile(_WeightFile):
     def __init__(self, path: Path) -> None:
         from safetensors import SafetensorError, safe_open
 
         self.path = path
+        self._mapped = MappedFile(path, size_of(path))
         try:
             # Checks that the header is well formed, and that the tensors fill the file without a gap or an overlap.
             with safe_open(path, framework="numpy") as file:
@@ -177,6 +191,22 @@ class _SafetensorsFile(_WeightFile):
                 raise ValueError("the header can be read in two ways")
         except (SafetensorError, OSError, ValueError, TypeError, LookupError, struct.error) as error:
             raise _damaged(path, error) from error
+
+    @contextmanager
+    def look(self, name: str, array: Array) -> Iterator[Array]:
+        import numpy as np
+
+        tensor = self.tensors[name]
+        with ExitStack() as stack:
+            try:
+                if tensor.dtype != "F32" or tensor.start % array.itemsize or not array.nbytes:
+                    raise BlockingIOError  # it is not there as it is wanted
+                look = stack.enter_context(self._mapped.leased())
+                stored = stack.enter_context(look(tensor.start, array.nbytes))
+                array = np.frombuffer(stored, _NUMPY["F32"]).reshape(array.shape)
+            except OSError:
+                self.read_into(array, name)
+            yield array
 
     def read_into(self, array: Array, name: str) -> None:
         import numpy as np

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from math import prod
 from threading import Semaphore, local
 from types import TracebackType
@@ -114,19 +115,21 @@ class Maker:
         return content, tuple(entries)
 
     def _pack_into(self, target: memoryview, tensor: TensorRecipe) -> None:
-        sources = self._read(tensor)
-        if not self._codec.pack_into(target, run_steps(tensor.steps, list(sources.values())), tensor.dtype, tensor.layout):
-            for name, array in sources.items():
-                self._checkpoint.check_finite(array, name)
-            raise TtbertError(f"{self.packer} made NaN or infinity of {tensor.name}", "please report it")
+        with self._sources(tensor) as sources:
+            if not self._codec.pack_into(target, run_steps(tensor.steps, list(sources.values())), tensor.dtype, tensor.layout):
+                for name, array in sources.items():
+                    self._checkpoint.check_finite(array, name)
+                raise TtbertError(f"{self.packer} made NaN or infinity of {tensor.name}", "please report it")
 
-    def _read(self, tensor: TensorRecipe) -> dict[str, Array]:
-        """What a tensor is made of, in the place of what this thread read before: fresh memory costs as much as reading."""
+    @contextmanager
+    def _sources(self, tensor: TensorRecipe) -> Iterator[dict[str, Array]]:
+        """What a tensor is made of. What has to be read takes the place of what this thread read before."""
         *starts, end = np.cumsum([0, *(prod(shape) for shape in tensor.sources.values())])
         memory = np.empty(end, np.float32) if end > _SCRATCH else self._scratch()[:end]
         names = [self._names[name] for name in tensor.sources]
-        parts = np.split(memory, starts[1:])
-        return {name: self._checkpoint.read_into(part, name) for name, part in zip(names, parts, strict=True)}
+        with ExitStack() as stack:
+            parts = zip(names, np.split(memory, starts[1:]), strict=True)
+            yield {name: stack.enter_context(self._checkpoint.look(name, part)) for name, part in parts}
 
     def _scratch(self) -> Array:
         if not hasattr(self._of_thread, "scratch"):
