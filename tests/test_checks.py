@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from models import TINY, build, open_local, publish, publish_other
 from s3_server import MotoServer
 
 from ttbert.cache.cache import Cache, Cached, action_key, manifest_key, open_cache
-from ttbert.cache.census import find_model, take_census
+from ttbert.cache.census import Census, find_model, take_census
 from ttbert.cache.condemned import condemn
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.refs import LogEntry, entry_key, read_entry
@@ -250,15 +251,21 @@ def test_every_document_is_read_once(cache: Cache, monkeypatch: pytest.MonkeyPat
     assert sorted(read) == sorted(documents) and len(documents) == 4 + 4
 
 
-def test_a_fast_look_asks_for_several_documents_at_once(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("look, folders", [(survey, ["actions", "refs"]), (verify, ["blobs", "manifests", "actions", "refs"])])
+def test_several_objects_are_asked_for_at_once(
+    proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, look: Callable[[Cache, Census], Verdict], folders: list[str]
+) -> None:
     for name, value in proxy.env.items():
         monkeypatch.setenv(name, value)
     cache = open_cache(f"s3://{proxy.bucket()}/cache")
     name_thrice(cache)
-    census, asked, several, alone = take_census(cache), set(), asyncio.Event(), []
+    census = take_census(cache)
+    kinds = {folder: (set[str](), asyncio.Event()) for folder in folders}
+    alone = []
 
     async def together(exchange: Exchange) -> None:
-        """No document is answered before another one is asked for, too."""
+        """None is answered before another one of its kind is asked for, too."""
+        asked, several = kinds[next(folder for folder in folders if f"/{folder}/" in exchange.path)]
         asked.add(exchange.path)
         if len(asked) > 1:
             several.set()
@@ -271,7 +278,10 @@ def test_a_fast_look_asks_for_several_documents_at_once(proxy: FaultProxy, monke
 
     proxy.meet(together, "GET", times=1000)
     try:
-        assert survey(cache, census).findings == () and len(asked) == 3 + 3 and not alone
+        assert look(cache, census).findings == () and not alone
+        assert {folder: len(asked) for folder, (asked, _) in kinds.items()} == {
+            folder: len(census.below(folder)) for folder in folders
+        }
     finally:
         proxy.calm()
 

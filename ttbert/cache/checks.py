@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterable
 from functools import cached_property
+from threading import Event
 
 from ..errors import CacheError, IncompatibleError, IntegrityError
 from .cache import Cache, manifest_key, parse_action
@@ -35,12 +36,14 @@ class Checks:
         self._actions = {digest: cached.manifest.action for digest, cached in census.manifests_in_use.items()}
         self._named = {manifest_key(model.entry.manifest) for model in census.models if model.entry}
         self._condemned: dict[str, set[str]] = {}
+        self.stop = Event()
+        """Set to have whoever is reading a blob give up: CancelledError."""
         self._ahead: dict[str, bytes | Exception] = {}
         self._after: dict[str, LogEntry] = {}
         """Key of an entry of a history, there or not -> the entry after it, if that can be read."""
 
     def read_ahead(self, keys: Collection[str]) -> None:
-        """Read these actions and entries of histories now, of a store in a network several at once, for `find_problem`."""
+        """Read these documents now, of a store in a network several at once, for `find_problem`."""
 
         def read(key: str) -> bytes | Exception:
             try:
@@ -112,7 +115,7 @@ class Checks:
         entry = parse_key(key)
         if entry:
             return self._problem_of_entry(key, *entry)
-        found = self._cache.hash(key)
+        found = self._cache.hash(key, self.stop)
         if found is None or isinstance(found, str):
             return found  # None: deleted since the census
         if found[0].hex != _name(key):
@@ -165,6 +168,15 @@ class Checks:
             return ahead
         length = LARGEST_ENTRY + 1
         return read_twice(self._store, key, length) if self._careful else self._store.get(key, 0, length)
+
+
+def is_named_by_digest(key: str) -> bool:
+    return key.startswith(("blobs/", "manifests/"))
+
+
+def is_document(key: str) -> bool:
+    """Whether it is an action or an entry of a history, which nothing in its own name tells to be sound."""
+    return key.startswith(("actions/", "refs/"))
 
 
 def is_signature(key: str) -> bool:

@@ -22,6 +22,7 @@ from functools import partial
 from typing import BinaryIO, cast
 
 from ..errors import IntegrityError, NoSpaceError, StoreReadOnly
+from ..threads import map_ahead
 from .counters import Counters
 from .digest import Digest
 from .incoming import Incoming
@@ -104,13 +105,8 @@ class LocalTier:
             self.fetch(key, *blobs[key])
             progress(blobs[key][1])
 
-        with ThreadPoolExecutor(self.far.streams) as workers:
-            try:
-                for _ in workers.map(one, blobs):
-                    pass
-            except BaseException:
-                workers.shutdown(wait=False, cancel_futures=True)
-                raise
+        for _ in map_ahead(self.far.streams, one, blobs):
+            pass
         self.flush()
 
     def expect(self, blobs: Mapping[str, int], progress: Callable[[int], None], then: Callable[[], None]) -> None:

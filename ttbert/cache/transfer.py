@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
+from ..threads import map_ahead
 from . import refs
 from .blob import check_end, read_blob
 from .cache import Begin, Cache, Cached, blob_key, silently
@@ -37,13 +37,8 @@ def push(near: Cache, far: Cache, ref: Ref, entry: RefEntry, cached: Cached, beg
     lacking = {each.entry.blob: each.entry.size for each in far.missing(cached.manifest)}
     digests = {blob_key(digest): digest for digest in lacking}
     progress = (begin if lacking else silently)(lacking)
-    with ThreadPoolExecutor(far.store.streams) as workers:
-        try:
-            for _ in workers.map(one, ((blob_key(digest), size) for digest, size in lacking.items())):
-                pass
-        except BaseException:
-            workers.shutdown(wait=False, cancel_futures=True)
-            raise
+    for _ in map_ahead(far.store.streams, one, ((blob_key(digest), size) for digest, size in lacking.items())):
+        pass
     copy_signatures(near.store, far.store, "manifest", cached.digest)
     published = far.publish_manifest(cached.manifest)
     if published.digest == cached.digest and far.claim(published):

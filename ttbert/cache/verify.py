@@ -7,13 +7,16 @@ there is a sound copy of it, or by converting the model again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ..errors import CacheError, IntegrityError, NotCached
+from ..threads import map_ahead
 from .cache import Cache, action_key, blob_key, manifest_key
 from .census import Census, Model
-from .checks import Checks, in_order, is_signature
+from .checks import Checks, in_order, is_document, is_named_by_digest, is_signature
 from .digest import blake3_of
 from .refs import entry_numbers, key_in, read_content
 from .stores.store import Entry
@@ -84,10 +87,11 @@ def verify(
     stored = entries_to_verify(cache, census, only)
     checks = Checks(cache, census, careful=repair)
     findings = []
-    for key, entry in stored.items():
-        if finding := _examine(cache, checks, key, repair):
-            findings.append(finding)
-        progress(entry)
+    with closing(_examined(cache, checks, stored, repair)) as examined:
+        for entry, finding in zip(stored.values(), examined, strict=True):
+            if finding:
+                findings.append(finding)
+            progress(entry)
     verdict = _verdict(census, only, stored, [*findings, *_lost(checks)])
     if not repair:
         return verdict
@@ -106,9 +110,8 @@ def survey(cache: Cache, census: Census, only: Model | None = None) -> Verdict:
         wrong |= {key: size for key, size in _blobs(model) if key in stored and stored[key].size != size}
     findings = [Finding(key, f"it has {stored[key].size:,} bytes, not {size:,}") for key, size in wrong.items()]
     checks = Checks(cache, census)
-    small = [key for key in stored if key.startswith(("actions/", "refs/"))]
-    checks.read_ahead(small)
-    read = [_examine(cache, checks, key, repair=False) for key in small]
+    small = [key for key in stored if is_document(key)]
+    read = list(_examined(cache, checks, small, repair=False))
     return _verdict(census, only, stored, [*findings, *filter(None, read), *_lost(checks)])
 
 
@@ -173,6 +176,17 @@ def _blobs(model: Model) -> Iterator[tuple[str, int]]:
     """The keys of a model's blobs, with their sizes."""
     for blob, size in model.cached.manifest.blobs().items() if model.cached else ():
         yield blob_key(blob), size
+
+
+def _examined(cache: Cache, checks: Checks, keys: Collection[str], repair: bool) -> Generator[Finding | None, None, None]:
+    """What is wrong with each object, if anything; `keys` are in the order of `checks`."""
+    examine = partial(_examine, cache, checks, repair=repair)
+    # What is named by its digest can be told of alone; so several are read at once.
+    alone = filter(is_named_by_digest, keys)
+    yield from map_ahead(cache.store.streams, examine, alone, stop=checks.stop)
+    others = [key for key in keys if not is_named_by_digest(key)]
+    checks.read_ahead([key for key in others if is_document(key)])
+    yield from map(examine, others)
 
 
 def _examine(cache: Cache, checks: Checks, key: str, repair: bool) -> Finding | None:

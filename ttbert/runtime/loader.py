@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
 from ..recipe.recipe import CONFIG, RECIPE, TOKENIZER, matches
 from ..recipe.tensorbin import HEADER_SIZE, check_header
+from ..threads import map_ahead
 from ..tt import first_line, host_ttnn
 
 _AHEAD = 8
@@ -77,17 +76,7 @@ class CachedModel:
         def read(pack: PackEntry) -> tuple[PackEntry, list[tuple[TensorEntry, Blob]]]:
             return pack, list(self.cache.load_pack(pack))
 
-        reading: deque[Future[tuple[PackEntry, list[tuple[TensorEntry, Blob]]]]] = deque()
-        with ThreadPoolExecutor(self.cache.store.streams) as readers:
-            try:
-                for pack in self.manifest.packs:
-                    reading.append(readers.submit(read, pack))
-                    if len(reading) > _AHEAD:
-                        yield reading.popleft().result()
-                while reading:
-                    yield reading.popleft().result()
-            finally:
-                readers.shutdown(wait=False, cancel_futures=True)
+        return map_ahead(self.cache.store.streams, read, self.manifest.packs, _AHEAD)
 
     def _file(self, name: str) -> bytes:
         entry = self.manifest.file(name)

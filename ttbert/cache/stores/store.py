@@ -22,11 +22,11 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from ...errors import StoreUnavailable
+from ...threads import map_ahead
 
 if TYPE_CHECKING:
     from .access import Access
@@ -102,8 +102,7 @@ class Store(ABC):
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """What a function that asks the store gives for each, in their order; of a store in a network, several at once."""
-        with ThreadPoolExecutor(_LOOKS) as looks:
-            yield from looks.map(function, items)
+        return map_ahead(_LOOKS, function, items)
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[Entry]:

@@ -1,0 +1,64 @@
+"""Threads that are a bounded number of items ahead, and stop when nobody wants more."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from itertools import count
+from threading import Event, get_ident
+
+import pytest
+
+from ttbert.threads import map_ahead
+
+
+def test_results_come_in_the_order_of_the_items() -> None:
+    second = Event()
+
+    def wait_for_the_second(item: int) -> int:
+        if item == 2:
+            second.set()
+        assert second.wait(60)
+        return item * item
+
+    assert list(map_ahead(2, wait_for_the_second, [1, 2, 3])) == [1, 4, 9]
+
+
+def test_no_more_is_begun_than_was_to_be_ahead() -> None:
+    items = count()
+    with closing(map_ahead(2, str, items, ahead=5)) as results:
+        assert [next(results), next(results)] == ["0", "1"]
+        assert next(items) == 7
+
+
+def test_an_error_comes_in_the_place_of_its_result_and_ends_all() -> None:
+    done = []
+
+    def divide(item: int) -> float:
+        done.append(item)
+        return 1 / item
+
+    results = map_ahead(1, divide, [1, 0, *range(2, 1000)], ahead=1)
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert list(results) == [] and len(done) <= 3
+
+
+def test_who_is_at_work_is_told_when_nobody_wants_more() -> None:
+    stop, begun = Event(), Event()
+
+    def work(item: int) -> int:
+        if item:
+            begun.set()
+            assert stop.wait(60)
+        return get_ident()
+
+    with closing(map_ahead(2, work, range(1000), stop=stop)) as results:
+        assert next(results) != get_ident()
+        assert begun.wait(60) and not stop.is_set()
+    assert stop.is_set()
+
+
+def test_who_has_all_stops_nobody() -> None:
+    stop = Event()
+    assert list(map_ahead(2, abs, [-1, 2], stop=stop)) == [1, 2] and not stop.is_set()
