@@ -340,6 +340,32 @@ def test_repair_puts_back_what_the_local_tier_has_a_sound_copy_of(root: Path, tm
     run(root, "verify").succeeded()
 
 
+# What to do next
+
+
+def test_commands_that_are_advised_mean_the_same_cache(tmp_path: Path) -> None:
+    there, absent = tmp_path / "cache", tmp_path / "no such"
+    publish(open_local(there))
+    ttbert("cache", "verify", "--cache", absent).failed(6, f"see `ttbert cache info --cache '{absent}'`;")
+    ttbert("cache", "rm", "none", "--cache", there).failed(2, f"see `ttbert cache ls --cache {there}`;")
+    done = ttbert("cache", "show", "none", "--json", "--cache", there)
+    assert f"`ttbert cache ls --cache {there}`" in done.document["error"]["hint"]
+    done = ttbert("cache", "rm", "tiny", "--yes", "--cache", there).succeeded()
+    assert f"`ttbert cache gc --cache {there}` then frees" in done.out
+
+
+def test_commands_that_are_advised_mean_the_same_local_tier_where_they_take_one(tmp_path: Path) -> None:
+    cache, local = tmp_path / "cache", tmp_path / "local"
+    publish(open_local(cache))
+    flip_bit(blob_path(cache, TENSORS["head"]))
+    done = ttbert("cache", "pull", "tiny", "--cache", cache, "--local", local)
+    done.failed(7, f"`ttbert cache verify --repair --cache {cache} --local {local}`", f"`ttbert convert --cache {cache} ")
+
+
+def test_what_was_not_said_is_not_repeated(root: Path) -> None:
+    run(root, "rm", "none").failed(2, "see `ttbert cache ls`;")
+
+
 # rm
 
 

@@ -14,7 +14,7 @@ import click
 from ..console import Progress, agree, say, show, table, tell
 from ..errors import InputError, IntegrityError, StoreReadOnly, StoreUnavailable
 from ..text import count_text, size_text
-from .options import cache_option, chosen_by, default_cache, json_option, places_option, progress_option
+from .options import cache_option, chosen_by, complete_commands, default_cache, json_option, places_option, progress_option
 from .trust import signed_by
 
 if TYPE_CHECKING:
@@ -134,7 +134,9 @@ def ls_command(sort: str, places: Places, as_json: bool) -> None:
     if as_json:
         show([{**_model_row(model, census), "signed_by": _signed_by(cache, model)} for model in models])
     elif not models:
-        say(f"The cache {cache.store.url} is empty. `ttbert convert bundled` puts a small model into it.")
+        say(
+            f"The cache {cache.store.url} is empty. {complete_commands('`ttbert convert bundled`')} puts a small model into it."
+        )
     else:
         rows = [("model", "manifest", "size", "own", "converted", "state")]
         for row in (_model_row(model, census) for model in models):
@@ -299,15 +301,16 @@ def rm_command(ref: str, dry_run: bool, yes: bool, places: Places, as_json: bool
     census = take_census(cache)
     model = find_model(census, ref)
     frees = census.own_size(model.cached) if model.cached and _names(census, model) == 1 else 0
+    collect = complete_commands("`ttbert cache gc`")
     if (dry_run and not as_json) or not (dry_run or yes):
-        tell(f"{model.ref}: once the name is forgotten, `ttbert cache gc` frees {size_text(frees)}")
+        tell(f"{model.ref}: once the name is forgotten, {collect} frees {size_text(frees)}")
     if not dry_run:
         agree(yes, "Forget it?")
         cache.remove_ref(model.ref)
     if as_json:
         show({"ref": str(model.ref), "removed": not dry_run, "bytes_freed_by_gc": frees})
     elif not dry_run:
-        say(f"forgot {model.ref}; `ttbert cache gc` then frees {size_text(frees)}")
+        say(f"forgot {model.ref}; {collect} then frees {size_text(frees)}")
 
 
 def _may_publish(cache: Cache, places: Places) -> str:
@@ -318,7 +321,7 @@ def _may_publish(cache: Cache, places: Places) -> str:
         return "no: --read-only"
     place = nearest_existing(cache.store.root) if isinstance(cache.store, LocalStore) else None
     if place and not os.access(place, os.W_OK | os.X_OK):
-        return f"no: {place} cannot be written to; `ttbert cache doctor` says why"
+        return f"no: {place} cannot be written to; {complete_commands('`ttbert cache doctor`')} says why"
     return "yes, where its owner permits it"
 
 

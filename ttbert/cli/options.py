@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import click
@@ -12,7 +15,7 @@ import platformdirs
 
 from ..boards import AUTO, BOARDS, CPU
 from ..console import set_progress
-from ..errors import InputError
+from ..errors import InputError, TtbertError
 from ..recipe.policy import FLOAT32, POLICIES, PRECISIONS
 from ..settings import setting, settings_path
 
@@ -25,6 +28,8 @@ def default_cache() -> str:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
+
+_COMMAND = re.compile(r"`ttbert ([^`]+)`")
 
 NO_LOCAL = "none"
 """What --local, TTBERT_LOCAL and the settings say for no local tier."""
@@ -125,7 +130,8 @@ def places_option(command: F) -> F:
             local_url = default_cache()
         local = None if no_local or local_url == NO_LOCAL else local_url
         places = Places(cache_url, local, read_only, accept_weak_store, shared_group, not no_space_check)
-        return command(places=places, **others)
+        with _completing_hints():
+            return command(places=places, **others)
 
     for option in reversed(_TIER_OPTIONS):
         collected = option(collected)
@@ -139,7 +145,8 @@ def cache_option(command: F) -> F:
     def collected(cache_url: str, **others: Any) -> object:
         from ..cache.places import Places
 
-        return command(places=Places(cache_url, read_only=_read_only()), **others)
+        with _completing_hints():
+            return command(places=Places(cache_url, read_only=_read_only()), **others)
 
     return cast(F, _cache_option(collected))
 
@@ -153,6 +160,35 @@ def _read_only() -> bool:
         return click.BOOL.convert(found, None, None)
     except click.BadParameter as error:
         raise InputError(f"{variable} is {found!r:.60}, which is neither true nor false", "set it to 1 or 0") from error
+
+
+@contextmanager
+def _completing_hints() -> Iterator[None]:
+    try:
+        yield
+    except TtbertError as error:
+        error.hint = complete_commands(error.hint)
+        raise
+
+
+def complete_commands(text: str) -> str:
+    """A text whose commands, in backticks, mean the same cache as this one: with the --cache and --local that it was given."""
+    context = click.get_current_context()
+    given = {
+        f"{name}_url": ["--" + name, context.params[f"{name}_url"]]
+        for name in ("cache", "local")
+        if context.get_parameter_source(f"{name}_url") is click.core.ParameterSource.COMMANDLINE
+    }
+
+    def completed(match: re.Match[str]) -> str:
+        command, words = context.find_root().command, match[1].split()
+        while isinstance(command, click.Group) and words and words[0] in command.commands:
+            command = command.commands[words.pop(0)]
+        taken = [each.name for each in command.params if f" {each.opts[0]}" not in match[0]]
+        options = [word for name, words in given.items() if name in taken for word in words]
+        return f"{match[0][:-1]} {shlex.join(options)}`" if options else match[0]
+
+    return _COMMAND.sub(completed, text)
 
 
 def chosen_by(context: click.Context, name: str) -> str:

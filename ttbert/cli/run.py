@@ -15,6 +15,7 @@ from ..text import count_text, size_text
 from .options import (
     batch_option,
     board_option,
+    complete_commands,
     json_option,
     model_option,
     offline_option,
@@ -258,7 +259,8 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
     if signer and signed:
         say(f"  signed    with the key {signer.name!r}")
     elif signer:
-        tell(f"note: somebody else converted it, so it was not signed; `ttbert cache sign {conversion.ref}` does that")
+        sign = complete_commands(f"`ttbert cache sign {conversion.ref}`")
+        tell(f"note: somebody else converted it, so it was not signed; {sign} does that")
 
 
 def _print_outcome(outcome: Outcome, questions: list[Question], batch: int, target: Target) -> None:

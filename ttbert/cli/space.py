@@ -14,7 +14,7 @@ from ..console import agree, say, show, tell
 from ..errors import IntegrityError
 from ..text import count_text, size_text
 from .cache import note_absence
-from .options import cache_option, json_option
+from .options import cache_option, complete_commands, json_option
 from .units import parse_days, parse_hours, parse_size
 
 if TYPE_CHECKING:
@@ -158,4 +158,5 @@ def _explain(plan: Plan) -> None:
     tell("nothing else is deleted, since it is not known what these names lead to:")
     for model in plan.broken:
         tell(f"  {model.ref}: {model.problem}")
-        tell(f"  hint: convert it again, or forget it with `ttbert cache rm {model.ref}`; then collect again")
+        forget = complete_commands(f"`ttbert cache rm {model.ref}`")
+        tell(f"  hint: convert it again, or forget it with {forget}; then collect again")
