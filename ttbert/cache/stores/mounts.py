@@ -10,7 +10,7 @@ from pathlib import Path
 _NETWORK = re.compile(r"nfs4?|cifs|smb3|9p|ceph|glusterfs|lustre|beegfs|gpfs|afs|fuse\..*")
 _TEMPORARY = {"tmpfs", "ramfs"}
 _CACHED_BY_CLIENTS = 60.0
-"""Seconds for which an NFS client may show an old listing: its acdirmax, unless it was mounted with another."""
+"""Seconds for which an NFS client may show an old listing: acdirmax, where nothing else is said."""
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -39,8 +39,11 @@ class Mount:
 
     @property
     def seen_within(self) -> float:
-        """Seconds after which a listing shows what another machine has done."""
-        return _CACHED_BY_CLIENTS if _NETWORK.fullmatch(self.type) else 0.0
+        """Seconds after which a listing here shows what another machine has done."""
+        if not _NETWORK.fullmatch(self.type):
+            return 0.0
+        said = [float(value) for name, _, value in (each.partition("=") for each in self.options) if name == "acdirmax"]
+        return max([_CACHED_BY_CLIENTS, *said])
 
 
 def find_mount(path: Path, table: Path = Path("/proc/self/mounts")) -> Mount:
