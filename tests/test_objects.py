@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ from fault_proxy import (
 )
 from machines import Lab
 from models import COMMIT, TENSORS, TINY, load, publish
+from program import command, environment
 from s3_server import MotoServer, S3Server, free_port
 
 from ttbert.cache.cache import Cache, blob_key, open_cache
@@ -526,3 +528,24 @@ def test_many_machines_create_one_key_once(ceph: S3Server, monkeypatch: pytest.M
             won = list(machines.map(lambda each, key=f"refs/x/{number}": each[1].put(key, b"%d" % each[0]), enumerate(stores)))  # type: ignore[misc]
         assert won.count(True) == 1
         assert stores[0].get(f"refs/x/{number}") == b"%d" % won.index(True)
+
+
+def test_a_second_interrupt_does_not_wait_for_a_server_that_says_no_more(url: str, proxy: FaultProxy) -> None:
+    cache = open_cache(url)
+    publish(cache)
+    proxy.meet(stalled, "GET", "/blobs/", times=100)
+    verifying = subprocess.Popen(
+        command("cache", "verify", "--cache", url, "--no-local"),
+        env=environment(proxy.env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert verifying.stderr
+    for awaited in ("verifying: 0/", "Ctrl-C once more ends it at once"):
+        assert any(awaited in line for line in verifying.stderr)
+        verifying.send_signal(signal.SIGINT)
+    out, _ = verifying.communicate(timeout=60)
+    assert verifying.returncode == -signal.SIGINT and out == ""
+    proxy.calm()
+    assert verify(cache, take_census(cache)).sound

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
+from types import FrameType
 
 import click
 
@@ -58,6 +61,8 @@ def main() -> None:
     """The entry point: every error ends here, as two lines and an exit code."""
     open_streams()
     logging.getLogger("ttbert").addHandler(Remarks())
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not in the background of a shell
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         left_with = cli.main(prog_name="ttbert", standalone_mode=False)  # None after all went well
         sys.exit(left_with)
@@ -82,6 +87,18 @@ def main() -> None:
                 "run it again with TTBERT_DEBUG=1 for the traceback, and please report it",
             )
         )
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Have all that is under way end in good order, which a dead network may delay; a second interrupt kills the process.
+
+    That leaves nothing incomplete either.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    late = threading.Timer(1.0, tell, ["waiting for what is under way; Ctrl-C once more ends it at once"])
+    late.daemon = True
+    late.start()
+    raise KeyboardInterrupt
 
 
 def _mistake(error: click.ClickException) -> InputError:
