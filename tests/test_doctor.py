@@ -203,9 +203,21 @@ def test_mounts_are_found_by_the_longest_point_and_the_last_of_two(tmp_path: Pat
     table.write_text(f"disk / ext4 rw 0 0\nhost:/x {point} nfs4 rw,vers=4.2 0 0\n")
     assert find_mount(folder / "cache", table).seen_within == 60 and find_mount(tmp_path, table).seen_within == 0
     assert find_mount(folder, tmp_path / "none").type == "unknown"
-    for seconds, within in ((3, 60), (300, 300)):  # other machines may have mounted it otherwise
-        table.write_text(f"host:/x {point} nfs rw,vers=3,acdirmin=3,acdirmax={seconds},hard 0 0\n")
-        assert find_mount(folder, table).seen_within == within
+    for options, within in (("acdirmax=3", 60), ("acdirmin=3,acdirmax=300", 300), ("actimeo=300", 300)):
+        table.write_text(f"host:/x {point} nfs rw,vers=3,{options},hard 0 0\n")
+        assert find_mount(folder, table).seen_within == within  # other machines may have mounted it otherwise
+
+
+@pytest.mark.parametrize(
+    "type, within, leased",
+    [("ext4", 0, True), ("fuseblk", 0, False), ("fuse", 60, False), ("fuse.sshfs", 60, False), ("virtiofs", 60, False)],
+)
+def test_what_a_program_serves_may_be_changed_elsewhere(type: str, within: float, leased: bool, tmp_path: Path) -> None:
+    table = tmp_path / "mounts"
+    table.write_text(f"served / {type} rw 0 0\n")
+    mount = find_mount(tmp_path, table)
+    assert mount.seen_within == within and mount.asks_for_leases is leased
+    assert not find_mount(tmp_path, tmp_path / "none").asks_for_leases
 
 
 @pytest.mark.parametrize("url", ["", "foo://x"])

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from threading import Event
 
 import pytest
 from fault_proxy import (
@@ -50,6 +51,7 @@ from ttbert.cache.stores.store import read_twice
 from ttbert.cache.tiered_cache import TieredCache
 from ttbert.cache.verify import verify
 from ttbert.errors import CacheError, InputError, IntegrityError, StoreReadOnly, StoreUnavailable
+from ttbert.threads import check_wanted, map_ahead
 
 KEY = "blobs/aa/one"
 CONTENT = bytes(range(256)) * 40
@@ -116,6 +118,29 @@ def test_a_lost_answer_does_not_hide_that_another_won(url: str, proxy: FaultProx
     for fault in (reset_after, reset_before, unavailable):
         proxy.meet(fault, "PUT")
         assert store.put(KEY, CONTENT) is False and store.get(KEY) == b"theirs"
+
+
+def test_what_nobody_waits_for_is_not_tried_again(proxy: FaultProxy, url: str) -> None:
+    refused = Event()
+
+    def wait_until_unwanted() -> None:
+        refused.set()
+        with pytest.raises(CancelledError):
+            while True:
+                check_wanted()
+
+    store = ObjectStore(url, IMPATIENT, on_retry=wait_until_unwanted)
+    proxy.meet(unavailable, "GET", KEY, times=1000)
+
+    def read(key: str) -> bytes:
+        if key == KEY:
+            return store.get(key)
+        assert refused.wait(60)
+        raise KeyError(key)
+
+    with pytest.raises(KeyError, match="absent"):
+        list(map_ahead(2, read, ["absent", KEY]))
+    assert proxy.count("GET", KEY) == 1
 
 
 @pytest.mark.parametrize("fault", [unavailable, reset_before, reset_after, silent, truncated, stalled])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
 from contextlib import closing
 from itertools import count
 from threading import Event, get_ident
 
 import pytest
 
-from ttbert.threads import map_ahead
+from ttbert.threads import check_wanted, map_ahead
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
@@ -45,20 +46,21 @@ def test_an_error_comes_in_the_place_of_its_result_and_ends_all() -> None:
 
 
 def test_who_is_at_work_is_told_when_nobody_wants_more() -> None:
-    stop, begun = Event(), Event()
+    begun, told = Event(), []
 
     def work(item: int) -> int:
+        check_wanted()
         if item:
             begun.set()
-            assert stop.wait(60)
+            with pytest.raises(CancelledError):
+                while True:
+                    check_wanted()
+            told.append(item)
         return get_ident()
 
-    with closing(map_ahead(2, work, range(1000), stop=stop)) as results:
+    with closing(map_ahead(2, work, range(1000))) as results:
         assert next(results) != get_ident()
-        assert begun.wait(60) and not stop.is_set()
-    assert stop.is_set()
-
-
-def test_who_has_all_stops_nobody() -> None:
-    stop = Event()
-    assert list(map_ahead(2, abs, [-1, 2], stop=stop)) == [1, 2] and not stop.is_set()
+        assert begun.wait(60) and not told
+    assert told and len(told) <= 2
+    check_wanted()
+    assert list(map_ahead(2, lambda item: check_wanted(), [1])) == [None]

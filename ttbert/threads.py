@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Event
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from functools import partial
+from threading import Event, local
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,16 +14,17 @@ R = TypeVar("R")
 
 _AHEAD = 64
 
+_of_thread = local()
 
-def map_ahead(
-    threads: int, function: Callable[[T], R], items: Iterable[T], ahead: int = _AHEAD, stop: Event | None = None
-) -> Generator[R, None, None]:
+
+def map_ahead(threads: int, function: Callable[[T], R], items: Iterable[T], ahead: int = _AHEAD) -> Generator[R, None, None]:
     """What a function gives for each item, in their order, at most `ahead` items ahead of whoever takes it.
 
-    Raises the function's error where its result would come. After that, or when it is closed, no other item is begun, `stop` is
-    set to tell those that are, and they are waited for.
+    Raises the function's error where its result would come. After that, or when it is closed, no other item is begun, and those
+    that are begun are waited for: they end where they ask `check_wanted`.
     """
-    with ThreadPoolExecutor(threads) as workers:
+    stop = Event()
+    with ThreadPoolExecutor(threads, initializer=partial(setattr, _of_thread, "stop", stop)) as workers:
         waiting: deque[Future[R]] = deque()
         try:
             for item in items:
@@ -32,7 +34,13 @@ def map_ahead(
             while waiting:
                 yield waiting.popleft().result()
         except BaseException:
-            if stop:
-                stop.set()
+            stop.set()
             workers.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def check_wanted() -> None:
+    """CancelledError in a thread of `map_ahead` from which nobody wants anything any more: for what takes long to ask often."""
+    stop: Event | None = getattr(_of_thread, "stop", None)
+    if stop and stop.is_set():
+        raise CancelledError("nobody waits for this any more")

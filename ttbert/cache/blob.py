@@ -14,14 +14,13 @@ import fcntl
 import mmap
 import os
 import weakref
-from concurrent.futures import CancelledError
-from threading import Event
 from types import TracebackType
 from typing import BinaryIO
 
 import blake3
 
 from ..errors import IntegrityError
+from ..threads import check_wanted
 from .digest import Digest
 from .stores.pieces import PIECE, pieces_of
 
@@ -100,16 +99,15 @@ def check_end(stream: BinaryIO, where: str) -> None:
         raise damaged(where, "it has more bytes than the manifest says")
 
 
-def hash_stream(stream: BinaryIO, stop: Event | None = None) -> tuple[Digest, int]:
-    """The BLAKE3 digest and the length of a stream, read to its end. CancelledError soon after somebody sets `stop`."""
+def hash_stream(stream: BinaryIO) -> tuple[Digest, int]:
+    """The BLAKE3 digest and the length of a stream, read to its end."""
     hasher = blake3.blake3()
     take = pieces_of(stream)
     size = 0
     while piece := take(PIECE):
         hasher.update(piece)
         size += len(piece)
-        if stop and stop.is_set():
-            raise CancelledError("it was not read to its end")
+        check_wanted()
     return Digest("blake3", hasher.hexdigest()), size
 
 

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from threading import Event
 from typing import BinaryIO
 
 from ..errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, UntrustedError
@@ -332,14 +331,11 @@ class Cache:
         publish_signature(self.store, "ref", latest.digest, key)
         return cached
 
-    def hash(self, key: str, stop: Event | None = None) -> tuple[Digest, int] | str | None:
-        """The digest and size of what is stored under `key`, why the disk does not give it, or None; reads all of it.
-
-        CancelledError soon after somebody sets `stop`.
-        """
+    def hash(self, key: str) -> tuple[Digest, int] | str | None:
+        """The digest and size of what is stored under `key`, why the disk does not give it, or None; reads all of it."""
         try:
             with self.store.open(key) as stream:
-                return hash_stream(stream, stop)
+                return hash_stream(stream)
         except KeyError:
             return None
         except OSError as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterable
 from functools import cached_property
-from threading import Event
 
 from ..errors import CacheError, IncompatibleError, IntegrityError
 from .cache import Cache, manifest_key, parse_action
@@ -36,8 +35,6 @@ class Checks:
         self._actions = {digest: cached.manifest.action for digest, cached in census.manifests_in_use.items()}
         self._named = {manifest_key(model.entry.manifest) for model in census.models if model.entry}
         self._condemned: dict[str, set[str]] = {}
-        self.stop = Event()
-        """Set to have whoever is reading a blob give up: CancelledError."""
         self._ahead: dict[str, bytes | Exception] = {}
         self._after: dict[str, LogEntry] = {}
         """Key of an entry of a history, there or not -> the entry after it, if that can be read."""
@@ -115,7 +112,7 @@ class Checks:
         entry = parse_key(key)
         if entry:
             return self._problem_of_entry(key, *entry)
-        found = self._cache.hash(key, self.stop)
+        found = self._cache.hash(key)
         if found is None or isinstance(found, str):
             return found  # None: deleted since the census
         if found[0].hex != _name(key):

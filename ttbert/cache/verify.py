@@ -183,7 +183,7 @@ def _examined(cache: Cache, checks: Checks, keys: Collection[str], repair: bool)
     examine = partial(_examine, cache, checks, repair=repair)
     # What is named by its digest can be told of alone; so several are read at once.
     alone = filter(is_named_by_digest, keys)
-    yield from map_ahead(cache.store.streams, examine, alone, stop=checks.stop)
+    yield from map_ahead(cache.store.streams, examine, alone)
     others = [key for key in keys if not is_named_by_digest(key)]
     checks.read_ahead([key for key in others if is_document(key)])
     yield from map(examine, others)

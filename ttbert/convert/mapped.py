@@ -32,18 +32,19 @@ BlockingIOError if they are not in the page cache, any other OSError if the file
 
 
 class MappedFile:
-    """A file of a known size in bytes, whose content can be looked at: not one in a network's file system, of another user,
-    that is open for writing or was changed, nor with a kernel before 5.14. Then there is OSError, and it has to be read.
+    """A file of a known size in bytes, whose content can be looked at: not one of another user, that may be changed without
+    asking for leases, is open for writing or was changed, nor with a kernel before 5.14. Then there is OSError, and it has to
+    be read.
     """
 
     def __init__(self, path: Path, size: int) -> None:
         self._path, self._size = path, size
-        self._is_of_this_machine = not find_mount(path).seen_within
+        self._asks_for_leases = find_mount(path).asks_for_leases
 
     @contextmanager
     def leased(self) -> Iterator[Look]:
         """Inside of `with`, how to look at parts of the file; several threads may. Not to be held for long: writers wait."""
-        if not self._is_of_this_machine:
+        if not self._asks_for_leases:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         with self._path.open("rb", buffering=0) as file:
             fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)  # which is ignored, unlike the usual one

@@ -7,10 +7,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-_NETWORK = re.compile(r"nfs4?|cifs|smb3|9p|ceph|glusterfs|lustre|beegfs|gpfs|afs|fuse\..*")
+_NETWORK = re.compile(r"nfs4?|cifs|smb3|9p|virtiofs|ceph|glusterfs|lustre|beegfs|gpfs|wekafs|afs|fuse(\..*)?")
+_LEASED = {"ext2", "ext3", "ext4", "xfs", "btrfs", "bcachefs", "f2fs", "zfs", "tmpfs", "overlay"}
 _TEMPORARY = {"tmpfs", "ramfs"}
 _CACHED_BY_CLIENTS = 60.0
 """Seconds for which an NFS client may show an old listing: acdirmax, where nothing else is said."""
+
+_SAID = ("acdirmax", "actimeo")
+"""The options that say it: CIFS shows the second one, which is for files too, where both are the same."""
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -38,11 +42,16 @@ class Mount:
         return "ro" in self.options
 
     @property
+    def asks_for_leases(self) -> bool:
+        """Whether nobody changes a file there without this kernel, which has them wait for leases on it to be given back."""
+        return self.type in _LEASED
+
+    @property
     def seen_within(self) -> float:
         """Seconds after which a listing here shows what another machine has done."""
         if not _NETWORK.fullmatch(self.type):
             return 0.0
-        said = [float(value) for name, _, value in (each.partition("=") for each in self.options) if name == "acdirmax"]
+        said = [float(value) for name, _, value in (each.partition("=") for each in self.options) if name in _SAID]
         return max([_CACHED_BY_CLIENTS, *said])
 
 

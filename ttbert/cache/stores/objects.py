@@ -29,6 +29,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 
 from ...errors import StoreReadOnly, StoreUnavailable, TtbertError
+from ...threads import check_wanted
 from .access import PATIENCE, Access, Connector, Patience
 from .pieces import PieceStream
 from .store import Capabilities, Entry, Store, check_key, is_key
@@ -245,6 +246,7 @@ class ObjectStore(Store):
         if attempt > 1 or reason == _NO_ANSWER:
             _log.warning("%s: %s; trying again (%d of %d)", self.url, reason, attempt, _tries(error) - 1)
         time.sleep(min(self._patience.pause, _FIRST_PAUSE * 2**attempt) * random.uniform(0.5, 1.0))
+        check_wanted()
 
     def _explain(self, error: Exception, writing: bool = False) -> TtbertError:
         """The error a user can act on, without what the server repeats of the request."""
