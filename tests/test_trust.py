@@ -651,7 +651,7 @@ def test_a_key_for_which_the_disk_has_no_room_leaves_nothing(
             file.write(bytes(4096))
     with pytest.raises(NoSpaceError, match="keys/dave: no space left on device"):
         make_key("dave")
-    with pytest.raises(NoSpaceError, match="trusted/alice.pub: no space left on device"):
+    with pytest.raises(NoSpaceError, match=r"trusted/alice\.pub: no space left on device"):
         trust(alice.public)
     (small_disk / "full").unlink()
     assert files(small_disk) == before and list_trusted() == ()
