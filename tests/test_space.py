@@ -50,6 +50,17 @@ def test_what_an_interrupted_conversion_left_needs_no_room_again(small_disk: Pat
     forks.ttbert("convert", other, cache=cache).failed(10, "bytes needed", "nothing was written")
 
 
+def test_what_is_left_of_a_damaged_model_needs_no_room_again(small_disk: Path, tmp_path: Path, forks: Forks) -> None:
+    folder, cache = tiny.write(tmp_path / "tiny", tiny.checkpoint()), small_disk / "cache"
+    subprocess.run(["mount", "-o", "remount,size=400k", small_disk], check=True)
+    forks.ttbert("convert", folder, cache=cache).succeeded()
+    max((cache / "blobs").glob("*/*"), key=lambda path: path.stat().st_size).unlink()
+    used = 400 - LocalStore(small_disk).free() // 1024  # type: ignore[operator]
+    subprocess.run(["mount", "-o", f"remount,size={used + 100}k", small_disk], check=True)
+    forks.ttbert("convert", folder, cache=cache).succeeded()
+    forks.ttbert("cache", "verify", cache=cache).succeeded()
+
+
 def test_a_collection_that_cannot_write_down_what_it_deletes_says_what_to_do(small_disk: Path) -> None:
     cache = open_local(small_disk / "cache")
     publish(cache)
