@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -166,6 +168,8 @@ def test_an_empty_or_missing_cache_is_no_error_and_is_not_made(tmp_path: Path, e
     assert "models       0" in run(root, "info").succeeded().out
     for how in ((), ("--fast",), ("--repair",)):
         run(root, "verify", *how).failed_at_once(6, f"there is no cache in {root}", "mounted")
+    for verb in (("show", "x"), ("log", "x"), ("rm", "x", "--yes"), ("verify", "x")):
+        run(root, *verb).failed_at_once(6, f"there is no cache in {root}", "mounted")
     assert "nothing to delete" in run(root, "gc").succeeded().out
     assert run(root, "gc", "--json").succeeded().document["condemn"] == []
     assert root.exists() is exists
@@ -293,6 +297,9 @@ def test_verify_says_what_a_damaged_entry_of_a_name_means_and_what_mends_it(root
             and "1 wrong" in done.out
         )
         assert f"  {TINY} cannot be used until it is converted again, or forgotten by `ttbert cache rm {TINY}`\n" in done.out
+        assert f"  ttbert convert MODEL --policy bfp8 --name {TINY.name} --cache {root} --no-local\n" in done.err
+    done = ttbert("cache", "verify", "--cache", root)
+    assert f"or forgotten by `ttbert cache rm {TINY} --cache {root}`\n" in done.out
     run(root, "rm", "tiny", "--yes").succeeded()
     assert "all sound" in run(root, "verify").succeeded().out
 
@@ -359,7 +366,20 @@ def test_commands_that_are_advised_mean_the_same_local_tier_where_they_take_one(
     publish(open_local(cache))
     flip_bit(blob_path(cache, TENSORS["head"]))
     done = ttbert("cache", "pull", "tiny", "--cache", cache, "--local", local)
-    done.failed(7, f"`ttbert cache verify --repair --cache {cache} --local {local}`", f"`ttbert convert --cache {cache} ")
+    done.failed(
+        7,
+        f"`ttbert cache verify --repair --cache {cache} --local {local}`",
+        f"`ttbert cache pull REF --cache {cache} --local {local}`",
+    )
+
+
+def test_verify_names_the_command_that_repairs(tmp_path: Path) -> None:
+    cache = tmp_path / "the lab's"
+    publish(open_local(cache))
+    flip_bit(blob_path(cache, TENSORS["head"]))
+    done = ttbert("cache", "verify", "--cache", cache)
+    (advised,) = re.findall(r"^hint: `(ttbert cache verify .*)` moves", done.err, re.MULTILINE)
+    assert done.exit_code == 7 and shlex.split(advised) == ["ttbert", "cache", "verify", "--repair", "--cache", str(cache)]
 
 
 def test_what_was_not_said_is_not_repeated(root: Path) -> None:
@@ -591,6 +611,14 @@ def test_a_folder_that_may_not_be_looked_into_is_exit_code_9(tmp_path: Path, as_
             Done(done.exit_code, told, done.err).failed_at_once(9, "permission denied", "closed")
     finally:
         closed.chmod(0o755)
+
+
+def test_a_local_tier_that_may_not_be_looked_into_is_chosen_otherwise(tmp_path: Path, as_nobody: Callable[..., Done]) -> None:
+    local = tmp_path / "local"
+    publish(open_local(tmp_path / "cache"))
+    local.mkdir(mode=0o700)
+    done = as_nobody("pull", "tiny", "--cache", tmp_path / "cache", "--local", local)
+    done.failed_at_once(9, f"{local}: permission denied", "choose a folder of your own with --local or TTBERT_LOCAL")
 
 
 def test_what_may_not_be_read_is_not_called_wrong(root: Path, as_nobody: Callable[..., Done]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fault_proxy import FaultProxy, forgets_condition
-from models import COMMIT, FILES, TENSORS, TINY, blob_path, files, flip_bit, open_local, publish
+from models import COMMIT, FILES, TENSORS, TINY, blob_path, files, flip_bit, open_local, publish, publish_other
 from program import NO_SOCKETS, Done, make_hook, ttbert
 from s3_server import MotoServer
 from test_shared_folder import GROUP
@@ -197,6 +197,11 @@ def test_pull_reads_the_copies_that_are_here_and_fetches_damaged_ones_again(url:
 def test_push_and_pull_need_two_tiers_and_a_model(url: str, tmp_path: Path) -> None:
     ttbert("cache", "push", "tiny", "--cache", tmp_path).failed_at_once(2, "has no local tier", "--local")
     ttbert("cache", "pull", "tiny", "--cache", url, "--no-local").failed_at_once(2, "has no local tier")
+    ttbert("cache", "pull", "tiny", "--cache", tmp_path, "--local", tmp_path).failed_at_once(2, "leads to that very folder")
+    ttbert("cache", "pull", "tiny", *both(url, tmp_path)).failed_at_once(6, f"there is no cache in {url}")
+    ttbert("cache", "push", "tiny", *both(url, tmp_path)).failed_at_once(6, f"there is no cache in {tmp_path}")
+    publish_other(open_cache(url))
+    publish_other(open_local(tmp_path))
     ttbert("cache", "pull", "tiny", *both(url, tmp_path)).failed_at_once(2, "no model in the cache is called 'tiny'")
     ttbert("cache", "push", "tiny", *both(url, tmp_path)).failed_at_once(2, "no model in the cache is called 'tiny'")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,11 +81,11 @@ def test_a_new_cache_is_made_for_a_group(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_group_is_not_changed_but_refused(tmp_path: Path) -> None:
-    root = tmp_path / "cache"
+    root = tmp_path / "the lab's"
     root.mkdir(mode=0o755)
     with pytest.raises(InputError, match=f"not shared with the group {GROUP}: its mode is 0755") as caught:
         open_folder(root, GROUP)
-    assert f"chgrp -R {GROUP} {root}" in caught.value.hint and mode(root) == 0o755
+    assert f"chgrp -R {GROUP} {shlex.quote(str(root))} &&" in caught.value.hint and mode(root) == 0o755
     with pytest.raises(InputError, match="there is no group"):
         open_folder(root, "nobody-has-this-group")
 

@@ -30,7 +30,7 @@ from ttbert.cache.stores.store import Entry
 from ttbert.cache.transfer import push
 from ttbert.cache.trust import Trust, has_signature, publish_signature, signature_key, signers
 from ttbert.cache.verify import Verdict, survey, verify
-from ttbert.errors import InputError, IntegrityError, StoreUnavailable, UntrustedError
+from ttbert.errors import InputError, IntegrityError, NoSpaceError, StoreUnavailable, UntrustedError
 
 OTHER = Ref("someone/other", "main", "bfp8")
 
@@ -636,6 +636,25 @@ def test_a_private_key_is_for_its_owner_alone(alice: PrivateKey) -> None:
     with pytest.raises(InputError, match="others may read") as caught:
         PrivateKey("alice", alice.path).sign(b"")
     assert f"chmod 600 {alice.path}" in caught.value.hint
+
+
+def test_a_key_for_which_the_disk_has_no_room_leaves_nothing(
+    small_disk: Path, alice: PrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(small_disk))
+    monkeypatch.delenv("TTBERT_TRUST", raising=False)
+    make_key("carol")
+    (small_disk / "ttbert/trusted").mkdir()
+    before = files(small_disk)
+    with (small_disk / "full").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(NoSpaceError, match="keys/dave: no space left on device"):
+        make_key("dave")
+    with pytest.raises(NoSpaceError, match=r"trusted/alice\.pub: no space left on device"):
+        trust(alice.public)
+    (small_disk / "full").unlink()
+    assert files(small_disk) == before and list_trusted() == ()
 
 
 def test_a_key_is_never_overwritten(alice: PrivateKey) -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
-from ..errors import CacheError, InputError
+from ..errors import CacheError, InputError, NotCached
 from . import refs
 from .cache import Cache, Outlined, blob_key
 from .digest import Digest
@@ -36,6 +36,7 @@ class Model:
 class Census:
     """Everything in a cache, at one moment."""
 
+    url: str
     models: tuple[Model, ...]
     entries: dict[str, Entry]
     """Every object by its key, in the order of the keys."""
@@ -134,11 +135,24 @@ def take_census(cache: Cache) -> Census:
     # Names first, then blobs: so a model that is published meanwhile cannot seem to lack them.
     read = [*filter(None, store.map(partial(_read, cache), sorted(refs.list_refs(store), key=str)))]
     entries = {entry.key: entry for entry in store.list()}
-    return Census(tuple(_look_for_blobs(model, entries) for model in read), entries, tuple(store.debris()))
+    return Census(store.url, tuple(_look_for_blobs(model, entries) for model in read), entries, tuple(store.debris()))
+
+
+def require_cache(census: Census) -> None:
+    """NotCached where there is no cache, such as in a folder on which no disk is mounted."""
+    if not census.entries:
+        raise NotCached(
+            f"there is no cache in {census.url}",
+            "see `ttbert cache info`; is something not mounted, or is there a slip of the pen?",
+        )
 
 
 def find_model(census: Census, text: str) -> Model:
-    """The one model that a ref, as `match_refs` takes it, or the beginning of a manifest's digest means; else InputError."""
+    """The one model that a ref, as `match_refs` takes it, or the beginning of a manifest's digest means; else InputError.
+
+    NotCached where there is no cache.
+    """
+    require_cache(census)
     matching = refs.match_refs([model.ref for model in census.models], text)
     found = [model for model in census.models if model.ref in matching]
     start = text.removeprefix("blake3:")

@@ -17,6 +17,7 @@ import getpass
 import os
 import platform
 import re
+import shlex
 import stat
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from ..errors import InputError, StoreReadOnly
+from ..errors import FULL, CacheError, InputError, NoSpaceError, StoreReadOnly
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -91,7 +92,7 @@ class PrivateKey:
         hint = f"make one with `ttbert cache keygen {self.name}`; see `ttbert cache trust list`"
         content = _read(self.path, f"the key {self.name!r}", hint)
         if stat.S_IMODE(self.path.stat().st_mode) & 0o077:
-            raise InputError(f"others may read the private key {self.path}", f"chmod 600 {self.path}")
+            raise InputError(f"others may read the private key {self.path}", f"chmod 600 {shlex.quote(str(self.path))}")
         try:
             key = load_ssh_private_key(content, password=None)
         except (ValueError, TypeError) as error:
@@ -192,7 +193,7 @@ def distrust(name: str) -> PublicKey:
             try:
                 path.unlink()
             except OSError as error:
-                raise _forbidden(path, error) from error
+                raise _refused(path, error) from error
             return key
     raise InputError(f"no trusted key is called {name!r}", "see `ttbert cache trust list`")
 
@@ -256,7 +257,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise _forbidden(folder, error) from error
+        raise _refused(folder, error) from error
 
 
 def _create(path: Path, content: bytes, mode: int, taken: str) -> None:
@@ -265,10 +266,17 @@ def _create(path: Path, content: bytes, mode: int, taken: str) -> None:
     except FileExistsError:
         raise InputError(f"{taken}: {path}", "choose another name, or move that file away first") from None
     except OSError as error:
-        raise _forbidden(path, error) from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
+        raise _refused(path, error) from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        path.unlink(missing_ok=True)  # an empty key would stand in the way of its name, and of all that is trusted
+        raise _refused(path, error) from error
 
 
-def _forbidden(path: Path, error: OSError) -> StoreReadOnly:
-    return StoreReadOnly(f"{path}: {(error.strerror or str(error)).lower()}", "look at the folder's owner and mode")
+def _refused(path: Path, error: OSError) -> CacheError:
+    what = f"{path}: {(error.strerror or str(error)).lower()}"
+    if error.errno in FULL:
+        return NoSpaceError(what, "free some space on that disk")
+    return StoreReadOnly(what, "look at the folder's owner and mode")

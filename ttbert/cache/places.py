@@ -88,6 +88,7 @@ def _folder(url: str) -> LocalStore:
     except CacheError as error:  # a file is in its place
         raise CacheError(error.message, "choose another folder with --local or TTBERT_LOCAL") from error
     assert isinstance(store, LocalStore)
+    store.chosen_with = "--local or TTBERT_LOCAL"
     return store
 
 

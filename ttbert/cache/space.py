@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from ..errors import NoSpaceError
 from .cache import Cache, blob_key
+from .digest import Digest
 from .stores.local import how_to_free
 from .stores.store import Store
 
@@ -30,14 +31,17 @@ def require_space(
         )
 
 
-def left_behind(cache: Cache, sizes: Iterable[int]) -> int:
-    """Bytes of stored blobs of these sizes that no name leads to: most likely an interrupted conversion left them.
+def left_behind(cache: Cache, sizes: Iterable[int], action: Digest) -> int:
+    """Bytes of stored blobs of these sizes that are of this action, or that no name leads to.
 
+    The first are what is left of a model that is not whole any more; the others most likely an interrupted conversion left.
     Nobody knows the digests of what has not been made yet. If they are others, the disk is full later, which harms nothing.
     """
     from .census import take_census  # only where room is short
 
     census = take_census(cache)
-    used = {blob_key(blob) for blob in census.users}
+    manifests = [cached.manifest for cached in census.manifests_in_use.values()]
+    own = {blob for manifest in manifests if manifest.action == action for blob in manifest.blobs()}
+    used = {blob_key(blob) for blob in census.users if blob not in own}
     found = Counter(entry.size for key, entry in census.blobs.items() if key not in used)
     return sum(size * count for size, count in (found & Counter(sizes)).items())

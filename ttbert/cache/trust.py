@@ -69,7 +69,7 @@ class Trust:
         found = f"it is signed by the key {others[0].id[:12]}..., which is not trusted here" if others else "it is not signed"
         raise UntrustedError(
             f"{what} is not of a trusted publisher: {found}; nothing of it was used",
-            "ask its publisher for `ttbert cache sign`, or trust their key with `ttbert cache trust`",
+            "ask its publisher for `ttbert cache sign REF`, or trust their key with `ttbert cache trust FILE`",
         )
 
     def check_may_publish(self) -> None:

@@ -12,10 +12,10 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ..errors import CacheError, IntegrityError, NotCached
+from ..errors import CacheError, IntegrityError
 from ..threads import map_ahead
 from .cache import Cache, action_key, blob_key, manifest_key
-from .census import Census, Model
+from .census import Census, Model, require_cache
 from .checks import Checks, in_order, is_document, is_named_by_digest, is_signature
 from .digest import blake3_of
 from .refs import entry_numbers, key_in, read_content
@@ -144,8 +144,7 @@ def entries_to_verify(cache: Cache, census: Census, only: Model | None = None) -
     histories = {key_in(folder, number): folder for folder, numbers in census.histories.items() for number in numbers}
     stored = {**census.blobs, **census.manifests, **census.actions, **signatures}
     stored |= {key: census.entries[key] for key in histories}
-    if not census.entries:
-        raise NotCached(f"there is no cache in {cache.store.url}", "see `ttbert cache info`; is something not mounted?")
+    require_cache(census)
     if only is None:
         return {key: stored[key] for key in in_order(stored)}
     signed = tuple(_signed_of(cache, only)) if signatures else ()

@@ -108,7 +108,7 @@ def _mistake(error: click.ClickException) -> InputError:
         source = context.get_parameter_source(str(error.param.name))
         if source is click.core.ParameterSource.ENVIRONMENT:
             error.param_hint = error.param.envvar
-    what = error.format_message()
+    what = " ".join(error.format_message().split())
     return InputError(what[:1].lower() + what[1:], f"see `{context.command_path if context else 'ttbert'} --help`")
 
 

@@ -135,7 +135,8 @@ def ls_command(sort: str, places: Places, as_json: bool) -> None:
         show([{**_model_row(model, census), "signed_by": _signed_by(cache, model)} for model in models])
     elif not models:
         say(
-            f"The cache {cache.store.url} is empty. {complete_commands('`ttbert convert bundled`')} puts a small model into it."
+            f"The cache {cache.store.url} {'holds no model' if census.blobs else 'is empty'}. "
+            f"{complete_commands('`ttbert convert bundled`')} puts a small {'one' if census.blobs else 'model'} into it."
         )
     else:
         rows = [("model", "manifest", "size", "own", "converted", "state")]
@@ -256,7 +257,8 @@ def verify_command(ref: str | None, fast: bool, repair: bool, places: Places, as
     else:
         _print_verdict(verdict, "looked at" if fast else "read")
         if not repair and any(finding.is_movable and finding.key in stored for finding in verdict.findings):
-            tell("hint: --repair moves what is damaged to quarantine; then convert the models again")
+            repair_command = complete_commands("`ttbert cache verify --repair`")
+            tell(f"hint: {repair_command} moves what is damaged to quarantine, and says which models to convert again then")
         elif commands:
             tell("hint: convert again what is not whole any more, or pull it where these are copies of a shared cache:")
             for command in commands:
@@ -273,12 +275,19 @@ def _as_named(cache: Cache, model: Model) -> Model:
 
 
 def convert_command_for(model: Model, places: Places) -> str:
-    """The command that makes a model anew where it is, on a machine that may publish there."""
-    repo = model.entry.repo if model.entry else model.ref.name
+    """The command that makes a model anew where it is, on a machine that may publish there.
+
+    Under a name that somebody chose, or that a folder has, only the entry of the name tells of what the model was made:
+    without it, MODEL stands for that.
+    """
+    from ..convert.wanted import BUNDLED
+
+    is_named = not model.ref.revision and model.ref.name != BUNDLED
+    repo = model.entry.repo if model.entry else "MODEL" if is_named else model.ref.name
     words = ["ttbert", "convert", repo, "--policy", model.ref.policy]
     if model.ref.revision:
         words += ["--revision", model.ref.revision]
-    elif model.ref.name not in (repo, f"local/{Path(repo).name}"):
+    elif is_named and model.ref.name != f"local/{Path(repo).name}":
         words += ["--name", model.ref.name]
     return shlex.join([*words, *replace(places, read_only=False).options()])
 
@@ -383,7 +392,7 @@ def _print_verdict(verdict: Verdict, done: str) -> None:
         needed = f", needed by {', '.join(finding.models)}" if finding.models else ""
         say(f"{finding.key}: {finding.problem}{needed}")
         if finding.advice:
-            say(f"  {finding.advice}")
+            say(f"  {complete_commands(finding.advice)}")
         if finding.moved:
             say(f"  moved to {finding.moved}")
         if finding.restored:

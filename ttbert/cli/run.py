@@ -260,7 +260,7 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
         say(f"  signed    with the key {signer.name!r}")
     elif signer:
         sign = complete_commands(f"`ttbert cache sign {conversion.ref}`")
-        tell(f"note: somebody else converted it, so it was not signed; {sign} does that")
+        tell(f"note: it was there already, and {signer.name!r} has not signed it; {sign} does that")
 
 
 def _print_outcome(outcome: Outcome, questions: list[Question], batch: int, target: Target) -> None:

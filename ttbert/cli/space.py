@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import click
 
 from ..console import agree, say, show, tell
-from ..errors import IntegrityError
+from ..errors import IntegrityError, NoSpaceError
 from ..text import count_text, size_text
 from .cache import note_absence
 from .options import cache_option, complete_commands, json_option
@@ -86,7 +86,11 @@ def gc_command(
     if not dry_run and (plan.deletes or plan.condemns):
         if plan.deletes:
             agree(yes, "Delete it?")
-        freed = run_gc(cache, plan)
+        try:
+            freed = run_gc(cache, plan)
+        except NoSpaceError as error:
+            hint = "what is to be deleted is written down first: free a few kB of that disk in another way, then collect again"
+            raise NoSpaceError(error.message, hint) from error
     if as_json:
         show({"cache": cache.store.url, "dry_run": dry_run, **_document(plan), "freed": freed})
     elif plan.deletes and not dry_run:

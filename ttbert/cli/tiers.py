@@ -110,7 +110,7 @@ def pull_command(ref: str, places: Places, as_json: bool) -> None:
     from ..cache.census import find_model, take_census
     from ..errors import IntegrityError, StoreReadOnly
 
-    cache, _ = _both(places)
+    cache, near = _both(places)
     model = find_model(take_census(cache.authority), ref)
     if model.cached is None:
         raise IntegrityError(f"{model.ref}: {model.problem}", "convert it again on a machine that may publish")
@@ -124,10 +124,10 @@ def pull_command(ref: str, places: Places, as_json: bool) -> None:
     lacking = len(cache.to_fetch(cached.manifest))
     if lacking:
         raise StoreReadOnly(
-            f"{places.local} holds no copy of {model.ref}: {lacking} of its blobs could not be written there",
+            f"{near.store.url} holds no copy of {model.ref}: {lacking} of its blobs could not be written there",
             "choose a folder that can be written to with --local",
         )
-    _report(model.ref, "pulled", cached, size, seconds, places, cache, as_json)
+    _report(model.ref, "pulled", cached, size, seconds, cache, near, as_json)
 
 
 @click.command("push")
@@ -156,22 +156,21 @@ def push_command(ref: str, places: Places, sign_with: str | None, as_json: bool)
     with ExitStack() as stack:
         begin = _shown(f"pushing {model.ref}", stack.enter_context)
         size = sum(push(near, cache.authority, model.ref, model.entry, cached, begin).values())
-    _report(model.ref, "pushed", cached, size, time.perf_counter() - started, places, cache, as_json)
+    _report(model.ref, "pushed", cached, size, time.perf_counter() - started, cache, near, as_json)
 
 
 def _both(places: Places, signer: PrivateKey | None = None) -> tuple[Cache, Cache]:
     """The cache, and its local tier."""
     cache = places.open(signer=signer)
     if cache.near is None:
+        why = ": --local leads to that very folder" if places.local else ""
         raise InputError(
-            f"{cache.store.url} has no local tier", "name the shared cache with --cache and a folder here with --local"
+            f"{cache.store.url} has no local tier{why}", "name the shared cache with --cache and a folder here with --local"
         )
     return cache, cache.near
 
 
-def _report(
-    ref: Ref, done: str, cached: Cached, size: int, seconds: float, places: Places, cache: Cache, as_json: bool
-) -> None:
+def _report(ref: Ref, done: str, cached: Cached, size: int, seconds: float, cache: Cache, near: Cache, as_json: bool) -> None:
     if as_json:
         show(
             {
@@ -181,7 +180,7 @@ def _report(
                 f"bytes_{done}": size,
                 "seconds": round(seconds, 3),
                 "cache": cache.store.url,
-                "local": places.local,
+                "local": near.store.url,
                 "counters": cache.counters.document(),
             }
         )
@@ -191,7 +190,7 @@ def _report(
     else:
         say(f"{ref}: already there, nothing to do")
     say(f"  cache  {cache.store.url}")
-    say(f"  local  {places.local}")
+    say(f"  local  {near.store.url}")
 
 
 tier_commands = (push_command, pull_command)

@@ -179,12 +179,16 @@ def log_command(ref: str, accept: bool, places: Places, as_json: bool) -> None:
     \b
     ttbert cache log bundled
     """
+    from ..cache.census import require_cache, take_census
     from ..cache.history import read_log
     from ..cache.refs import find_ref
     from ..cache.trust import signers
 
     cache = places.open()
-    found = find_ref(cache.list_refs(), ref)
+    known = list(cache.list_refs())
+    if not known:
+        require_cache(take_census(cache))
+    found = find_ref(known, ref)
     log = read_log(cache.store, found)
     seen = cache.trust.memory.recall(cache.store, found)
     if accept:

@@ -193,7 +193,7 @@ def _is_likely_wanted(plan: Plan, cache: Cache) -> bool:
 def _check_may_write(plan: Plan, cache: Cache) -> None:
     cache.check_may_publish()
     if cache.check_space:
-        there = partial(left_behind, cache.authority, plan.pack_sizes)
+        there = partial(left_behind, cache.authority, plan.pack_sizes, plan.action.key)
         require_space(cache.store, plan.stored_size, str(plan.ref), there=there)
 
 

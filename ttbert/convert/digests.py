@@ -190,5 +190,8 @@ def _write_note(note: Path, digest: Digest) -> None:
     temporary = note.with_name(f".{uuid4().hex}")
     with contextlib.suppress(OSError):  # where nothing can be noted, it is computed again
         note.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(_text(note, digest))
-        temporary.replace(note)
+        try:
+            temporary.write_text(_text(note, digest))
+            temporary.replace(note)
+        finally:
+            temporary.unlink(missing_ok=True)  # of a full disk

@@ -44,6 +44,9 @@ _SHARED = 0o2775
 class LocalStore(Store):
     """Objects as files below `root`, which is made by the first write."""
 
+    chosen_with = "--cache or TTBERT_CACHE"
+    """How the user chooses the folder, for hints."""
+
     def __init__(self, root: Path, group: str | None = None) -> None:
         """With a `group`, the folder is shared with it from the moment it is made; see `open_folder`."""
         self.root = root
@@ -268,16 +271,15 @@ class LocalStore(Store):
     def explain(self, error: OSError, path: Path, needed: int = 0) -> TtbertError:
         """The error a user can act on, for one of the operating system."""
         if error.errno in FULL:
-            free = shutil.disk_usage(nearest_existing(path)).free
             return NoSpaceError(
-                f"no space left in {self.url}: {needed:,} bytes needed, {free:,} free",
-                f"{how_to_free(self.url)}; or choose another folder with --cache or TTBERT_CACHE",
+                f"no space left in {self.url}: {_shortage(error, nearest_existing(path), needed)}",
+                f"{how_to_free(self.url)}; or choose another folder with {self.chosen_with}",
             )
         if error.errno in _FORBIDDEN:
             place = nearest_existing(path)
             return StoreReadOnly(
                 f"{self.url}: {(error.strerror or 'not permitted').lower()}: {place} belongs to {_owner(place)}",
-                "choose a folder of your own with --cache or TTBERT_CACHE, or ask its owner for access",
+                f"choose a folder of your own with {self.chosen_with}, or ask its owner for access",
             )
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             return _not_a_folder(path)
@@ -388,6 +390,17 @@ def how_to_free(url: str) -> str:
     return f"free some with `ttbert cache gc --cache {shlex.quote(url)}`, which takes a day, or at once with --grace 0"
 
 
+def _shortage(error: OSError, place: Path, needed: int) -> str:
+    """What there is too little of where a disk is full; bytes are not said to be `needed` where the number is not known."""
+    if error.errno == errno.EDQUOT:
+        return "your quota is used up"
+    status = os.statvfs(place)
+    if status.f_files and not status.f_favail:
+        return "no further file can be made there, however small (all inodes are in use)"
+    free = f"{status.f_bavail * status.f_frsize:,} free"
+    return f"{needed:,} bytes needed, {free}" if needed else free
+
+
 def _check_group(folder: Path, group: str) -> None:
     try:
         wanted = grp.getgrnam(group).gr_gid
@@ -397,12 +410,12 @@ def _check_group(folder: Path, group: str) -> None:
         raise InputError(f"you are not in the group {group}", "see `id` for yours, or ask who looks after this machine")
     if not folder.is_dir():
         return
-    status = folder.stat()
+    status, there = folder.stat(), shlex.quote(str(folder))
     if status.st_gid != wanted or status.st_mode & _SHARED & ~0o005 != _SHARED & ~0o005:
         raise InputError(
             f"{folder} is there, and is not shared with the group {group}: its mode is {stat.S_IMODE(status.st_mode):04o}",
-            f"its owner, {_owner(folder)}, can run: chgrp -R {group} {folder} && chmod -R g+rwX {folder} && "
-            f"find {folder} -type d -exec chmod g+s {{}} +",
+            f"its owner, {_owner(folder)}, can run: chgrp -R {group} {there} && chmod -R g+rwX {there} && "
+            f"find {there} -type d -exec chmod g+s {{}} +",
         )
 
 

@@ -62,5 +62,5 @@ class ReadOnlyStore(Store):
         """StoreReadOnly, as for every change."""
         raise StoreReadOnly(
             f"{self.url} is used for reading only here (--read-only)",
-            "convert on a machine that may publish, or leave --read-only, TTBERT_READ_ONLY and read_only in config.toml away",
+            "do it on a machine that may publish, or leave --read-only, TTBERT_READ_ONLY and read_only in config.toml away",
         )
