@@ -234,6 +234,8 @@ def _entry(start: int, end: int, shape: list[int], dtype: str = "F32") -> dict[s
 
 
 WHOLE = save({"x": np.ones((64, 64), np.float32)})
+LARGE = save({"x": np.ones((256, 128), np.float32)})
+"""Of a tensor that is worth looking for in the page cache."""
 HOSTILE = {
     "empty": b"",
     "truncated in the length": WHOLE[:5],
@@ -277,9 +279,9 @@ def test_file_cut_after_it_was_opened_is_an_error_and_not_a_crash(tmp_path: Path
 
 def test_file_cut_before_it_is_looked_at_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    path.write_bytes(WHOLE)
+    path.write_bytes(LARGE)
     checkpoint = Checkpoint([path])
-    path.write_bytes(WHOLE[:5000])
+    path.write_bytes(LARGE[:5000])
     with pytest.raises(CheckpointError, match="ends inside of tensor 'x'"), checkpoint.look("x", memory_for(checkpoint, "x")):
         pass
 
@@ -287,7 +289,7 @@ def test_file_cut_before_it_is_looked_at_is_an_error_and_not_a_crash(tmp_path: P
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64, ml_dtypes.bfloat16])
 def test_what_is_looked_at_is_what_is_read(tmp_path: Path, dtype: Any) -> None:
     path = tmp_path / "model.safetensors"
-    save_file({"x": np.random.default_rng(1).standard_normal((7, 1024)).astype(dtype), "none": np.zeros((0, 3), dtype)}, path)
+    save_file({"x": np.random.default_rng(1).standard_normal((32, 1024)).astype(dtype), "none": np.zeros((0, 3), dtype)}, path)
     checkpoint = Checkpoint([path])
     for name in ("x", "none"):
         with checkpoint.look(name, memory_for(checkpoint, name)) as array:
@@ -296,7 +298,7 @@ def test_what_is_looked_at_is_what_is_read(tmp_path: Path, dtype: Any) -> None:
 
 def test_where_a_file_cannot_be_looked_at_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    path.write_bytes(WHOLE)
+    path.write_bytes(LARGE)
     checkpoint = Checkpoint([path])
     memory = memory_for(checkpoint, "x")
     with checkpoint.look("x", memory) as array:
@@ -307,12 +309,12 @@ def test_where_a_file_cannot_be_looked_at_it_is_read(tmp_path: Path) -> None:
 
 def test_tensors_at_an_odd_place_are_read(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    header = json.dumps({"x": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}).encode()
+    header = json.dumps({"x": {"dtype": "F32", "shape": [40_000], "data_offsets": [0, 160_000]}}).encode()
     header += b" " * (3 - len(header) % 4)
-    path.write_bytes(struct.pack("<Q", len(header)) + header + np.array([1, 2, 3], "<f4").tobytes())
+    path.write_bytes(struct.pack("<Q", len(header)) + header + np.arange(40_000, dtype="<f4").tobytes())
     checkpoint = Checkpoint([path])
     with checkpoint.look("x", memory_for(checkpoint, "x")) as array:
-        assert array.tolist() == [1, 2, 3]
+        assert array.tolist() == [*range(40_000)]
 
 
 def test_absent_file_is_a_checkpoint_error(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import ttbert
 ROOT = Path(ttbert.__file__).parent
 
 LAYERS = [
-    {"__init__", "errors", "text", "child", "tt"},
+    {"__init__", "errors", "text", "child", "threads", "tt"},
     {"boards", "model", "cache", "settings"},
     {"recipe"},
     {"convert", "runtime"},

@@ -95,6 +95,15 @@ def the_same(codec: Codec, ttnn: TtnnCodec, array: Array, dtype: str, layout: st
 
 @codecs
 @pytest.mark.parametrize(("dtype", "layout"), FORMS)
+def test_an_array_that_may_not_be_written_to_is_packed_as_any(codec: Codec, dtype: str, layout: str, ttnn: TtnnCodec) -> None:
+    array = np.random.default_rng(3).standard_normal((64, 96)).astype(np.float32)
+    packed = ttnn.pack(array, dtype, layout)
+    array.flags.writeable = False
+    assert codec.pack(array, dtype, layout) == ttnn.pack(array, dtype, layout) == packed
+
+
+@codecs
+@pytest.mark.parametrize(("dtype", "layout"), FORMS)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(array=arrays())
 def test_any_array_is_packed_as_ttnn_packs_it(codec: Codec, dtype: str, layout: str, ttnn: TtnnCodec, array: Array) -> None:

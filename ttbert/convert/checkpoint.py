@@ -41,6 +41,8 @@ _FOREIGN = {
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _MAX_INDEX = 64 << 20
 _REMAP_AFTER = 256 << 20
+_SMALL = 1 << 16
+"""Bytes that take less time to read than to look for in the page cache."""
 _PIECE = 1 << 18
 """Values that are looked at at once, few enough to stay in the processor's cache."""
 _TO_SAFETENSORS = "convert the file to safetensors: load it with transformers and save_pretrained() it"
@@ -199,7 +201,7 @@ class _SafetensorsFile(_WeightFile):
         tensor = self.tensors[name]
         with ExitStack() as stack:
             try:
-                if tensor.dtype != "F32" or tensor.start % array.itemsize or not array.nbytes:
+                if tensor.dtype != "F32" or tensor.start % array.itemsize or array.nbytes < _SMALL:
                     raise BlockingIOError  # it is not there as it is wanted
                 look = stack.enter_context(self._mapped.leased())
                 stored = stack.enter_context(look(tensor.start, array.nbytes))

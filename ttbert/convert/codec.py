@@ -103,7 +103,7 @@ class TtnnCodec(Codec):
         with tempfile.TemporaryDirectory(prefix="ttbert-") as folder:
             path = Path(folder, "packed.tensorbin")
             try:
-                array = np.ascontiguousarray(array)
+                array = np.require(array, requirements=("C", "W"))  # it takes no other
                 tensor = ttnn.Tensor(array, data_type=getattr(ttnn, dtype), layout=layouts[layout])
                 ttnn.dump_tensor(str(path), tensor)
             except RuntimeError as error:
