@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 
 import click
 
@@ -97,7 +98,7 @@ def _mistake(error: click.ClickException) -> InputError:
 
 def _leave(error: TtbertError) -> None:
     if _debugging():
-        raise error
+        traceback.print_exception(error)
     if not (isinstance(error, ReportedError) and error.told):
         tell_error(error)
     _show_error(error)
