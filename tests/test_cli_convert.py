@@ -167,7 +167,7 @@ def test_folder_whose_name_is_too_long_is_refused_at_once_and_found_under_anothe
 ) -> None:
     folder, cache = tiny.write(tmp_path / ("模" * 40), tiny.checkpoint()), tmp_path / "cache"
     refused = ttbert("convert", folder, *options, "--cache", cache)
-    refused.failed_at_once(2, "is too long for a ref", "`ttbert convert MODEL --name NAME`")
+    refused.failed_at_once(2, "is too long for a ref", f"`ttbert convert MODEL --name NAME --cache {cache}`")
     assert objects(cache) == {}
     ttbert("convert", folder, "--name", "short", "--cache", cache).succeeded()
     assert ttbert("convert", folder, "--dry-run", "--json", "--cache", cache).succeeded().document["hit"]
