@@ -207,7 +207,7 @@ def test_damage_is_an_error_that_names_the_file_and_the_tensor(
     with pytest.raises(IntegrityError) as caught:
         load(cache, pack)
     assert says in caught.value.message and str(path) in caught.value.message
-    assert "ttbert convert" in caught.value.hint or "convert the model again" in caught.value.hint
+    assert "`ttbert cache verify --repair`" in caught.value.hint or "convert the model again" in caught.value.hint
     assert caught.value.exit_code == 7
 
 

@@ -590,7 +590,9 @@ def test_error_as_json_is_one_document_beside_the_two_lines(tmp_path: Path) -> N
 
 
 def test_traceback_is_shown_only_when_asked_for(tmp_path: Path) -> None:
-    assert "Traceback" in ttbert("convert", tmp_path / "gone", TTBERT_DEBUG="1").err
+    plain, traced = (ttbert("convert", tmp_path / "gone", "--json", TTBERT_DEBUG=debug) for debug in ("0", "1"))
+    assert "Traceback" not in plain.err and "Traceback" in traced.err and traced.err.endswith(plain.err)
+    assert (traced.exit_code, traced.out) == (plain.exit_code, plain.out)
 
 
 # Errors: of the cache

@@ -142,6 +142,16 @@ def test_a_folder_of_somebody_else_is_exit_code_9_and_says_whose(tmp_path: Path)
     assert f"belongs to uid {os.geteuid()}" in done.stdout and "ask its owner" in done.stdout
 
 
+def test_a_folder_in_which_nobody_can_delete_what_others_wrote_is_a_warning(tmp_path: Path) -> None:
+    root = tmp_path / "the lab's"
+    root.mkdir()
+    root.chmod(0o1777)
+    found = checks(run(root, "--json").succeeded())["permissions"]
+    assert found["state"] == "warning" and "no other can collect" in str(found["what"])
+    subprocess.run(str(found["fix"]).partition("away: ")[2], shell=True, check=True)
+    assert checks(run(root, "--json").succeeded())["permissions"]["state"] == "ok"
+
+
 class OffByAnHour(LocalStore):
     """A store whose clock is wrong."""
 

@@ -314,14 +314,19 @@ def test_a_folder_that_may_not_be_looked_into_is_reported(shared_folder: Path) -
 
 def test_a_cache_on_a_whole_disk_has_a_lost_and_found(shared_folder: Path) -> None:
     root = shared_folder / "disk"
-    (root / "lost+found").mkdir(parents=True)
-    (root / "lost+found").chmod(0)
     publish(open_local(root))
+    before = [entry.key for entry in open_local(root).store.list()]
+    for name in ("lost+found", ".Trash-0"):
+        (root / name).mkdir()
+        (root / name / "file").write_bytes(b"of the disk")
+        (root / name).chmod(0)
     with as_nobody():
         cache = open_local(root)
         assert list(cache.store.debris()) == []
+        assert [entry.key for entry in cache.store.list()] == before
         assert [str(ref) for ref in cache.list_refs()] == [str(TINY)]
-    (root / "lost+found").chmod(0o755)
+    for name in ("lost+found", ".Trash-0"):
+        (root / name).chmod(0o755)
 
 
 @pytest.fixture

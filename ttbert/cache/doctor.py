@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import socket
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -94,22 +96,25 @@ def _look_at_folder(store: LocalStore, write: bool) -> Iterator[Check]:
     mount = find_mount(store.root)
     what = f"{mount.type} at {mount.point}"
     if mount.is_temporary:
-        fix = "choose a folder on a disk with --cache or TTBERT_CACHE"
+        fix = f"choose a folder on a disk with {store.chosen_with}"
         yield Check("storage", "warning", f"{what}: all of it is gone when the machine restarts", fix)
     elif mount.is_container_layer:
-        fix = "in a container, mount a volume there, or choose one with --cache or TTBERT_CACHE"
+        fix = f"in a container, mount a volume there, or choose one with {store.chosen_with}"
         yield Check("storage", "warning", f"{what}: in a container, all of it is gone with the container", fix)
     else:
         late = f"; other machines see changes within {mount.seen_within:.0f} s" if mount.seen_within else ""
         yield Check("storage", "ok", f"{what}{late}")
     status = place.stat()
     modes = f"{place} has mode {status.st_mode & 0o7777:04o} and belongs to uid {status.st_uid}, gid {status.st_gid}"
-    if os.access(place, os.R_OK | os.X_OK | (os.W_OK if write else 0)):
-        yield Check("permissions", "ok", f"{modes}; this is uid {os.geteuid()}")
-    else:
+    if not os.access(place, os.R_OK | os.X_OK | (os.W_OK if write else 0)):
         fix = "have it mounted for writing" if mount.is_read_only else "ask its owner for access, or choose another folder"
         missing = "it is mounted read-only" if mount.is_read_only else f"uid {os.geteuid()} has too few rights there"
         yield Check("permissions", "failed", f"{modes}; {missing}", fix, 9)
+    elif write and place == store.root and status.st_mode & stat.S_ISVTX:
+        fix = f"its owner can take the sticky bit away: chmod -R -t {shlex.quote(store.url)}"
+        yield Check("permissions", "warning", f"{modes}; what one user writes there, no other can collect or repair", fix)
+    else:
+        yield Check("permissions", "ok", f"{modes}; this is uid {os.geteuid()}")
 
 
 def _reach(store: Store) -> Iterator[Check]:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from types import FrameType
 
 import click
@@ -114,7 +115,7 @@ def _mistake(error: click.ClickException) -> InputError:
 
 def _leave(error: TtbertError) -> None:
     if _debugging():
-        raise error
+        traceback.print_exception(error)
     if not (isinstance(error, ReportedError) and error.told):
         tell_error(error)
     _show_error(error)

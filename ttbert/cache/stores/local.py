@@ -36,6 +36,8 @@ from .store import Capabilities, Entry, R, Store, T, check_key, is_key, is_tempo
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_LOST = "lost+found"
+"""What file systems have at the top of a disk, for root alone."""
 _TRIES = 100
 _SHARED = 0o2775
 """The mode of a folder shared with a group: what is made in it belongs to the group, too."""
@@ -169,8 +171,7 @@ class LocalStore(Store):
             return None
 
     def debris(self) -> Iterator[Entry]:
-        # A folder that nobody may look into, such as the lost+found of a whole disk, is none of ours.
-        return self._walk("", is_temporary, skip_forbidden=True)
+        return self._walk("", is_temporary)
 
     def remove_debris(self, entry: Entry) -> bool:
         if not is_temporary(entry.key):
@@ -240,7 +241,7 @@ class LocalStore(Store):
             with contextlib.suppress(PermissionError):  # a file system that has no modes
                 made.chmod(mode)
 
-    def _walk(self, prefix: str, wanted: Callable[[str], bool], skip_forbidden: bool = False) -> Iterator[Entry]:
+    def _walk(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
         """Files below a folder by their keys, in the order of these; one that vanishes meanwhile is left out."""
         folder = self.root / prefix
         try:
@@ -249,13 +250,12 @@ class LocalStore(Store):
         except _NOT_THERE:
             return
         except OSError as error:
-            if skip_forbidden and prefix and error.errno in _FORBIDDEN:
-                return
             raise self.explain(error, folder) from error
         for item in found:
             key = f"{prefix}/{item.name}" if prefix else item.name
             if item.is_dir(follow_symlinks=False):
-                yield from self._walk(key, wanted, skip_forbidden)
+                if is_key(key) and key != _LOST:  # others hold nothing of ours, and perhaps may not be looked into
+                    yield from self._walk(key, wanted)
                 continue
             if not wanted(key):
                 continue
