@@ -137,8 +137,11 @@ def take_census(cache: Cache) -> Census:
     return Census(tuple(_look_for_blobs(model, entries) for model in read), entries, tuple(store.debris()))
 
 
-def find_model(census: Census, text: str) -> Model:
-    """The one model that a ref, as `match_refs` takes it, or the beginning of a manifest's digest means; else InputError."""
+def find_model(census: Census, text: str, listing: str = "ttbert cache ls") -> Model:
+    """The one model that a ref, as `match_refs` takes it, or the beginning of a manifest's digest means.
+
+    Else InputError, which names the command that lists what there is.
+    """
     matching = refs.match_refs([model.ref for model in census.models], text)
     found = [model for model in census.models if model.ref in matching]
     start = text.removeprefix("blake3:")
@@ -147,7 +150,7 @@ def find_model(census: Census, text: str) -> Model:
     if not found:
         raise InputError(
             f"no model in the cache is called {text!r}",
-            f"see `ttbert cache ls`; of a digest, give {_SHORTEST} characters at least",
+            f"see `{listing}`; of a digest, give {_SHORTEST} characters at least",
         )
     if len(found) > 1:
         raise InputError(f"{text!r} could be {', '.join(str(model.ref) for model in found)}", "write the whole name")
