@@ -32,7 +32,7 @@ from program import Done, command, environment, ttbert
 from ttbert.cache.cache import blob_key, manifest_key
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.lease import leased
-from ttbert.cache.refs import Ref
+from ttbert.cache.refs import Ref, entry_key
 from ttbert.errors import CheckpointError
 
 COMMANDS = [("info",), ("ls",), ("show", "tiny"), ("verify",), ("rm", "tiny", "--yes"), ("gc", "--yes")]
@@ -380,6 +380,17 @@ def test_verify_names_the_command_that_repairs(tmp_path: Path) -> None:
     done = ttbert("cache", "verify", "--cache", cache)
     (advised,) = re.findall(r"^hint: `(ttbert cache verify .*)` moves", done.err, re.MULTILINE)
     assert done.exit_code == 7 and shlex.split(advised) == ["ttbert", "cache", "verify", "--repair", "--cache", str(cache)]
+
+
+def test_what_is_advised_on_damage_means_the_same_cache_too(root: Path) -> None:
+    (root / entry_key(TINY, 1)).write_bytes(b"nonsense")
+    for how in ([], ["--fast"], ["--json"]):
+        assert f"`ttbert cache rm {TINY} --cache {root}`" in ttbert("cache", "verify", *how, "--cache", root).out
+
+
+def test_what_is_to_be_pushed_is_listed_where_it_is_looked_for(root: Path, tmp_path: Path) -> None:
+    done = ttbert("cache", "push", "none", "--cache", root, "--local", tmp_path / "local")
+    done.failed(2, f"see `ttbert cache ls --cache {tmp_path / 'local'}`;")
 
 
 def test_what_was_not_said_is_not_repeated(root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from ttbert.child import python_command
 from ttbert.convert.mapped import MappedFile
+from ttbert.errors import UnreadableError
 
 SIZE = (5 << 20) + 123
 CONTENT = os.urandom(SIZE)
@@ -67,6 +69,13 @@ def test_who_wants_to_write_waits_and_no_more_is_looked_at(path: Path) -> None:
             pass
         assert caught.value.errno == errno.ETXTBSY
     open_to_write(path)
+
+
+def test_who_looked_until_a_writer_waited_no_longer_is_told(path: Path) -> None:
+    with pytest.raises(UnreadableError, match="changed while"), MappedFile(path, SIZE).leased() as look:
+        file = look.args[0]
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)  # as the kernel does when somebody has waited for 45 seconds
+        open_to_write(path)
 
 
 def test_a_file_that_is_open_for_writing_is_not_looked_at(path: Path) -> None:

@@ -147,10 +147,10 @@ def require_cache(census: Census) -> None:
         )
 
 
-def find_model(census: Census, text: str) -> Model:
-    """The one model that a ref, as `match_refs` takes it, or the beginning of a manifest's digest means; else InputError.
+def find_model(census: Census, text: str, listing: str = "ttbert cache ls") -> Model:
+    """The one model that a ref, as `match_refs` takes it, or the beginning of a manifest's digest means.
 
-    NotCached where there is no cache.
+    Else InputError, which names the command that lists what there is; NotCached where there is no cache.
     """
     require_cache(census)
     matching = refs.match_refs([model.ref for model in census.models], text)
@@ -161,7 +161,7 @@ def find_model(census: Census, text: str) -> Model:
     if not found:
         raise InputError(
             f"no model in the cache is called {text!r}",
-            f"see `ttbert cache ls`; of a digest, give {_SHORTEST} characters at least",
+            f"see `{listing}`; of a digest, give {_SHORTEST} characters at least",
         )
     if len(found) > 1:
         raise InputError(f"{text!r} could be {', '.join(str(model.ref) for model in found)}", "write the whole name")

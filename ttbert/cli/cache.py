@@ -244,6 +244,8 @@ def verify_command(ref: str | None, fast: bool, repair: bool, places: Places, as
     else:
         with Progress("verifying", len(stored), sum(entry.size for entry in stored.values())) as progress:
             verdict = verify(cache, census, only, repair, lambda entry: progress.advance(entry.size))
+    findings = tuple(replace(finding, advice=complete_commands(finding.advice)) for finding in verdict.findings)
+    verdict = replace(verdict, findings=findings)
     unseen = (StoreReadOnly.exit_code, StoreUnavailable.exit_code)  # converting again would not help
     hurt = {
         name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -148,7 +149,7 @@ def push_command(ref: str, places: Places, sign_with: str | None, as_json: bool)
     from ..errors import IntegrityError
 
     cache, near = _both(places, find_signer(sign_with))
-    model = find_model(take_census(near), ref)
+    model = find_model(take_census(near), ref, shlex.join(["ttbert", "cache", "ls", "--cache", near.store.url]))
     if model.cached is None or model.entry is None or near.missing(model.cached.manifest):
         raise IntegrityError(f"{model.ref} is not whole in {near.store.url}: {model.problem}", "pull or convert it again")
     cached = near.manifest(model.cached.digest)  # what may not be used here is not published for others

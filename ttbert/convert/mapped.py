@@ -4,6 +4,9 @@ To touch what the disk does not give, or somebody has cut off meanwhile, would e
 it is handed out; and while it is looked at there is a lease on the file: the kernel has whoever is about to open it for
 writing wait until the lease is given back, and tells the holder. What is not in the page cache is not handed out: fetched
 this way it takes longer than to read it.
+
+The kernel has nobody wait for longer than /proc/sys/fs/lease-break-time says, 45 seconds. Who looked at a part for longer,
+such as a process that was stopped meanwhile, is told in the end that it may have changed; it ends by SIGBUS if it was cut off.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from ..cache.stores.mounts import find_mount
+from ..errors import UnreadableError
 
 _POPULATE_READ = 22
 """MADV_POPULATE_READ of Linux 5.14, which Python's mmap does not name."""
@@ -43,7 +47,10 @@ class MappedFile:
 
     @contextmanager
     def leased(self) -> Iterator[Look]:
-        """Inside of `with`, how to look at parts of the file; several threads may. Not to be held for long: writers wait."""
+        """Inside of `with`, how to look at parts of the file; several threads may. Not to be held for long: writers wait.
+
+        UnreadableError in the end if one of them did not wait until then.
+        """
         if not self._asks_for_leases:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         with self._path.open("rb", buffering=0) as file:
@@ -54,7 +61,20 @@ class MappedFile:
                     raise _changing()
                 yield partial(_look, file, mmap.mmap(file.fileno(), self._size, prot=mmap.PROT_READ))
             finally:
-                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)  # closing does not, as long as it is mapped
+                self._give_back(file)  # closing does not, as long as it is mapped
+
+    def _give_back(self, file: BinaryIO) -> None:
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except BlockingIOError as error:  # there is none any more
+            raise changed(self._path) from error
+
+
+def changed(path: Path) -> UnreadableError:
+    return UnreadableError(
+        f"{path} changed while it was being read; nothing was made of it",
+        "wait until whatever writes to it is done, then try again",
+    )
 
 
 @contextmanager

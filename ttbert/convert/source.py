@@ -23,6 +23,7 @@ from types import MappingProxyType
 from ..cache.digest import Digest
 from ..errors import CheckpointError, IntegrityError, TtbertError, UnreadableError
 from .digests import compute_sha256, recall_sha256
+from .mapped import changed
 
 _SAVED = "give a model saved by transformers' save_pretrained()"
 _READABLE = "look at who owns it and whether you may read it"
@@ -123,10 +124,7 @@ class Source(ABC):
         """Raise UnreadableError if a file whose path or digest was given out has changed since then."""
         for path, before in self._stats.items():
             if _stat(path) != before:
-                raise UnreadableError(
-                    f"{path} changed while it was being read; nothing was made of it",
-                    "wait until whatever writes to it is done, then try again",
-                )
+                raise changed(path)
 
     def _missing(self, name: str) -> TtbertError:
         return CheckpointError(f"{self.label} has no file {name!r}", _SAVED)
