@@ -389,6 +389,7 @@ def test_what_is_advised_on_damage_means_the_same_cache_too(root: Path) -> None:
 
 
 def test_what_is_to_be_pushed_is_listed_where_it_is_looked_for(root: Path, tmp_path: Path) -> None:
+    publish(open_local(tmp_path / "local"))
     done = ttbert("cache", "push", "none", "--cache", root, "--local", tmp_path / "local")
     done.failed(2, f"see `ttbert cache ls --cache {tmp_path / 'local'}`;")
 
