@@ -246,7 +246,7 @@ def test_check_command_tells_of_a_damaged_tensor(tmp_path: Path) -> None:
     largest = max((path for path in cache.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     flip_bit(largest, 1000)
     options = ["--batch", 1, "--tokens", 32, "--offline", "--cache", cache]
-    ttbert("check", "bundled", *options).failed(7, "embeddings.word", "convert")
+    ttbert("check", "bundled", *options).failed(7, "embeddings.word", "`ttbert cache verify --repair ")
 
 
 def test_check_fails_where_all_logits_are_the_same(tmp_path: Path) -> None:
