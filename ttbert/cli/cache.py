@@ -394,7 +394,7 @@ def _print_verdict(verdict: Verdict, done: str) -> None:
         needed = f", needed by {', '.join(finding.models)}" if finding.models else ""
         say(f"{finding.key}: {finding.problem}{needed}")
         if finding.advice:
-            say(f"  {complete_commands(finding.advice)}")
+            say(f"  {finding.advice}")
         if finding.moved:
             say(f"  moved to {finding.moved}")
         if finding.restored:
