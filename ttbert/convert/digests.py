@@ -81,6 +81,7 @@ def _hash_pieces(path: Path, size: int) -> list[bytes]:
 
 def _each_piece(size: int, hash_piece: Callable[[int], bytes]) -> list[bytes]:
     """What is made of the piece at each start, in their order, by as many threads as there are processors."""
+    # With a future for each piece, as `map_ahead` has it, this takes a twentieth longer.
     starts = range(0, size, _PIECE)
     ahead = iter(starts)
     digests: dict[int, bytes] = {}
