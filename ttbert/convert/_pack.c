@@ -109,13 +109,13 @@ INLINE uint32_t write_bfloat16(Tile tile, char *target) {
     }
     for (int side = 0; side < 2; side++) {
         Words words;
-        for (int i = 0; i < FACE / 2; i++) {
-            const uint32_t *first = tile[side * FACE + 2 * i], *second = first + TILE;
+        for (int i = 0; i < MOST_WORDS; i++) {
+            const uint32_t *first = tile[side * FACE + 2 * i], *second = tile[side * FACE + 2 * i + 1];
             for (int row = 0; row < TILE; row++) {
                 words[i][row] = to_bfloat16(first[row]) | to_bfloat16(second[row]) << 16;
             }
         }
-        write_words(words, FACE / 2, side, target);
+        write_words(words, MOST_WORDS, side, target);
     }
     return largest;
 }
