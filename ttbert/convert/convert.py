@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .. import __version__
@@ -193,7 +193,10 @@ def _is_likely_wanted(plan: Plan, cache: Cache) -> bool:
 def _check_may_write(plan: Plan, cache: Cache) -> None:
     cache.check_may_publish()
     if cache.check_space:
-        there = partial(left_behind, cache.authority, plan.pack_sizes, plan.action.key)
+
+        def there() -> int:
+            return left_behind(cache.authority, plan.pack_sizes, plan.action.key)  # which may have to wait for digests
+
         require_space(cache.store, plan.stored_size, str(plan.ref), there=there)
 
 
