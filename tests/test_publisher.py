@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import pytest
 import tiny
 from forks import Forks
 from models import flip_bit, open_local
-from program import objects, ttbert
+from program import command, environment, objects, ttbert
 from s3_server import MotoServer
 
 from ttbert.cache.cache import Cache, blob_key, open_cache
@@ -165,6 +166,21 @@ def test_packs_that_do_not_fit_are_an_error_when_they_are_wanted(plan: Plan, sma
 
 
 # A whole conversion, of weights that were not met before
+
+
+def test_packs_are_written_while_the_weights_are_hashed(tmp_path: Path) -> None:
+    folder = tiny.write(tmp_path / "tiny", tiny.checkpoint())
+    packs = len(plan_conversion(Wanted(str(folder))).recipe.packs)
+    os.truncate(folder / "vocab.txt", 1 << 40)  # of nothing, which takes minutes to hash
+    store = LocalStore(tmp_path / "cache")
+    end = time.monotonic() + 60
+    with subprocess.Popen(command("convert", folder, "--cache", tmp_path / "cache"), env=environment()) as process:
+        while len([*store.debris()]) < packs and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        written = len([*store.debris()])
+        assert process.poll() is None
+        process.kill()
+    assert written == packs
 
 
 @pytest.fixture(scope="module")
