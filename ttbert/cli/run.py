@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -84,6 +85,8 @@ def convert_command(
     from ..convert.convert import convert, find_by_name, plan_conversion
     from ..convert.wanted import Wanted
 
+    # Nothing here multiplies matrices, and the threads that numpy has for that would spin for a tenth of a second.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if dry_run and rebuild:
         raise InputError("--dry-run converts nothing, so there is nothing to compare", "leave out --dry-run or --rebuild")
 
