@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -171,7 +172,7 @@ def test_packs_that_do_not_fit_are_an_error_when_they_are_wanted(plan: Plan, sma
 def test_packs_are_written_while_the_weights_are_hashed(tmp_path: Path) -> None:
     folder = tiny.write(tmp_path / "tiny", tiny.checkpoint())
     packs = len(plan_conversion(Wanted(str(folder))).recipe.packs)
-    os.truncate(folder / "vocab.txt", 1 << 40)  # of nothing, which takes minutes to hash
+    add_pooler(folder / "model.safetensors", 1 << 40)  # which takes minutes to hash
     store = LocalStore(tmp_path / "cache")
     end = time.monotonic() + 60
     with subprocess.Popen(command("convert", folder, "--cache", tmp_path / "cache"), env=environment()) as process:
@@ -190,6 +191,17 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights["bert.embeddings.word_embeddings.weight"] = np.random.default_rng(0).random((70_000, tiny.HIDDEN), np.float32)
     wide = tiny.checkpoint(weights, num_hidden_layers=1, vocab_size=70_000)
     return tiny.write(tmp_path_factory.mktemp("wide") / "wide", wide)
+
+
+def add_pooler(weights: Path, size: int) -> None:
+    """Let a file of weights end in so many bytes of nothing, in a tensor that is not converted."""
+    content = weights.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    header["bert.pooler.dense.weight"] = {"dtype": "F32", "shape": [size // 4], "data_offsets": [len(data), len(data) + size]}
+    start = json.dumps(header).encode()
+    weights.write_bytes(len(start).to_bytes(8, "little") + start + data)
+    os.truncate(weights, weights.stat().st_size + size)
 
 
 def convert_unmet(forks: Forks, folder: Path, *options: str, cache: Path, **kill: int) -> tuple[int, str, int]:

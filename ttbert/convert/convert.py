@@ -68,6 +68,11 @@ class Plan:
         """The recipe over these very files. Reads large local files that were not met before, to their end."""
         return Action(self.recipe, tuple((role, self.source.digest(name)) for name, role in self._roles.items()))
 
+    @cached_property
+    def tokenizer_json(self) -> bytes:
+        """The tokenizer as the runtime reads it. CheckpointError where it is not that of a BERT."""
+        return build_tokenizer({name: self.source.read(name) for name in self.tokenizer}, self.recipe.shape.vocabulary)
+
     @property
     def _roles(self) -> dict[str, str]:
         weights, tokenizer = dict.fromkeys(self.weights, "weights"), dict.fromkeys(self.tokenizer, "tokenizer")
@@ -156,6 +161,8 @@ def convert(
                 cache.publish_blob(plan.source.read(CONFIG))
             ahead = open_publisher()
             ahead.start(drafts=is_likely and cache.drafts is not None)
+            if is_likely:  # what is likely wrong next, while digests are awaited
+                cache.publish_blob(plan.tokenizer_json)
         conversion = find_converted(plan, cache.authority)
         if conversion is None or not cache.authority.claim(conversion.cached):
             if not is_likely:
@@ -171,9 +178,7 @@ def convert(
 
 def small_files(plan: Plan) -> dict[str, bytes]:
     """What goes beside the tensors. CheckpointError where the tokenizer is not that of a BERT."""
-    source = plan.source
-    tokenizer = build_tokenizer({name: source.read(name) for name in plan.tokenizer}, plan.recipe.shape.vocabulary)
-    return {CONFIG: source.read(CONFIG), TOKENIZER: tokenizer, RECIPE: plan.action.to_bytes()}
+    return {CONFIG: plan.source.read(CONFIG), TOKENIZER: plan.tokenizer_json, RECIPE: plan.action.to_bytes()}
 
 
 def _is_likely_wanted(plan: Plan, cache: Cache) -> bool:

@@ -298,8 +298,12 @@ class Draft:
         """FileNotFoundError where the folder is gone, and other errors of the operating system."""
         self._store, self._path, self._size = store, path, size
         self._temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
-        self._file = self._temporary.open("xb", buffering=0)
         self._is_temporary, self._is_synced = True, False
+        try:
+            self._file = self._temporary.open("xb", buffering=0)
+        except KeyboardInterrupt:  # which may come once the file is made
+            self._remove()
+            raise
 
     def write(self, content: bytes | memoryview) -> None:
         """Append some of the bytes. NoSpaceError, StoreReadOnly or StoreUnavailable, as all that this does may raise."""
