@@ -595,6 +595,26 @@ def test_traceback_is_shown_only_when_asked_for(tmp_path: Path) -> None:
     assert (traced.exit_code, traced.out) == (plain.exit_code, plain.out)
 
 
+ODD = """
+import sys
+def fail(event, arguments):
+    if event == "os.scandir":
+        raise RuntimeError("odd")
+sys.addaudithook(fail)
+"""
+
+
+def test_an_error_that_nobody_thought_of_is_told_like_the_others(tmp_path: Path) -> None:
+    hook = make_hook(tmp_path / "hook", ODD)
+    plain, traced = (
+        ttbert("cache", "ls", "--json", "--cache", tmp_path, hook=hook, TTBERT_DEBUG=debug) for debug in ("", "1")
+    )
+    assert plain.exit_code == traced.exit_code == 1 and plain.document["error"]["exit_code"] == 1
+    told, to_do = plain.err.splitlines()
+    assert told == "error: ttbert failed in a way it should not: RuntimeError: odd" and "TTBERT_DEBUG=1" in to_do
+    assert "Traceback" in traced.err and traced.err.splitlines()[-2] == told and "please report it" in traced.err
+
+
 # Errors: of the cache
 
 

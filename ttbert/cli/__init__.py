@@ -80,14 +80,12 @@ def main() -> None:
     except TtbertError as error:
         _leave(error)
     except Exception as error:
-        if _debugging():
-            raise
-        _leave(
-            TtbertError(
-                f"ttbert failed in a way it should not: {type(error).__name__}: {error}",
-                "run it again with TTBERT_DEBUG=1 for the traceback, and please report it",
-            )
+        traced = "" if _debugging() else "run it again with TTBERT_DEBUG=1 for the traceback, and "
+        unknown = TtbertError(
+            f"ttbert failed in a way it should not: {type(error).__name__}: {error}", f"{traced}please report it"
         )
+        unknown.__cause__ = error
+        _leave(unknown)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
