@@ -196,19 +196,24 @@ class _SafetensorsFile(_WeightFile):
 
     @contextmanager
     def look(self, name: str, array: Array) -> Iterator[Array]:
+        with ExitStack() as stack:
+            stored = self._in_page_cache(self.tensors[name], array, stack)
+            if stored is None:
+                self.read_into(array, name)
+            yield array if stored is None else stored
+
+    def _in_page_cache(self, tensor: _Tensor, array: Array, stack: ExitStack) -> Array | None:
+        """The tensor where it lies, until `stack` is closed; None where that is not possible, or it is not like that array."""
         import numpy as np
 
-        tensor = self.tensors[name]
-        with ExitStack() as stack:
-            try:
-                if tensor.dtype != "F32" or tensor.start % array.itemsize or array.nbytes < _SMALL:
-                    raise BlockingIOError  # it is not there as it is wanted
-                look = stack.enter_context(self._mapped.leased())
-                stored = stack.enter_context(look(tensor.start, array.nbytes))
-                array = np.frombuffer(stored, _NUMPY["F32"]).reshape(array.shape)
-            except OSError:
-                self.read_into(array, name)
-            yield array
+        if tensor.dtype != "F32" or tensor.start % array.itemsize or array.nbytes < _SMALL:
+            return None
+        try:
+            look = stack.enter_context(self._mapped.leased())
+            stored = stack.enter_context(look(tensor.start, array.nbytes))
+        except OSError:
+            return None
+        return np.frombuffer(stored, _NUMPY["F32"]).reshape(array.shape)
 
     def read_into(self, array: Array, name: str) -> None:
         import numpy as np
