@@ -606,9 +606,7 @@ sys.addaudithook(fail)
 
 def test_an_error_that_nobody_thought_of_is_told_like_the_others(tmp_path: Path) -> None:
     hook = make_hook(tmp_path / "hook", ODD)
-    plain, traced = (
-        ttbert("cache", "ls", "--json", "--cache", tmp_path, hook=hook, TTBERT_DEBUG=debug) for debug in ("", "1")
-    )
+    plain, traced = (ttbert("cache", "ls", "--json", "--cache", tmp_path, hook=hook, TTBERT_DEBUG=debug) for debug in ("", "1"))
     assert plain.exit_code == traced.exit_code == 1 and plain.document["error"]["exit_code"] == 1
     told, to_do = plain.err.splitlines()
     assert told == "error: ttbert failed in a way it should not: RuntimeError: odd" and "TTBERT_DEBUG=1" in to_do
