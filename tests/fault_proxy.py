@@ -143,6 +143,20 @@ async def forgets_condition(exchange: Exchange) -> None:
     await exchange.answer(*await exchange.forward(request))
 
 
+def until_all_came(*paths: str) -> Fault:
+    """No answer comes before a request for each of these came, which never happens where one waits for another."""
+    missing, all_came = {*paths}, asyncio.Event()
+
+    async def answer_together(exchange: Exchange) -> None:
+        missing.difference_update({path for path in missing if path in exchange.path})
+        if not missing:
+            all_came.set()
+        await all_came.wait()
+        await exchange.answer(*await exchange.forward())
+
+    return answer_together
+
+
 class FaultProxy(S3Server):
     """An S3 server with faults: `proxy.meet(fault, ...)` says which requests meet one."""
 

@@ -30,6 +30,7 @@ from fault_proxy import (
     stalled,
     truncated,
     unavailable,
+    until_all_came,
     wrong_bytes,
     wrong_somewhere,
 )
@@ -411,6 +412,13 @@ def test_a_model_is_published_through_many_faults(url: str, proxy: FaultProxy) -
     cached = cache.resolve(TINY)
     assert cached is not None
     assert {pack.name: load(cache, pack) for pack in cached.manifest.packs} == TENSORS
+
+
+def test_all_blobs_of_a_model_are_looked_for_at_once(url: str, proxy: FaultProxy) -> None:
+    store = ObjectStore(url, Patience(pause=0))
+    keys = [f"{KEY}-{number:02}" for number in range(32)]
+    proxy.meet(until_all_came(*keys), "HEAD", times=1000)
+    assert list(store.map(store.head, keys)) == [None] * len(keys)
 
 
 # Stores that promise too much

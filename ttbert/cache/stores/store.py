@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 _KEY = re.compile(r"(?:[A-Za-z0-9_%@:+=~,-][A-Za-z0-9._%@:+=~,-]*/)*[A-Za-z0-9_%@:+=~,-][A-Za-z0-9._%@:+=~,-]*")
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
 _READINGS = 10
-_LOOKS = 8
+_LOOKS = 32
+"""Questions to a store at a time. Each is mostly waiting for the network, and a BERT-large has 53 blobs."""
 T = TypeVar("T")
 R = TypeVar("R")
 
