@@ -143,6 +143,16 @@ async def forgets_condition(exchange: Exchange) -> None:
     await exchange.answer(*await exchange.forward(request))
 
 
+def after(event: threading.Event) -> Fault:
+    """The answer comes when something has happened elsewhere, and not before; a minute later if it never does."""
+
+    async def answer_after(exchange: Exchange) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, event.wait, 60)
+        await exchange.answer(*await exchange.forward())
+
+    return answer_after
+
+
 def until_all_came(*paths: str) -> Fault:
     """No answer comes before a request for each of these came, which never happens where one waits for another."""
     missing, all_came = {*paths}, asyncio.Event()

@@ -14,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import BinaryIO, cast
 
 import pytest
-from fault_proxy import FaultProxy, reset_before, truncated, unavailable, wrong_bytes
+from fault_proxy import FaultProxy, after, reset_before, truncated, unavailable, wrong_bytes
 from killed import killed_processes
-from models import COMMIT, FILES, TENSORS, TINY, blob_path, files, flip_bit, load, open_local, publish
+from models import COMMIT, FILES, OTHER, TENSORS, TINY, blob_path, files, flip_bit, load, open_local, publish
 from test_local_store import kill_at_every_step, read_only
 
 from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key, open_cache
@@ -109,6 +110,21 @@ def test_a_model_that_is_read_is_copied_here_on_its_way(places: Places, proxy: F
     assert blob_gets(proxy) == BLOBS and document["bytes"] == {"local": 0, "cache": sum(arrived)}
     local = open_local(Path(places.local))
     assert local.resolve(TINY) == cached and verify(local, take_census(local)).sound and list(local.store.debris()) == []
+
+
+def test_a_model_that_is_here_is_read_before_it_is_asked_what_leads_to_it(places: Places, proxy: FaultProxy) -> None:
+    fetched(places.open())
+    publish(open_cache(places.cache), recipe=b"another", ref=OTHER)  # of the same blobs
+    cache = places.open()
+    cached = cache.resolve(OTHER)
+    is_read = Event()
+    assert cached and not cache.to_fetch(cached.manifest)
+    proxy.meet(after(is_read), "GET", times=1000)
+    cache.fetch_as_read(cached, OTHER)
+    assert read(cache, cached) == {**TENSORS, **FILES}
+    is_read.set()
+    cache.flush()
+    assert open_local(Path(places.local or "")).resolve(OTHER) == cached
 
 
 def test_nothing_leads_to_a_model_here_before_all_of_it_was_read(places: Places) -> None:

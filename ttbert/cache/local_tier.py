@@ -116,6 +116,8 @@ class LocalTier:
         """
         with self._lock:
             self._expected, self._progress, self._then = dict(blobs), progress, then
+            if not blobs:
+                self._syncing.append(self._syncs.submit(then))
 
     def flush(self) -> None:
         """Wait until what was copied here stays here, and what was to happen then is done."""

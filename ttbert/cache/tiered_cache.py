@@ -130,11 +130,8 @@ class TieredCache(Cache):
     def fetch_as_read(self, cached: Cached, ref: Ref | None, begin: Begin = silently) -> dict[Digest, int]:
         """NoSpaceError where it will not fit here; what is wrong with a blob, its reader is told."""
         lacking = self._lacking(cached)
-        if lacking:
-            sizes = {blob_key(digest): size for digest, size in lacking.items()}
-            self._tier.expect(sizes, begin(lacking), lambda: self._lead_to(cached, ref))
-        else:
-            self._lead_to(cached, ref)
+        sizes = {blob_key(digest): size for digest, size in lacking.items()}
+        self._tier.expect(sizes, (begin if lacking else silently)(lacking), lambda: self._lead_to(cached, ref))
         return lacking
 
     def flush(self) -> None:

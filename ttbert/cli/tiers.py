@@ -44,8 +44,8 @@ def supply_to_load(wanted: Wanted, places: Places, cache: Cache) -> Cached:
     """The same for a model that this process loads next: it is copied to this machine on its way to where it is loaded."""
     cached = _find_or_convert(wanted, places, cache)
     command = click.get_current_context()
-    if cache.fetch_as_read(cached, wanted.ref, _shown(f"fetching {wanted.model}", command.with_resource)):
-        command.call_on_close(partial(_flush, cache))
+    cache.fetch_as_read(cached, wanted.ref, _shown(f"fetching {wanted.model}", command.with_resource))
+    command.call_on_close(partial(_flush, cache))
     return cached
 
 
@@ -53,7 +53,7 @@ def _flush(cache: Cache) -> None:
     try:
         cache.flush()
     except CacheError as error:  # what was asked for is done all the same
-        tell(f"warning: {error.message}; the copy here may not last")
+        tell(f"warning: {error.message}; the copy here may not last, or not be found offline")
 
 
 def _find_or_convert(wanted: Wanted, places: Places, cache: Cache, require: Require = lambda shape: None) -> Cached:
