@@ -153,13 +153,14 @@ def after(event: threading.Event) -> Fault:
     return answer_after
 
 
-def until_all_came(*paths: str) -> Fault:
-    """No answer comes before a request for each of these came, which never happens where one waits for another."""
-    missing, all_came = {*paths}, asyncio.Event()
+def together(count: int) -> Fault:
+    """No answer comes before requests for so many paths came, which never happens where one waits for another."""
+    paths: set[str] = set()
+    all_came = asyncio.Event()
 
     async def answer_together(exchange: Exchange) -> None:
-        missing.difference_update({path for path in missing if path in exchange.path})
-        if not missing:
+        paths.add(exchange.path)
+        if len(paths) == count:
             all_came.set()
         await all_came.wait()
         await exchange.answer(*await exchange.forward())

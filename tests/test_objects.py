@@ -28,9 +28,9 @@ from fault_proxy import (
     reset_before,
     silent,
     stalled,
+    together,
     truncated,
     unavailable,
-    until_all_came,
     wrong_bytes,
     wrong_somewhere,
 )
@@ -417,7 +417,7 @@ def test_a_model_is_published_through_many_faults(url: str, proxy: FaultProxy) -
 def test_all_blobs_of_a_model_are_looked_for_at_once(url: str, proxy: FaultProxy) -> None:
     store = ObjectStore(url, Patience(pause=0))
     keys = [f"{KEY}-{number:02}" for number in range(32)]
-    proxy.meet(until_all_came(*keys), "HEAD", times=1000)
+    proxy.meet(together(len(keys)), "HEAD", times=1000)
     assert list(store.map(store.head, keys)) == [None] * len(keys)
 
 
@@ -431,6 +431,11 @@ def test_a_store_that_overwrites_is_found_out(url: str, proxy: FaultProxy) -> No
     assert store.creates_exactly_once() is False
     seen = len(proxy.seen)
     assert store.creates_exactly_once() is False and len(proxy.seen) == seen
+
+
+def test_a_store_is_tried_out_with_all_keys_at_once(url: str, proxy: FaultProxy) -> None:
+    proxy.meet(together(3), "PUT", "/probes/", times=1000)
+    assert ObjectStore(url).creates_exactly_once() is True
 
 
 def test_a_store_that_overwrites_is_published_to_only_on_demand(url: str, proxy: FaultProxy) -> None:
