@@ -59,6 +59,24 @@ def inputs(folder: Path, content: object) -> Path:
     return path
 
 
+TORCH_WAITS = """
+import os, sys, threading
+opened, all_opened = set(), threading.Event()
+def note(event, arguments):
+    if event == "open" and "/blobs/" in str(arguments[0]):
+        opened.add(arguments[0])
+        if len(opened) > 3:  # the small files, and a pack
+            all_opened.set()
+class Waiting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch" and "ttnn" not in sys.modules and not all_opened.wait(60):
+            os._exit(98)
+sys.addaudithook(note)
+sys.meta_path.insert(0, Waiting())
+"""
+"""A hook: end the process, with 98, when torch is imported and nobody reads weights meanwhile."""
+
+
 # Answers
 
 
@@ -94,6 +112,11 @@ def test_bundled_model_answers_the_built_in_questions_from_the_cache_alone(cache
         "windows": 8,
         "batches": 1,
     }
+
+
+def test_weights_are_read_while_torch_is_imported(cache: Path, tmp_path: Path) -> None:
+    hook = make_hook(tmp_path / "hook", TORCH_WAITS)
+    ttbert("demo", "--model", "bundled", "--json", "--cache", cache, hook=hook).succeeded()
 
 
 def test_long_context_is_read_in_windows_and_answered_wherever_the_answer_is(cache: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from threading import Event, local
 from typing import TypeVar
 
@@ -23,20 +25,34 @@ def map_ahead(threads: int, function: Callable[[T], R], items: Iterable[T], ahea
     Raises the function's error where its result would come. After that, or when it is closed, no other item is begun, and those
     that are begun are waited for: they end where they ask `check_wanted`.
     """
+    with begun_ahead(threads, function, items, ahead) as results:
+        yield from results
+
+
+@contextmanager
+def begun_ahead(
+    threads: int, function: Callable[[T], R], items: Iterable[T], ahead: int = _AHEAD
+) -> Iterator[Generator[R, None, None]]:
+    """The same inside of `with`, begun before anybody takes the first; leaving it closes it."""
     stop = Event()
     with ThreadPoolExecutor(threads, initializer=partial(setattr, _of_thread, "stop", stop)) as workers:
         waiting: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                waiting.append(workers.submit(function, item))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
+        left = iter(items)
+
+        def begin(count: int) -> None:
+            waiting.extend(workers.submit(function, item) for item in islice(left, count))
+
+        def results() -> Generator[R, None, None]:
             while waiting:
                 yield waiting.popleft().result()
-        except BaseException:
+                begin(1)
+
+        try:
+            begin(ahead + 1)
+            yield results()
+        finally:
             stop.set()
             workers.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def check_wanted() -> None:

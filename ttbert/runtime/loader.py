@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,15 @@ from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
 from ..recipe.recipe import CONFIG, RECIPE, TOKENIZER, matches
 from ..recipe.tensorbin import HEADER_SIZE, check_header
-from ..threads import map_ahead
+from ..threads import begun_ahead
 from ..tt import first_line, host_ttnn
 
 _AHEAD = 8
 """Packs that are read before they are asked for, which bounds the memory that waits: under 100 MB of a BERT-large."""
+
+
+Packs = Generator[tuple[PackEntry, list[tuple[TensorEntry, Blob]]], None, None]
+"""Packs with all their tensors, checked."""
 
 
 class CachedModel:
@@ -40,14 +45,29 @@ class CachedModel:
         self.shape: BertShape = parse_config(self._file(CONFIG), f"{cached.digest}: {CONFIG}")
         self.tokenizer: bytes = self._file(TOKENIZER)
         self._check_recipe()
+        self._begun: Packs | None = None
         cache.note_use(cached.digest)
 
     def require_answer_head(self) -> None:
         """CheckpointError for a model that cannot answer questions."""
         self.shape.require_answer_head(self.manifest.provenance.repo)
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Inside of `with`, the packs that `tensors` gives first are read while whoever takes them gets ready."""
+        with self._read_ahead() as self._begun:
+            try:
+                yield
+            finally:
+                self._begun = None
+
     def tensors(self) -> Iterator[tuple[TensorEntry, Any]]:
         """Each tensor as a TT-NN host tensor, in the manifest's order, its bytes checked before TT-NN sees them."""
+        with ExitStack() as stack:
+            packs, self._begun = self._begun or stack.enter_context(self._read_ahead()), None
+            yield from self._loaded(packs)
+
+    def _loaded(self, packs: Packs) -> Iterator[tuple[TensorEntry, Any]]:
         ttnn = host_ttnn()
         with tempfile.TemporaryDirectory(prefix="ttbert-") as folder, Path(os.devnull).open("rb") as file:
             current = file.fileno()
@@ -55,7 +75,7 @@ class CachedModel:
             # descriptor that stands for one blob after another, since a link for each of them is a file for each.
             link = Path(folder, "checked.tensorbin")
             link.symlink_to(f"/proc/{os.getpid()}/fd/{current}")
-            for pack, blobs in self._read_ahead():
+            for pack, blobs in packs:
                 for entry, blob in blobs:
                     with blob:
                         check_header(blob.bytes(HEADER_SIZE), entry, self.cache.where(pack, entry))
@@ -70,13 +90,13 @@ class CachedModel:
                         raise damaged(self.cache.where(pack, entry), f"its header says {found}")
                     yield entry, tensor
 
-    def _read_ahead(self) -> Iterator[tuple[PackEntry, list[tuple[TensorEntry, Blob]]]]:
+    def _read_ahead(self) -> AbstractContextManager[Packs]:
         """The packs in their order with all their tensors, read and checked by threads that are some packs ahead."""
 
         def read(pack: PackEntry) -> tuple[PackEntry, list[tuple[TensorEntry, Blob]]]:
             return pack, list(self.cache.load_pack(pack))
 
-        return map_ahead(self.cache.store.streams, read, self.manifest.packs, _AHEAD)
+        return begun_ahead(self.cache.store.streams, read, self.manifest.packs, _AHEAD)
 
     def _file(self, name: str) -> bytes:
         entry = self.manifest.file(name)

@@ -92,9 +92,11 @@ def open_runtime(target: Target, model: CachedModel, batch: int, tokens: int) ->
     """The model loaded on the target, ready to run; `batch` is inputs of `tokens` on each chip. Errors as of loading, and
     of opening a device."""
     if not target.is_device:
-        from .reference import Reference
+        with model.reading():
+            from .reference import Reference  # and torch, which takes longer than reading most models
 
-        yield Reference(model, target.precision)
+            reference = Reference(model, target.precision)
+        yield reference
         return
     from .on_device import OnDevice
 
