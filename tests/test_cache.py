@@ -38,7 +38,7 @@ from s3_server import MotoServer
 
 import ttbert
 from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key, open_cache
-from ttbert.cache.census import find_model, take_census
+from ttbert.cache.census import find_model, look_up, take_census
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.gc import plan_gc
 from ttbert.cache.places import Places, is_remote
@@ -424,12 +424,14 @@ def test_models_are_found_by_any_part_of_their_name_that_is_enough(cache: Cache)
         str(cached.digest),
         f"blake3:{cached.digest.short}",
     ):
-        assert find_model(census, text).ref == TINY
+        assert find_model(census, text) == look_up(cache, text) and find_model(census, text).ref == TINY
     for text in ("someone/other", "other", "someone/other@main", "someone/other@main:bfp8", other.digest.short):
-        assert find_model(census, text).ref == OTHER
+        assert find_model(census, text) == look_up(cache, text) and find_model(census, text).ref == OTHER
     for text in ("nothing", "someone/other@v2", "tiny:bf16", cached.digest.hex[:3], "blake3:"):
         with pytest.raises(InputError):
             find_model(census, text)
+        with pytest.raises(InputError):
+            look_up(cache, text)
 
 
 def test_a_name_that_could_be_several_is_not_guessed(cache: Cache) -> None:
@@ -443,6 +445,7 @@ def test_a_model_whose_manifest_is_damaged_is_found_by_digest(cache: Cache, root
     cached = publish(cache)
     flip_bit(root / manifest_key(cached.digest))
     model = find_model(take_census(cache), cached.digest.short)
+    assert look_up(cache, str(TINY)) == model
     assert model.cached is None and "is damaged" in (model.problem or "")
 
 

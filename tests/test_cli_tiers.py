@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from fault_proxy import FaultProxy, forgets_condition
@@ -192,6 +193,16 @@ def test_pull_reads_the_copies_that_are_here_and_fetches_damaged_ones_again(url:
     assert done.document["bytes_pulled"] == len(TENSORS["layer"]) and done.document["counters"]["damaged"] == 1
     assert sound.items() <= files(tmp_path).items() and damaged in files(tmp_path).values()
     assert "nothing to do" in ttbert("cache", "pull", "tiny", *both(url, tmp_path)).succeeded().out
+
+
+def test_pull_asks_for_no_other_model(url: str, proxy: FaultProxy, tmp_path: Path) -> None:
+    publish(open_cache(url))
+    other = publish_other(open_cache(url))
+    proxy.calm()
+    ttbert("cache", "pull", "tiny", *both(url, tmp_path)).succeeded()
+    assert proxy.count("GET", "/blobs/") > 0 == proxy.count("GET", "someone") + proxy.count("GET", other.digest.hex)
+    listed = {parse_qs(urlsplit(path).query)["prefix"][0].split("/")[1] for _, path in proxy.seen if "prefix=" in path}
+    assert listed == {"refs", "signatures"}
 
 
 def test_push_and_pull_need_two_tiers_and_a_model(url: str, tmp_path: Path) -> None:

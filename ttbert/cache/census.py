@@ -168,6 +168,15 @@ def find_model(census: Census, text: str, listing: str = "ttbert cache ls") -> M
     return found[0]
 
 
+def look_up(cache: Cache, text: str) -> Model:
+    """The same, with no look at anything else in the cache where this is the name of one model, and that is whole."""
+    alike = refs.match_refs(refs.list_refs(cache.store), text)
+    model = _read(cache, alike[0]) if len(alike) == 1 else None
+    if model is None or model.cached is None or cache.missing(model.cached.manifest):
+        return find_model(take_census(cache), text)
+    return model
+
+
 def _read(cache: Cache, ref: Ref) -> Model | None:
     """What a ref leads to; None for one that was removed just now."""
     entry = None

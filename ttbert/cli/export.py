@@ -34,12 +34,12 @@ def export_command(ref: str, folder: Path, layout: str, no_space_check: bool, pl
     \b
     ttbert cache export phiyodr/bert-large-finetuned-squad2 ./tt-cache --layout tt-metal
     """
-    from ..cache.census import find_model, take_census
+    from ..cache.census import look_up
     from ..export import export_for_tt_metal
     from ..runtime.loader import CachedModel
 
     cache = places.open()
-    found = find_model(take_census(cache), ref)
+    found = look_up(cache, ref)
     cached = cache.resolve(found.ref)
     if cached is None:
         raise InputError(f"{found.ref} was removed just now", "see `ttbert cache ls`")

@@ -108,11 +108,11 @@ def pull_command(ref: str, places: Places, as_json: bool) -> None:
     \b
     ttbert cache pull bundled --cache s3://lab/ttbert
     """
-    from ..cache.census import find_model, take_census
+    from ..cache.census import look_up
     from ..errors import IntegrityError, StoreReadOnly
 
     cache, near = _both(places)
-    model = find_model(take_census(cache.authority), ref)
+    model = look_up(cache.authority, ref)
     if model.cached is None:
         raise IntegrityError(f"{model.ref}: {model.problem}", "convert it again on a machine that may publish")
     # Refused here, before a blob is fetched, if it may not be used.

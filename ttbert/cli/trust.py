@@ -54,7 +54,7 @@ def sign_command(ref: str, sign_with: str | None, places: Places, as_json: bool)
     \b
     ttbert cache sign bundled
     """
-    from ..cache.census import find_model, take_census
+    from ..cache.census import look_up
     from ..cache.keys import find_signer
 
     key = find_signer(sign_with)
@@ -62,7 +62,7 @@ def sign_command(ref: str, sign_with: str | None, places: Places, as_json: bool)
         raise InputError("there is no key to sign with", "make one with `ttbert cache keygen`")
     public = key.public
     cache = places.open()
-    model = find_model(take_census(cache), ref)
+    model = look_up(cache, ref)
     cached = cache.sign(model.ref, key)
     if as_json:
         show({"ref": str(model.ref), "manifest": str(cached.digest), "key": public.id, "name": key.name})
