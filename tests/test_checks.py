@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fault_proxy import Exchange, FaultProxy
-from models import TINY, build, open_local, publish, publish_other
+from models import OTHER, TINY, build, open_local, publish, publish_other
 from s3_server import MotoServer
 
 from ttbert.cache.cache import Cache, Cached, action_key, manifest_key, open_cache
@@ -189,12 +189,19 @@ def test_a_wrong_action_is_found_moved_and_made_again_by_the_next_conversion(cac
         "leads nowhere": f"it leads to manifest {nothing.short}, which is not there",
     }
     assert finding.problem == problems.get(how, finding.problem) and finding.exit_code == 7
-    assert finding.advice.startswith(f"of {TINY}: loading does not need it; the next conversion")
+    assert finding.advice.startswith(f"of {TINY}: a folder is not found without it; the next run or conversion")
 
     assert cache.store.get(check(cache, repair=True).findings[0].moved or "") == wrong and check(cache).sound
     overwrite(cache, key, wrong)
     publish(cache)
     assert cache.store.get(key) == sound and not found(cache)
+
+
+def test_a_model_of_the_hub_is_loaded_by_its_name_without_its_action(cache: Cache) -> None:
+    other = publish_other(cache)
+    overwrite(cache, action_key(other.manifest.action), b"rubbish")
+    assert cache.resolve(OTHER) == other
+    assert found(cache)[action_key(other.manifest.action)].advice.startswith(f"of {OTHER}: loading does not need it")
 
 
 def test_an_action_that_a_killed_collection_left_behind_is_no_damage(cache: Cache) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,9 @@ def test_bench_on_a_mock_device_leaves_out_what_it_cannot_tell(on: Callable[...,
 @pytest.mark.skipif(Path("/dev/tenstorrent").exists(), reason="there is a card, so its absence cannot be tested")
 def test_bench_without_a_device_is_a_device_error() -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("TT_")}
-    ttbert("bench", "--model", "bundled", env=env).failed_at_once(12, "no Tenstorrent device is here")
+    done = ttbert("bench", "--model", "bundled", env=env).failed_at_once(12, "no Tenstorrent device is here")
+    _, command, _ = done.err.split("`")
+    assert "--check" in command
+    ttbert(*shlex.split(command)[1:], env=env).succeeded()
     named = ttbert("bench", "--board", "n150", "--batch", 8, "--json", env=env)
     assert named.exit_code == named.document["error"]["exit_code"] == 12

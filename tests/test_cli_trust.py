@@ -219,7 +219,7 @@ def test_without_trusted_keys_a_rollback_is_a_line_of_warning(run: Run, root: Pa
     assert "warning" not in run(*look).succeeded().err
     (root / ref.folder / "00000002").unlink()
     done = run(*look).succeeded()
-    assert "warning: someone/tiny@main:bfp8: its history has 1 entries, and had 2" in done.err and done.document["hit"]
+    assert "warning: someone/tiny@main:bfp8: its history has 1 entry, and had 2" in done.err and done.document["hit"]
     assert "warning" not in run(*look).succeeded().err
 
 

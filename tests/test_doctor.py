@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -95,6 +96,7 @@ def test_temporary_storage_is_a_warning_and_no_failure(small_disk: Path) -> None
     assert found["storage"]["state"] == "warning" and "gone when the machine restarts" in str(found["storage"]["what"])
     assert "--cache" in str(found["storage"]["fix"])
     assert found["space"]["state"] == "warning" and "hardly a model" in str(found["space"]["what"])
+    assert re.match(r"[1-9]", str(found["space"]["what"])), "not 0.0 GB"
 
 
 def test_a_full_disk_is_exit_code_10(small_disk: Path) -> None:

@@ -83,6 +83,13 @@ def test_a_holder_that_is_silent_is_replaced_and_not_before(url: str, caplog: py
     assert caplog.messages == ["far-away is at work on this already; waiting for it"] and entries(store) == []
 
 
+def test_a_holder_whose_name_cannot_be_read_may_be_of_this_machine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = open_store(str(tmp_path))
+    store.put(f"leases/{WORK.hex}/00000001", b"rubbish")
+    with leased(store, WORK, lambda: None, lasts=0.1):
+        assert caplog.messages == ["another process is at work on this already; waiting for it"]
+
+
 def test_a_dead_process_of_this_machine_is_replaced_at_once(tmp_path: Path) -> None:
     """It left its lease behind, as a killed conversion does."""
     from ttbert.cache import lease

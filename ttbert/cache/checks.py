@@ -86,8 +86,12 @@ class Checks:
     def advice(self, key: str) -> str:
         """What damage of an action or of a history means, and what to do about it; empty for everything else."""
         if key.startswith("actions/"):
-            of = ", ".join(self._converted.get(_name(key), ())) or "no name that can be read"
-            return f"of {of}: loading does not need it; the next conversion is done anew and replaces it"
+            refs = self._converted.get(_name(key), ())
+            of = ", ".join(map(str, refs)) or "no name that can be read"
+            if all(ref.revision for ref in refs):
+                return f"of {of}: loading does not need it; the next conversion is done anew and replaces it"
+            # A folder is known by its content alone.
+            return f"of {of}: a folder is not found without it; the next run or conversion converts it anew and replaces it"
         entry = parse_key(key)
         if entry is None:
             return ""
@@ -96,12 +100,12 @@ class Checks:
         return f"{entry[0]} cannot be used until it is converted again, or forgotten by `ttbert cache rm {entry[0]}`"
 
     @cached_property
-    def _converted(self) -> dict[str, list[str]]:
+    def _converted(self) -> dict[str, list[Ref]]:
         """The names of models by the digests of their actions."""
-        names: dict[str, list[str]] = {}
+        names: dict[str, list[Ref]] = {}
         for model in self._census.models:
             if model.cached:
-                names.setdefault(model.cached.manifest.action.hex, []).append(str(model.ref))
+                names.setdefault(model.cached.manifest.action.hex, []).append(model.ref)
         return names
 
     def _find_problem(self, key: str) -> str | None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import CacheError, InputError, IntegrityError, StoreUnavailable, TtbertError
+from ..text import size_text
 from .stores.local import LocalStore, how_to_free
 from .stores.mounts import find_mount, nearest_existing
 from .stores.open import open_store
@@ -244,8 +245,8 @@ def _free(store: Store) -> Check:
         fix = "if that is not so, TTBERT_NO_SPACE_CHECK=1 writes all the same; else " + how_to_free(store.url)
         return Check("space", "warning", "the mount says that nothing is free", fix)
     if free < LITTLE:
-        return Check("space", "warning", f"{free / 1e9:.1f} GB free, which is hardly a model", how_to_free(store.url))
-    return Check("space", "ok", f"{free / 1e9:.1f} GB free")
+        return Check("space", "warning", f"{size_text(free)} free, which is hardly a model", how_to_free(store.url))
+    return Check("space", "ok", f"{size_text(free)} free")
 
 
 def _try(name: str, step: Callable[[], str]) -> Check:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import IncompatibleError, IntegrityError
+from ..text import count_text
 from .digest import Digest, blake3_of
 from .document import Fields, canonical
 from .refs import LogEntry, Ref, entry_numbers, parse_entry, read_content, read_entry
@@ -127,7 +128,8 @@ def doubt(store: Store, ref: Ref, latest: LogEntry, seen: Seen | None) -> Doubt 
     if seen is None or means is None or means == seen.manifest:
         return None
     if latest.number < seen.number:
-        return Doubt(f"its history has {latest.number} entries, and had {seen.number} when it was last used here", True)
+        entries = count_text(latest.number, "entry", "entries")
+        return Doubt(f"its history has {entries}, and had {seen.number} when it was last used here", True)
     if latest.number > seen.number + _FARTHEST:
         return Doubt(f"more than {_FARTHEST:,} entries were added since it was last used here", True)
     entry = latest

@@ -110,6 +110,10 @@ class Failure:
         return kind(f"{self.message} (so found {self.host}, which this waited for)", self.hint)
 
 
+_SOMEBODY = "another process"
+"""Of this machine or of another one: who has just taken a lease has not been asked for a name."""
+
+
 class _Lease:
     def __init__(self, store: Store, folder: str, lasts: float) -> None:
         self._store, self.folder, self._lasts = store, folder, lasts
@@ -135,18 +139,18 @@ class _Lease:
             self._store.put(f"{self.folder}/failed-{uuid.uuid4().hex}", failure.to_bytes())
 
     def take(self, entries: Sequence[Entry]) -> str | None:
-        """None if it is ours now, or the name of the machine that has it; `entries` are those of the folder at this moment."""
+        """None if it is ours now, or who has it; `entries` are those of the folder at this moment."""
         holds = [entry for entry in entries if is_held(entry.key)]
         if not holds:
             if not self._create(1):
-                return "another machine"
+                return _SOMEBODY
         else:
             latest = holds[-1]
             holder = self._read(latest.key)
             if not (_is_dead(holder) or self._now() - latest.modified > self._lasts):
-                return str(holder.get("host", "another machine"))[:60]
+                return str(holder.get("host", _SOMEBODY))[:60]
             if not self._create(int(latest.key.rpartition("/")[2]) + 1):
-                return "another machine"
+                return _SOMEBODY
         for entry in entries:
             # A report stays until all who waited have looked, however late they see what others write.
             if is_held(entry.key) or (_is_report(entry.key) and self._now() - entry.modified > 2 * self._lasts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,9 @@ def bench_command(
 
     target = choose_target(board, batch, trace)
     if not target.is_device:
-        raise DeviceError("no Tenstorrent device is here to be measured", "without one, try `ttbert plan --check`")
+        of = [model, *(["--revision", revision] if revision else []), "--policy", policy]
+        plan = shlex.join(["ttbert", "plan", *of, "--batch", str(batch), "--check"])
+        raise DeviceError("no Tenstorrent device is here to be measured", f"without one, try `{plan}`")
     cache = places.open(offline)
     cached = supply_to_load(Wanted(model, revision, policy, offline), places, cache)
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, NotCached, TtbertError, UnreadableError
 from ..recipe.steps import Array
+from ..text import count_text
 from .mapped import MappedFile
 from .source import Source, size_of
 
@@ -138,8 +139,9 @@ class Checkpoint:
         pieces = (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
         bad = array.size - sum(int(np.count_nonzero(np.isfinite(piece))) for piece in pieces)
         if bad:
+            values = count_text(bad, "value that is", "values that are")
             raise CheckpointError(
-                f"tensor {name!r} holds {bad} values that are NaN or infinite as float32, of {array.size}",
+                f"tensor {name!r} holds {values} NaN or infinite as float32, of {array.size:,}",
                 "the checkpoint is damaged or its training diverged; choose another one",
             )
 

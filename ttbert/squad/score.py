@@ -84,8 +84,10 @@ def check_bounds(result: Result, comparison: Comparison | None, least: float | N
     if least is not None and f1 < least:
         raise AccuracyError(f"F1 is {f1:.2f}, below the bound of {least:g}", "look at the answers with --report DIR")
     if largest_drop is not None and comparison is not None and -comparison.f1.value > largest_drop:
-        interval = f"95% interval {-comparison.f1.high:.2f} to {-comparison.f1.low:.2f}"
+        # Plus zero takes the minus off a zero.
+        found, low, high = (each + 0.0 for each in (comparison.f1.value, comparison.f1.low, comparison.f1.high))
         raise AccuracyError(
-            f"F1 is {-comparison.f1.value:.2f} below that of {comparison.second} ({interval}), more than {largest_drop:g}",
+            f"F1 minus that of {comparison.second} is {found:+.2f} (95% interval {low:+.2f} to {high:+.2f}), "
+            f"below the bound of {0.0 - largest_drop:+g}",
             "choose a policy of higher precision with --policy, or look at the answers that changed with --report DIR",
         )
