@@ -160,8 +160,9 @@ def convert(
             if is_likely:  # the smallest file first: where even that cannot be published, nothing has to be packed
                 cache.publish_blob(plan.source.read(CONFIG))
             ahead = open_publisher()
-            ahead.start(drafts=is_likely and cache.drafts is not None)
-            if is_likely:  # what is likely wrong next, while digests are awaited
+            drafts = is_likely and cache.drafts is not None
+            ahead.start(drafts)
+            if drafts:  # what is likely wrong next; in a network it would take several requests to publish it twice
                 cache.publish_blob(plan.tokenizer_json)
         conversion = find_converted(plan, cache.authority)
         if conversion is None or not cache.authority.claim(conversion.cached):
