@@ -116,8 +116,7 @@ class LocalTier:
         """
         with self._lock:
             self._expected, self._progress, self._then = dict(blobs), progress, then
-            if not blobs:
-                self._syncing.append(self._syncs.submit(then))
+            self._complete_if_all_came()
 
     def flush(self) -> None:
         """Wait until what was copied here stays here, and what was to happen then is done."""
@@ -225,9 +224,12 @@ class LocalTier:
             size = self._expected.pop(key, None)
             if size is None:
                 return
-            if not self._expected:
-                self._syncing.append(self._syncs.submit(self._complete, tuple(self._syncing), self._then))
+            self._complete_if_all_came()
         self._progress(size)
+
+    def _complete_if_all_came(self) -> None:
+        if not self._expected:
+            self._syncing.append(self._syncs.submit(self._complete, tuple(self._syncing), self._then))
 
     def _complete(self, before: tuple[Future[None], ...], then: Callable[[], None]) -> None:
         if all(each.exception() is None for each in before):  # of what failed, `flush` tells

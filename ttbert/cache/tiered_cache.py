@@ -131,7 +131,8 @@ class TieredCache(Cache):
         """NoSpaceError where it will not fit here; what is wrong with a blob, its reader is told."""
         lacking = self._lacking(cached)
         sizes = {blob_key(digest): size for digest, size in lacking.items()}
-        self._tier.expect(sizes, (begin if lacking else silently)(lacking), lambda: self._lead_to(cached, ref))
+        progress = begin(lacking) if lacking else silently(lacking)
+        self._tier.expect(sizes, progress, lambda: self._lead_to(cached, ref))
         return lacking
 
     def flush(self) -> None:

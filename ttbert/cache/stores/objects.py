@@ -116,8 +116,7 @@ class ObjectStore(Store):
         """
         with self._lock:
             if self._exact is None:
-                with ThreadPoolExecutor(_PROBES) as races:
-                    self._exact = all(races.map(self._race, [f"probes/{uuid.uuid4().hex}" for _ in range(_PROBES)]))
+                self._exact = all(self.map(self._race, [f"probes/{uuid.uuid4().hex}" for _ in range(_PROBES)]))
             return self._exact
 
     def open(self, key: str) -> BinaryIO:
