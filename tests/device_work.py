@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from ttbert.runtime.lower import chip_of
 from ttbert.runtime.on_device import OnDevice
 from ttbert.runtime.passes import Pass, Passes
 from ttbert.runtime.plan import plan_bert
-from ttbert.runtime.target import Target
+from ttbert.runtime.target import Target, open_runtime
 from ttbert.runtime.tokens import Batch, Encoder, make_batches
 from ttbert.tt import device_ttnn
 
@@ -132,6 +133,26 @@ def measured(cache_folder: str) -> dict[str, Any]:
     found = bench.measure(target, loaded, batches(loaded, 2, 2, 128), 2, 128, 0.1)
     (speed,) = found.speeds
     return {"pcc": found.pcc, "speed": asdict(speed)}
+
+
+def opening(cache_folder: str) -> bool:
+    """A runtime: whether packs are read before TT-NN has opened the device."""
+    loaded = model(cache_folder)
+    read, open_mesh_device = Event(), ttnn.open_mesh_device
+    found: list[bool] = []
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and "/blobs/" in str(arguments[0]):
+            read.set()
+
+    def open_late(*arguments: Any, **settings: Any) -> Any:
+        found.append(read.wait(60))
+        return open_mesh_device(*arguments, **settings)
+
+    sys.addaudithook(note)
+    ttnn.open_mesh_device = open_late
+    with open_runtime(Target("n150", "wormhole_b0", is_mock=True), loaded, 2, 128):
+        return found == [True]
 
 
 def order(_: Any) -> dict[str, Any]:
@@ -259,5 +280,7 @@ def allocated(device: Any) -> list[int]:
 
 
 if __name__ == "__main__":
-    work: dict[str, Callable[[Any], Any]] = {each.__name__: each for each in (loads, values, measured, order, chips, counts)}
+    work: dict[str, Callable[[Any], Any]] = {
+        each.__name__: each for each in (loads, values, measured, opening, order, chips, counts)
+    }
     print("\nanswer:" + json.dumps(work[sys.argv[1]](json.loads(sys.argv[2]))))

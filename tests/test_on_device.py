@@ -42,6 +42,10 @@ def test_device_path_imports_neither_torch_nor_anything_of_hugging_face(loaded: 
     assert loaded["imported"] == []
 
 
+def test_packs_are_read_while_the_device_opens(cache: str) -> None:
+    assert work("n150", "opening", cache)
+
+
 def test_hundred_batches_leak_nothing(loaded: Any, ordered: Any) -> None:
     assert loaded["leaked"] == ordered["leaked"] == [0, 0]
 

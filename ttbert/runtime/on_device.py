@@ -36,7 +36,7 @@ class Loading:
     opening: float
     """TT-NN's start and the device's."""
     reading: float
-    """From the cache into memory, digests checked."""
+    """From the cache into memory, digests checked; without what was read while the device opened."""
     sending: float
     """From memory to the device."""
     compiling: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -100,11 +100,13 @@ def open_runtime(target: Target, model: CachedModel, batch: int, tokens: int) ->
         return
     from .on_device import OnDevice
 
-    started = time.perf_counter()
-    ttnn = device_ttnn()
-    with open_device(command_queues=2 if target.traces else 1) as device:
-        opening = time.perf_counter() - started
-        runtime = OnDevice(ttnn, device, model, batch, tokens, trace=target.traces, opening=opening)
+    with ExitStack() as opened:
+        with model.reading():
+            started = time.perf_counter()
+            ttnn = device_ttnn()
+            device = opened.enter_context(open_device(command_queues=2 if target.traces else 1))
+            opening = time.perf_counter() - started
+            runtime = OnDevice(ttnn, device, model, batch, tokens, trace=target.traces, opening=opening)
         yield runtime
         runtime.close()  # after an error the device alone is closed: it frees everything, and hides no reason behind another
 
