@@ -36,7 +36,7 @@ from fault_proxy import (
 )
 from machines import Lab
 from models import COMMIT, TENSORS, TINY, load, publish
-from program import command, environment
+from program import command, environment, ttbert
 from s3_server import MotoServer, S3Server, free_port
 
 from ttbert.cache.cache import Cache, blob_key, open_cache
@@ -51,7 +51,7 @@ from ttbert.cache.stores.objects import CONNECTS, TRIES, ObjectStore
 from ttbert.cache.stores.store import read_twice
 from ttbert.cache.tiered_cache import TieredCache
 from ttbert.cache.verify import verify
-from ttbert.errors import CacheError, InputError, IntegrityError, StoreReadOnly, StoreUnavailable
+from ttbert.errors import CacheError, InputError, IntegrityError, Interrupted, StoreReadOnly, StoreUnavailable
 from ttbert.threads import check_wanted, map_ahead
 
 KEY = "blobs/aa/one"
@@ -571,22 +571,36 @@ def test_many_machines_create_one_key_once(ceph: S3Server, monkeypatch: pytest.M
         assert stores[0].get(f"refs/x/{number}") == b"%d" % won.index(True)
 
 
-def test_a_second_interrupt_does_not_wait_for_a_server_that_says_no_more(url: str, proxy: FaultProxy) -> None:
-    cache = open_cache(url)
-    publish(cache)
-    proxy.meet(stalled, "GET", "/blobs/", times=100)
-    verifying = subprocess.Popen(
-        command("cache", "verify", "--cache", url, "--no-local"),
+@pytest.mark.parametrize(
+    ("arguments", "ends_with"),
+    [(("cache", "verify"), -signal.SIGINT), (("demo", "--model", "bundled", "--board", "cpu"), Interrupted.exit_code)],
+    ids=["in threads", "in the main thread"],
+)
+def test_a_second_interrupt_does_not_wait_for_a_server_that_says_no_more(
+    arguments: tuple[str, ...], ends_with: int, url: str, proxy: FaultProxy
+) -> None:
+    """Python has no say while the main thread waits, and there the first interrupt alone would be heard only after that."""
+    ttbert("convert", "bundled", "--cache", url, "--no-local", **proxy.env).succeeded()
+    met = Event()
+
+    async def meet(exchange: Exchange) -> None:
+        met.set()
+        await silent(exchange)
+
+    proxy.meet(meet, "GET", "/blobs/", times=100)
+    running = subprocess.Popen(
+        command(*arguments, "--cache", url, "--no-local"),
         env=environment(proxy.env),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert verifying.stderr
-    for awaited in ("verifying: 0/", "Ctrl-C once more ends it at once"):
-        assert any(awaited in line for line in verifying.stderr)
-        verifying.send_signal(signal.SIGINT)
-    out, _ = verifying.communicate(timeout=60)
-    assert verifying.returncode == -signal.SIGINT and out == ""
+    assert running.stderr and met.wait(60)
+    running.send_signal(signal.SIGINT)
+    assert any("Ctrl-C once more ends it at once" in line for line in running.stderr)
+    running.send_signal(signal.SIGINT)
+    out, _ = running.communicate(timeout=60)
+    assert running.returncode == ends_with and out == ""
     proxy.calm()
+    cache = open_cache(url)
     assert verify(cache, take_census(cache)).sound

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -63,7 +64,7 @@ def main() -> None:
     open_streams()
     logging.getLogger("ttbert").addHandler(Remarks())
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not in the background of a shell
-        signal.signal(signal.SIGINT, _interrupt)
+        _take_interrupts()
     try:
         left_with = cli.main(prog_name="ttbert", standalone_mode=False)  # None after all went well
         sys.exit(left_with)
@@ -88,16 +89,30 @@ def main() -> None:
         _leave(unknown)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Have all that is under way end in good order, which a dead network may delay; a second interrupt kills the process.
-
-    That leaves nothing incomplete either.
+def _take_interrupts() -> None:
+    """Have all that is under way end in good order at the first interrupt, which a dead network may delay; a second one ends
+    the process at once. That leaves nothing incomplete either.
     """
+    heard, hears = os.pipe()
+    os.set_blocking(hears, False)
+    signal.set_wakeup_fd(hears, warn_on_full_buffer=False)
+    signal.signal(signal.SIGINT, _interrupt)
+    threading.Thread(target=_answer_interrupts, args=(heard,), daemon=True).start()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    late = threading.Timer(1.0, tell, ["waiting for what is under way; Ctrl-C once more ends it at once"])
-    late.daemon = True
-    late.start()
     raise KeyboardInterrupt
+
+
+def _answer_interrupts(heard: int) -> None:
+    """In a thread, since Python calls a handler only when the main thread is back from whatever it waits for, and for a silent
+    server that may be a while."""
+    os.read(heard, 1)
+    if not select.select([heard], [], [], 1.0)[0]:
+        tell("waiting for what is under way; Ctrl-C once more ends it at once")
+    os.read(heard, 1)
+    os._exit(Interrupted.exit_code)
 
 
 def _mistake(error: click.ClickException) -> InputError:
