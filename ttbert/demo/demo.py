@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..cache.cache import Cache, Cached
-from ..errors import TtbertError
 from ..runtime.loader import CachedModel
 from ..runtime.on_device import Loading, OnDevice
-from ..runtime.qa import Answer, decode
-from ..runtime.runtime import Runtime
-from ..runtime.target import Target, describe, open_runtime
-from ..runtime.tokens import TOKENS, Batch, Encoder, Window, make_batches
+from ..runtime.qa import Answer
+from ..runtime.reader import Prepared, Reader, open_reader
+from ..runtime.target import Target, describe
 from .inputs import Question
 
 _STEADY_SECONDS = 3.0
@@ -63,37 +61,22 @@ def run_demo(
     """Answer the questions on the target, in batches of `batch` windows of 384 tokens on each chip, with what the cache
     holds; `tell` hears what it runs on. On the processor all windows are only as long as the longest of them.
 
-    CheckpointError for a model that has no question-answering head, InputError for a question that is too long, and errors
-    as of `open_runtime`.
+    InputError for a question that is too long, and errors as of `open_reader`.
     """
     started = time.perf_counter()
-    model = CachedModel(cache, cached)
-    model.require_answer_head()
-    tokens = min(TOKENS, model.shape.positions)
-    with open_runtime(target, model, batch, tokens) as runtime:
+    with open_reader(target, CachedModel(cache, cached), batch) as reader:
         loaded = time.perf_counter()
-        tell(describe(target, runtime))
+        tell(describe(target, reader.runtime))
         prepared_at = time.perf_counter()
-        encoder = Encoder(model.tokenizer, tokens)
-        windows = [
-            window for number, each in enumerate(questions) for window in encoder.windows(each.question, each.context, number)
-        ]
-        length = tokens if target.is_device else max(map(len, windows))
-        batches = list(make_batches(windows, target.chips * batch, length, pad_id=encoder.pad_id))
+        asked = reader.prepare(questions)
         prepared = time.perf_counter()
-        logits = list(runtime.stream(batches))
+        logits = reader.run(asked)
         first = time.perf_counter()
-        steady = _steady_runs(runtime, batches)
+        steady = _steady_runs(reader, asked)
+        runtime = reader.runtime
         on_device = (runtime.loading, runtime.document()) if isinstance(runtime, OnDevice) else (None, None)
     timed = time.perf_counter()
-    starts, ends = (np.concatenate([each[side][: b.rows] for each, b in zip(logits, batches, strict=True)]) for side in (0, 1))
-    try:
-        answers = tuple(
-            decode([windows[row] for row in rows], starts[rows], ends[rows], question.context)[0]
-            for question, rows in zip(questions, _rows(windows, len(questions)), strict=True)
-        )
-    except ValueError as error:  # logits that are no numbers
-        raise TtbertError(str(error), "the model overflows; try another --policy, or look at its training") from error
+    answers = reader.decode(asked, logits)
     decoded = time.perf_counter()
     device, document = on_device
     timings = Timings(
@@ -106,23 +89,14 @@ def run_demo(
         inputs=len(questions),
         weight_bytes=sum(entry.size for entry in cached.manifest.tensors),
     )
-    return Outcome(answers, timings, length, len(windows), len(batches), document)
+    return Outcome(tuple(answers), timings, asked.tokens, len(asked.windows), len(asked.batches), document)
 
 
-def _steady_runs(runtime: Runtime, batches: Sequence[Batch]) -> tuple[float, ...]:
+def _steady_runs(reader: Reader, asked: Prepared) -> tuple[float, ...]:
     """Run everything again, at least once and until some seconds are filled; the seconds of each run."""
     seconds: list[float] = []
     while not seconds or (sum(seconds) < _STEADY_SECONDS and len(seconds) < _STEADY_RUNS):
         started = time.perf_counter()
-        for _ in runtime.stream(batches):
-            pass
+        reader.run(asked)
         seconds.append(time.perf_counter() - started)
     return tuple(seconds)
-
-
-def _rows(windows: Sequence[Window], questions: int) -> list[list[int]]:
-    """For each question, the rows of its windows among all windows."""
-    rows: list[list[int]] = [[] for _ in range(questions)]
-    for row, window in enumerate(windows):
-        rows[window.example].append(row)
-    return rows
