@@ -19,6 +19,7 @@ from ttbert.recipe.policy import BFLOAT16, FLOAT32, POLICIES, PRECISIONS
 from ttbert.runtime.loader import CachedModel
 from ttbert.runtime.reference import Reference
 from ttbert.runtime.tokens import Batch, Encoder, make_batches
+from ttbert.tt import host_ttnn
 
 MINILM = Path(__file__).parents[2] / "shared" / "models" / "minilm-squad2"
 
@@ -57,6 +58,7 @@ def transformers_logits(model: BertForQuestionAnswering, batch: Batch) -> tuple[
 
 def put_back(model: CachedModel, target: torch.nn.Module) -> None:
     """Write the cached values into a model of transformers, undoing by hand what the recipe did."""
+    host_ttnn()
     cached = {entry.name: tensor.to_torch().float() for entry, tensor in model.tensors()}
     shape = model.shape
     groups = {2: shape.spread}.get(shape.heads // shape.spread, shape.heads)

@@ -29,7 +29,9 @@ from importlib.metadata import version
 from ttbert.cache.cache import open_cache
 from ttbert.cache.digest import Digest, blake3_of
 from ttbert.runtime.loader import CachedModel
+from ttbert.tt import host_ttnn
 
+host_ttnn()
 cache = open_cache(sys.argv[1])
 model = CachedModel(cache, cache.manifest(Digest.parse(sys.argv[2])))
 values = {entry.name: blake3_of(host.to_torch().float().numpy().tobytes()).hex for entry, host in model.tensors()}

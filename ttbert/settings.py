@@ -1,15 +1,17 @@
-"""The user's own defaults: ~/.config/ttbert/config.toml, or below $XDG_CONFIG_HOME.
+"""The user's own defaults: variables of the environment, and ~/.config/ttbert/config.toml, or below $XDG_CONFIG_HOME.
 
-An option beats its environment variable, which beats this file, which beats the default.
+An option beats its variable, which beats this file, which beats the default.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import platformdirs
 
 from .errors import InputError
@@ -20,8 +22,14 @@ KINDS: dict[str, type] = {
     "read_only": bool,
     "shared_group": str,
     "accept_weak_store": bool,
+    "no_space_check": bool,
 }
 """What may stand in the file. Each is an option of the same name, with hyphens."""
+
+
+def default_cache() -> str:
+    """The user's cache folder, as the platform has it: ~/.cache/ttbert on Linux, or below $XDG_CACHE_HOME."""
+    return platformdirs.user_cache_dir("ttbert")
 
 
 def settings_path() -> Path:
@@ -31,6 +39,22 @@ def settings_path() -> Path:
 def setting(name: str) -> Any:
     """The value in the file, or None; InputError for a file that cannot be read as settings."""
     return _read(settings_path()).get(name)
+
+
+def chosen(name: str) -> Any:
+    """The value of the variable TTBERT_NAME, or else the one in the file, or None.
+
+    InputError for a variable that is neither true nor false where it has to be, and errors as of `setting`.
+    """
+    found = os.environ.get(variable := f"TTBERT_{name.upper()}")
+    if not found:
+        return setting(name)
+    if KINDS[name] is str:
+        return found
+    try:
+        return click.BOOL.convert(found, None, None)
+    except click.BadParameter as error:
+        raise InputError(f"{variable} is {found!r:.60}, which is neither true nor false", "set it to 1 or 0") from error
 
 
 @cache

@@ -1,7 +1,7 @@
 """TT-NN, for host work and for devices: which of the two a process does is decided here.
 
-TT-NN packs block formats only in the context of a device, and takes the first card it finds. In mock mode it needs
-none and leaves any card to others. The mode of a process is decided by its first call and cannot change, so a process
+TT-NN packs and unpacks block formats only in the context of a device, and takes the first card it finds. In mock mode it
+needs none and leaves any card to others. The mode of a process is decided by its first call and cannot change, so a process
 that is to use a device must not come to `host_ttnn` first; a conversion therefore runs in a process of its own. Once a
 process has its device, what it packs is packed in that device's context, to the same bytes.
 """
@@ -31,15 +31,25 @@ def host_ttnn() -> Any:
         settings = [name for name in os.environ if name.startswith("TT_METAL_") and "_LOGGER_" not in name]
         _without_device.append({name: os.environ.pop(name) for name in settings})
         os.environ[_MOCK] = str(_DESCRIPTOR)
-    return _quiet_ttnn()
+    return import_ttnn()
 
 
 @functools.cache
 def device_ttnn() -> Any:
     """The ttnn module, with the devices that the environment gives it. RuntimeError after `host_ttnn` went without."""
     if _without_device:
-        raise RuntimeError("this process packs tensors with no device, and can have none any more")
-    return _quiet_ttnn()
+        raise RuntimeError("this process uses TT-NN with no device, for packing or for the CPU, and can have none any more")
+    return import_ttnn()
+
+
+def import_ttnn() -> Any:
+    """The ttnn module, quiet, for what is no matter of devices, such as reading a file: that decides nothing."""
+    os.environ.setdefault("TT_METAL_LOGGER_LEVEL", "off")  # its errors reach the user as one line of ours
+    os.environ.setdefault("LOGURU_LEVEL", "ERROR")
+    with _without_torch():
+        import ttnn
+
+    return ttnn
 
 
 def device_environment() -> dict[str, str]:
@@ -64,15 +74,6 @@ def first_line(error: BaseException | str) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     after = lines.index("info:") + 1 if "info:" in lines else 0
     return lines[after] if after < len(lines) else "" if isinstance(error, str) else type(error).__name__
-
-
-def _quiet_ttnn() -> Any:
-    os.environ.setdefault("TT_METAL_LOGGER_LEVEL", "off")  # its errors reach the user as one line of ours
-    os.environ.setdefault("LOGURU_LEVEL", "ERROR")
-    with _without_torch():
-        import ttnn
-
-    return ttnn
 
 
 @contextmanager

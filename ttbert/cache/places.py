@@ -7,6 +7,7 @@ from os.path import realpath
 from pathlib import Path
 
 from ..errors import CacheError, InputError, NotCached
+from ..settings import chosen, default_cache
 from .cache import Cache
 from .counters import Counters
 from .keys import PrivateKey
@@ -17,6 +18,9 @@ from .stores.readonly import ReadOnlyStore
 from .stores.store import Store
 from .tiered_cache import TieredCache
 from .trust import user_trust
+
+NO_LOCAL = "none"
+"""What --local, TTBERT_LOCAL and the settings say for no local tier."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,29 @@ class Places:
         options += ["--read-only"] if self.read_only else []
         options += [] if self.check_space else ["--no-space-check"]
         return options + (["--accept-weak-store"] if self.accept_weak else [])
+
+
+def user_places(cache: str | None = None, local: str | None = None) -> Places:
+    """As a command with these as --cache and --local has them; the rest is as the user's environment and settings say.
+
+    Errors as of `chosen`.
+    """
+    cache = cache or chosen("cache") or default_cache()
+    return Places(
+        cache,
+        local_tier(cache, local or chosen("local")),
+        read_only=bool(chosen("read_only")),
+        accept_weak=bool(chosen("accept_weak_store")),
+        shared_group=chosen("shared_group"),
+        check_space=not chosen("no_space_check"),
+    )
+
+
+def local_tier(cache: str, chosen: str | None) -> str | None:
+    """The folder of the local tier: the chosen one, none for `NO_LOCAL`, by default one where a network is in between."""
+    if chosen is None and is_remote(cache):
+        return default_cache()
+    return None if chosen == NO_LOCAL else chosen
 
 
 def is_remote(url: str) -> bool:

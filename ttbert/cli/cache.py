@@ -13,8 +13,9 @@ import click
 
 from ..console import Progress, agree, say, show, table, tell
 from ..errors import InputError, IntegrityError, StoreReadOnly, StoreUnavailable
+from ..settings import default_cache
 from ..text import count_text, size_text
-from .options import cache_option, chosen_by, complete_commands, default_cache, json_option, places_option, progress_option
+from .options import cache_option, chosen_by, complete_commands, json_option, places_option, progress_option
 from .trust import signed_by
 
 if TYPE_CHECKING:

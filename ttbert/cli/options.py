@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -11,28 +10,19 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import click
-import platformdirs
 
 from ..boards import AUTO, BOARDS, CPU
 from ..console import set_progress
 from ..errors import InputError, TtbertError
 from ..recipe.policy import FLOAT32, POLICIES, PRECISIONS
-from ..settings import setting, settings_path
+from ..settings import chosen, default_cache, setting, settings_path
 
 F = TypeVar("F", bound=Callable[..., object])
-
-
-def default_cache() -> str:
-    """The user's cache folder, as the platform has it: ~/.cache/ttbert on Linux, or below $XDG_CACHE_HOME."""
-    return platformdirs.user_cache_dir("ttbert")
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 
 _COMMAND = re.compile(r"`ttbert ([^`]+)`")
-
-NO_LOCAL = "none"
-"""What --local, TTBERT_LOCAL and the settings say for no local tier."""
 
 
 def _default(name: str, otherwise: Any) -> Callable[[], Any]:
@@ -68,6 +58,7 @@ space_option = click.option(
     "--no-space-check",
     is_flag=True,
     envvar="TTBERT_NO_SPACE_CHECK",
+    default=_default("no_space_check", False),
     help="Write even where the disk says that it has too little space: some mounts say so wrongly.",
 )
 _TIER_OPTIONS = (
@@ -121,14 +112,12 @@ def places_option(command: F) -> F:
         no_space_check: bool,
         **others: Any,
     ) -> object:
-        from ..cache.places import Places, is_remote
+        from ..cache.places import NO_LOCAL, Places, local_tier
 
-        chosen = click.get_current_context().get_parameter_source("local_url")
-        if no_local and chosen is click.core.ParameterSource.COMMANDLINE and local_url != NO_LOCAL:
+        source = click.get_current_context().get_parameter_source("local_url")
+        if no_local and source is click.core.ParameterSource.COMMANDLINE and local_url != NO_LOCAL:
             raise InputError("--local names a folder, and --no-local wants none", "leave out one of the two")
-        if local_url is None and is_remote(cache_url):
-            local_url = default_cache()
-        local = None if no_local or local_url == NO_LOCAL else local_url
+        local = local_tier(cache_url, NO_LOCAL if no_local else local_url)
         places = Places(cache_url, local, read_only, accept_weak_store, shared_group, not no_space_check)
         with _completing_hints():
             return command(places=places, **others)
@@ -146,20 +135,9 @@ def cache_option(command: F) -> F:
         from ..cache.places import Places
 
         with _completing_hints():
-            return command(places=Places(cache_url, read_only=_read_only()), **others)
+            return command(places=Places(cache_url, read_only=bool(chosen("read_only"))), **others)
 
     return cast(F, _cache_option(collected))
-
-
-def _read_only() -> bool:
-    """Whether nothing may be changed from this machine, as TTBERT_READ_ONLY or the settings say."""
-    found = os.environ.get(variable := "TTBERT_READ_ONLY")
-    if not found:
-        return bool(setting("read_only"))
-    try:
-        return click.BOOL.convert(found, None, None)
-    except click.BadParameter as error:
-        raise InputError(f"{variable} is {found!r:.60}, which is neither true nor false", "set it to 1 or 0") from error
 
 
 @contextmanager

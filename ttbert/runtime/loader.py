@@ -24,7 +24,7 @@ from ..recipe.policy import POLICIES
 from ..recipe.recipe import CONFIG, RECIPE, TOKENIZER, matches
 from ..recipe.tensorbin import HEADER_SIZE, check_header
 from ..threads import begun_ahead
-from ..tt import first_line, host_ttnn
+from ..tt import first_line, import_ttnn
 
 _AHEAD = 8
 """Packs that are read before they are asked for, which bounds the memory that waits: under 100 MB of a BERT-large."""
@@ -68,7 +68,7 @@ class CachedModel:
             yield from self._loaded(packs)
 
     def _loaded(self, packs: Packs) -> Iterator[tuple[TensorEntry, Any]]:
-        ttnn = host_ttnn()
+        ttnn = import_ttnn()
         with tempfile.TemporaryDirectory(prefix="ttbert-") as folder, Path(os.devnull).open("rb") as file:
             current = file.fileno()
             # TT-NN maps a file by its name, which must end in .tensorbin; the name leads to the checked memory, by way of a

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 
 from ..model import BertShape
 from ..recipe.policy import BFLOAT16, FLOAT32
+from ..tt import host_ttnn
 from .loader import CachedModel
 from .runtime import Logits
 
@@ -37,6 +38,7 @@ class Reference:
 
     def __init__(self, model: CachedModel, precision: str = FLOAT32) -> None:
         """Load and decode every tensor. IntegrityError where one is damaged."""
+        host_ttnn()  # decoding takes what it has for a device, and is to leave a card to others
         self._keep(model.shape, ((entry.name, tensor.to_torch().float()) for entry, tensor in model.tensors()), precision)
 
     @classmethod

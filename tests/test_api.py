@@ -1,0 +1,119 @@
+"""ttbert in a program of one's own, as docs/python.md has it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from program import environment, objects, ttbert
+
+from ttbert.api import Answer, TtbertError, load_model, open_reader
+from ttbert.demo.inputs import built_in_questions
+from ttbert.errors import InputError, NotCached
+from ttbert.runtime.mock import temporary_mock_environment
+
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
+PROGRAMS = re.findall(r"```python\n(.*?)```.*?```\n(.*?)```", DOCUMENT, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("api") / "cache"
+    ttbert("convert", "bundled", "--cache", folder).succeeded()
+    return folder
+
+
+def printed(program: str, env: Mapping[str, str]) -> str:
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_document_shows_what_a_reader_prints(cache: Path) -> None:
+    program, expected = PROGRAMS[0]
+    assert printed(program, environment(TTBERT_CACHE=str(cache))) == expected
+
+
+def test_the_readme_shows_what_a_reader_prints(cache: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    found = re.search(r"\n\n(    from ttbert\.api .*?)# (\w+)\n", readme, re.DOTALL)
+    assert found
+    assert printed(textwrap.dedent(found[1]), environment(TTBERT_CACHE=str(cache))) == f"{found[2]}\n"
+
+
+@pytest.mark.parametrize("board", ["n150", "n300"])
+def test_the_document_shows_what_tensors_on_a_device_are(cache: Path, board: str) -> None:
+    program, expected = PROGRAMS[1]
+    with temporary_mock_environment(board) as env:
+        assert printed(program, {**env, "TTBERT_CACHE": str(cache)}) == expected
+
+
+def test_reading_tensors_does_not_decide_what_devices_a_process_has(cache: Path) -> None:
+    """Two chips, where the mock that packing takes has one."""
+    program = """
+from ttbert.api import load_model
+tensors = [tensor for _, tensor in load_model("bundled").tensors()]
+import ttnn
+print(len(tensors), ttnn.get_num_devices())
+"""
+    with temporary_mock_environment("n300") as env:
+        assert printed(program, {**env, "TTBERT_CACHE": str(cache)}) == "79 2\n"
+
+
+def test_a_reader_answers_as_the_demo_does(cache: Path) -> None:
+    questions = built_in_questions()[:3]
+    with open_reader(load_model("bundled", cache=str(cache)), board="cpu", batch=8) as reader:
+        found = reader.answer(questions)
+        assert reader.answer([]) == []
+    done = ttbert("demo", "--model", "bundled", "--pad", "--json", "--cache", cache).succeeded()
+    assert [each.text for each in found] == [each["answer"] for each in done.document["answers"]][:3]
+
+
+def test_a_model_that_is_not_in_the_cache_is_converted_once(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    first = load_model("bundled", cache=str(folder), policy="bf16")
+    before = objects(folder)
+    again = load_model("bundled", cache=str(folder), policy="bf16")
+    assert first.digest == again.digest and first.manifest.policy == "bf16" and objects(folder) == before
+
+
+def test_the_cache_is_the_one_that_variables_and_settings_name(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("TTBERT_")]:
+        monkeypatch.delenv(name)
+    settings = tmp_path / "ttbert" / "config.toml"
+    settings.parent.mkdir()
+    settings.write_text(f'cache = "{cache}"\nread_only = true\n')
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert load_model("bundled").cache.store.url == str(cache)
+    monkeypatch.setenv("TTBERT_CACHE", str(tmp_path / "other"))
+    with pytest.raises(TtbertError, match="for reading only"):
+        load_model("bundled")
+    monkeypatch.setenv("TTBERT_READ_ONLY", "perhaps")
+    with pytest.raises(InputError, match="TTBERT_READ_ONLY is 'perhaps', which is neither true nor false"):
+        load_model("bundled")
+
+
+def test_mistakes_are_told_before_anything_is_done(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'int8' is no policy"):
+        load_model("bundled", policy="int8", cache=str(cache))
+    with pytest.raises(NotCached):
+        load_model("nobody/nothing", cache=str(cache), offline=True)
+    model = load_model("bundled", cache=str(cache))
+    for wrong in ({"board": "n15"}, {"precision": "int8"}, {"batch": 0}):
+        with pytest.raises(InputError):
+            open_reader(model, **wrong)  # type: ignore[arg-type]
+
+
+def test_an_answer_is_a_piece_of_its_passage(cache: Path) -> None:
+    question, passage = built_in_questions()[1]
+    with open_reader(load_model("bundled", cache=str(cache)), board="cpu", precision="bfloat16") as reader:
+        (answer,) = reader.answer([(question, passage)])
+    assert isinstance(answer, Answer) and answer.text == passage[answer.start : answer.end] != ""
