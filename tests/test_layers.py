@@ -14,10 +14,11 @@ ROOT = Path(ttbert.__file__).parent
 
 LAYERS = [
     {"__init__", "errors", "text", "child", "threads", "tt"},
-    {"boards", "model", "cache", "settings"},
+    {"settings"},
+    {"boards", "model", "cache"},
     {"recipe"},
     {"convert", "runtime"},
-    {"demo", "squad", "export", "picture"},
+    {"api", "demo", "squad", "export", "picture"},
     {"console"},
     {"cli"},
     {"__main__"},
