@@ -52,6 +52,7 @@ def begun_ahead(
             yield results()
         finally:
             stop.set()
+            waiting.clear()  # what came and nobody took
             workers.shutdown(wait=False, cancel_futures=True)
 
 
