@@ -75,6 +75,23 @@ def test_a_reader_answers_as_the_demo_does(cache: Path) -> None:
     assert [each.text for each in found] == [each["answer"] for each in done.document["answers"]][:3]
 
 
+def test_answers_do_not_depend_on_what_else_is_asked(cache: Path) -> None:
+    """Windows of all lengths are put together by length, and those of one passage come to lie in several batches."""
+    short = built_in_questions()
+    passages = " ".join(each.context for each in short)
+    asked = [*short[:3], (short[1].question, passages), *short[3:6], ("Who?", "")]
+    with open_reader(load_model("bundled", cache=str(cache)), board="cpu", batch=3) as reader:
+        together, alone = reader.answer(asked), [reader.answer([each])[0] for each in asked]
+        prepared = reader.prepare(asked)
+    assert [each.text for each in together] == [each.text for each in alone]
+    assert [each.score for each in together] == pytest.approx([each.score for each in alone], abs=1e-4)
+    lengths = [len(window) for batch in prepared.batches for window in batch.windows]
+    assert len(prepared.windows) > len(asked) + 3 and lengths == sorted(lengths)
+    assert [batch.ids.shape for batch in prepared.batches] == [
+        (len(batch.windows), max(map(len, batch.windows))) for batch in prepared.batches
+    ]
+
+
 def test_a_model_that_is_not_in_the_cache_is_converted_once(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     first = load_model("bundled", cache=str(folder), policy="bf16")

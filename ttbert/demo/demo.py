@@ -59,7 +59,7 @@ def run_demo(
     target: Target, cache: Cache, cached: Cached, questions: Sequence[Question], batch: int, tell: Callable[[str], None]
 ) -> Outcome:
     """Answer the questions on the target, in batches of `batch` windows of 384 tokens on each chip, with what the cache
-    holds; `tell` hears what it runs on. On the processor all windows are only as long as the longest of them.
+    holds; `tell` hears what it runs on. On the processor a batch is only as long as its longest window.
 
     InputError for a question that is too long, and errors as of `open_reader`.
     """

@@ -126,11 +126,11 @@ def compare(ttnn: Any, device: Any, plan: Plan, model: CachedModel, batch: Batch
     if not plan.answer:
         return Comparison({"states": pcc(output, expected[None, "states"])}, tuple(found), ())
     starts, ends = output[..., 0], output[..., 1]
-    start, end = expected[None, "start"], expected[None, "end"]
+    start, end = expected[None, "start"].numpy(), expected[None, "end"].numpy()
     gaps = []
     for row, (window, context) in enumerate(zip(batch.windows, contexts, strict=True)):
-        [chosen] = decode([window], starts[row : row + 1], ends[row : row + 1], context)
-        gaps.append(_gap(chosen, decode([window], start[row : row + 1], end[row : row + 1], context, top_k=20)))
+        [chosen] = decode([window], [starts[row]], [ends[row]], context)
+        gaps.append(_gap(chosen, decode([window], [start[row]], [end[row]], context, top_k=20)))
     return Comparison({"start": pcc(starts, start), "end": pcc(ends, end)}, tuple(found), tuple(gaps))
 
 

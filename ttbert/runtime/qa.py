@@ -43,8 +43,8 @@ class Answer:
 
 def decode(
     windows: Sequence[Window],
-    start_logits: npt.ArrayLike,
-    end_logits: npt.ArrayLike,
+    start_logits: Sequence[npt.ArrayLike],
+    end_logits: Sequence[npt.ArrayLike],
     context: str,
     top_k: int = 1,
     max_answer_tokens: int = 30,
@@ -52,9 +52,9 @@ def decode(
 ) -> list[Answer]:
     """The best `top_k` answers, best first, from the windows of one example and their logits.
 
-    Logits are (windows, tokens); what comes after a window's last token is never read. The list is never empty: if no
-    span scores above zero and `allow_no_answer` is off, it is the empty answer with a score of 0. ValueError if a
-    logit is not a finite number, and for shapes that do not fit.
+    Logits are a row for each window, (tokens,) or longer; what comes after a window's last token is never read. The list
+    is never empty: if no span scores above zero and `allow_no_answer` is off, it is the empty answer with a score of 0.
+    ValueError if a logit is not a finite number, and for shapes that do not fit.
     """
     if top_k < 1 or max_answer_tokens < 1:
         raise ValueError(f"top_k is {top_k} and max_answer_tokens is {max_answer_tokens}; both must be 1 or more")
@@ -81,15 +81,18 @@ def decode(
     return answers[:top_k] or [Answer("", 0, 0, 0.0)]
 
 
-def _as_rows(logits: npt.ArrayLike, windows: Sequence[Window], name: str) -> list[FloatArray]:
+def _as_rows(logits: Sequence[npt.ArrayLike], windows: Sequence[Window], name: str) -> list[FloatArray]:
     """The logits of each window, without its padding."""
-    array = np.asarray(logits, np.float32)
-    if array.ndim != 2 or len(array) != len(windows) or array.shape[1] < max(map(len, windows)):
-        raise ValueError(f"{name} logits of shape {array.shape} for {len(windows)} windows")
-    rows = [row[: len(window)] for row, window in zip(array, windows, strict=True)]
-    for number, row in enumerate(rows):
-        if not np.isfinite(row).all():
+    if len(logits) != len(windows):
+        raise ValueError(f"{len(logits)} rows of {name} logits for {len(windows)} windows")
+    rows = []
+    for number, (each, window) in enumerate(zip(logits, windows, strict=True)):
+        row = np.asarray(each, np.float32)
+        if row.ndim != 1 or len(row) < len(window):
+            raise ValueError(f"{name} logits of shape {row.shape} for window {number}, of {len(window)} tokens")
+        if not np.isfinite(row := row[: len(window)]).all():
             raise ValueError(f"not all {name} logits of window {number} are finite numbers")
+        rows.append(row)
     return rows
 
 

@@ -8,25 +8,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
-import numpy as np
-
 from ..errors import TtbertError
 from .loader import CachedModel
 from .qa import Answer, decode
 from .runtime import Logits, Runtime
 from .target import Target, open_runtime
-from .tokens import TOKENS, Batch, Encoder, Window, make_batches
+from .tokens import TOKENS, Batch, Encoder, Window, stack
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Questions as the model takes them: all their windows, one question's after another's, in batches."""
+    """Questions as the model takes them: all their windows, one question's after another's, and the batches they are run in."""
 
     contexts: tuple[str, ...]
     windows: tuple[Window, ...]
+    order: tuple[int, ...]
+    """Of the windows, by number, in the rows of all batches."""
     batches: tuple[Batch, ...]
-    tokens: int
-    """Of every row of a batch."""
+
+    @property
+    def tokens(self) -> int:
+        """Of a row of the longest batch."""
+        return max((batch.ids.shape[1] for batch in self.batches), default=0)
 
 
 class Reader:
@@ -35,14 +38,15 @@ class Reader:
     `answer` is all that most programs need; it does `prepare`, `run` and `decode` in turn.
     """
 
-    def __init__(self, runtime: Runtime, tokenizer: bytes, tokens: int, rows: int, as_long_as_inputs: bool) -> None:
-        """`rows` are the windows of a batch, of at most `tokens` tokens; they are padded to that, or to the longest of them.
+    def __init__(self, runtime: Runtime, tokenizer: bytes, tokens: int, rows: int, any_shape: bool) -> None:
+        """For windows of at most `tokens` tokens, in batches of (rows, tokens).
 
+        A runtime that takes batches of `any_shape` gets them with no empty row, and as long as their longest window.
         `tokenizer` is a `tokenizer.json`.
         """
         self.runtime = runtime
         self._tokenizer, self._tokens = tokenizer, tokens
-        self._rows, self._as_long_as_inputs = rows, as_long_as_inputs
+        self._rows, self._any_shape = rows, any_shape
 
     @cached_property
     def _encoder(self) -> Encoder:
@@ -57,32 +61,41 @@ class Reader:
         return self.decode(prepared, self.run(prepared))
 
     def prepare(self, questions: Sequence[tuple[str, str]]) -> Prepared:
+        """InputError for a question that is too long."""
         windows = tuple(
             window
             for number, (question, context) in enumerate(questions)
             for window in self._encoder.windows(question, context, number)
         )
-        tokens = max(map(len, windows), default=0) if self._as_long_as_inputs else self._tokens
-        batches = tuple(make_batches(windows, self._rows, tokens, pad_id=self._encoder.pad_id))
-        return Prepared(tuple(context for _, context in questions), windows, batches, tokens)
+        order = list(range(len(windows)))
+        shape: tuple[int, ...] = (self._rows, self._tokens)
+        if self._any_shape:
+            order.sort(key=lambda number: len(windows[number]))  # so that little is padded
+            shape = ()
+        groups = (order[begin : begin + self._rows] for begin in range(0, len(order), self._rows))
+        batches = tuple(stack([windows[n] for n in group], *shape, pad_id=self._encoder.pad_id) for group in groups)
+        return Prepared(tuple(context for _, context in questions), windows, tuple(order), batches)
 
     def run(self, prepared: Prepared) -> list[tuple[Logits, Logits]]:
         """Start and end logits of each batch, each (rows, tokens)."""
         return list(self.runtime.stream(prepared.batches))
 
     def decode(self, prepared: Prepared, logits: Sequence[tuple[Logits, Logits]]) -> list[Answer]:
-        real = [
+        """The best answer to each question. TtbertError for logits that are no numbers."""
+        rows = (
             (start, end)
-            for batch, (starts, ends) in zip(prepared.batches, logits, strict=True)
-            for start, end in zip(starts[: batch.rows], ends[: batch.rows], strict=True)
-        ]
+            for batch, found in zip(prepared.batches, logits, strict=True)
+            for _, start, end in zip(batch.windows, *found, strict=False)  # without the rows that are empty
+        )
+        by_window = dict(zip(prepared.order, rows, strict=True))
         answers = []
         try:
-            for number, rows in groupby(zip(prepared.windows, real, strict=True), key=lambda row: row[0].example):
-                windows, found = zip(*rows, strict=True)
-                starts, ends = np.array(found).swapaxes(0, 1)
-                answers.append(decode(windows, starts, ends, prepared.contexts[number])[0])
-        except ValueError as error:  # logits that are no numbers
+            for example, numbers in groupby(range(len(prepared.windows)), lambda number: prepared.windows[number].example):
+                chosen = list(numbers)
+                starts, ends = zip(*(by_window[number] for number in chosen), strict=True)
+                windows = [prepared.windows[number] for number in chosen]
+                answers.append(decode(windows, starts, ends, prepared.contexts[example])[0])
+        except ValueError as error:
             raise TtbertError(str(error), "the model overflows; try another --policy, or look at its training") from error
         return answers
 
@@ -90,11 +103,11 @@ class Reader:
 @contextmanager
 def open_reader(target: Target, model: CachedModel, batch: int) -> Iterator[Reader]:
     """The model loaded on the target, to read `batch` windows at once on each chip: of 384 tokens on a device, or of as many
-    as the model has positions for, and on the processor as long as the longest of them.
+    as the model has positions for, and on the processor as long as the longest of a batch.
 
     CheckpointError for a model that has no question-answering head, and errors as of `open_runtime`.
     """
     model.require_answer_head()
     tokens = min(TOKENS, model.shape.positions)
     with open_runtime(target, model, batch, tokens) as runtime:
-        yield Reader(runtime, model.tokenizer, tokens, target.chips * batch, as_long_as_inputs=not target.is_device)
+        yield Reader(runtime, model.tokenizer, tokens, target.chips * batch, any_shape=not target.is_device)

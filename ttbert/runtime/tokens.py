@@ -140,15 +140,12 @@ class Batch:
 
 
 def make_batches(windows: Iterable[Window], batch: int, tokens: int = TOKENS, *, pad_id: int = 0) -> Iterator[Batch]:
-    """Put windows into batches in the order they come, the last one filled up with empty rows.
-
-    The mask of an empty row is 1 for its first token: a softmax over nothing would be NaN.
-    """
+    """Put windows into batches of one shape in the order they come, the last one filled up with empty rows."""
     if batch < 1:
         raise ValueError(f"a batch of {batch} rows")
     remaining = iter(windows)
     while rows := tuple(islice(remaining, batch)):
-        yield _stack(rows, batch, tokens, pad_id)
+        yield stack(rows, batch, tokens, pad_id=pad_id)
 
 
 def whole_batches(encoder: Encoder, questions: Sequence[tuple[str, str]], rows: int) -> Iterator[Batch]:
@@ -162,7 +159,13 @@ def whole_batches(encoder: Encoder, questions: Sequence[tuple[str, str]], rows: 
     return make_batches(windows, rows, encoder.tokens, pad_id=encoder.pad_id)
 
 
-def _stack(windows: tuple[Window, ...], batch: int, tokens: int, pad_id: int) -> Batch:
+def stack(windows: Sequence[Window], batch: int | None = None, tokens: int | None = None, *, pad_id: int = 0) -> Batch:
+    """One batch of (batch, tokens), by default of as many rows as there are windows, as long as the longest of them.
+
+    The mask of an empty row is 1 for its first token: a softmax over nothing would be NaN.
+    """
+    batch = len(windows) if batch is None else batch
+    tokens = max(map(len, windows)) if tokens is None else tokens
     ids = np.full((batch, tokens), pad_id, np.int32)
     token_types = np.zeros((batch, tokens), np.int32)
     attention_mask = np.zeros((batch, tokens), np.int32)
@@ -173,7 +176,7 @@ def _stack(windows: tuple[Window, ...], batch: int, tokens: int, pad_id: int) ->
         ids[row, : len(window)] = window.ids
         token_types[row, : len(window)] = window.token_types
         attention_mask[row, : len(window)] = 1
-    return Batch(windows, ids, token_types, attention_mask)
+    return Batch(tuple(windows), ids, token_types, attention_mask)
 
 
 def _cut(count: int, room: int, stride: int) -> Iterator[tuple[int, int]]:

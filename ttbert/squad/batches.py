@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..runtime.tokens import Batch, Encoder, Window, make_batches
+from ..runtime.tokens import Batch, Encoder, Window, stack
 from .dataset import Question
 
 _POOL_BATCHES = 64
@@ -50,10 +50,8 @@ class Job:
 def make_jobs(questions: Sequence[Question], encoder: Encoder, layout: Layout) -> Iterator[Job]:
     """All batches, in the order in which they are to be run. InputError, with its id, for a question that is too long."""
     for number, rows in enumerate(_grouped(_rows(questions, encoder), layout)):
-        tokens = max(len(row.window) for row in rows) if layout.real_length else encoder.tokens
-        height = len(rows) if layout.real_length else layout.batch
-        (batch,) = make_batches([row.window for row in rows], height, tokens, pad_id=encoder.pad_id)
-        yield Job(number, rows, batch)
+        shape = () if layout.real_length else (layout.batch, encoder.tokens)
+        yield Job(number, rows, stack([row.window for row in rows], *shape, pad_id=encoder.pad_id))
 
 
 def check_questions(questions: Sequence[Question], encoder: Encoder) -> None:
