@@ -133,4 +133,6 @@ def test_an_answer_is_a_piece_of_its_passage(cache: Path) -> None:
     question, passage = built_in_questions()[1]
     with open_reader(load_model("bundled", cache=str(cache)), board="cpu", precision="bfloat16") as reader:
         (answer,) = reader.answer([(question, passage)])
+        ((best, second, *others),) = reader.rank([(question, passage)], 5)
+    assert best == answer and best.score > second.score and len(others) == 3
     assert isinstance(answer, Answer) and answer.text == passage[answer.start : answer.end] != ""

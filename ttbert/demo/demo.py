@@ -76,7 +76,7 @@ def run_demo(
         runtime = reader.runtime
         on_device = (runtime.loading, runtime.document()) if isinstance(runtime, OnDevice) else (None, None)
     timed = time.perf_counter()
-    answers = reader.decode(asked, logits)
+    answers = tuple(best for best, *_ in reader.decode(asked, logits))
     decoded = time.perf_counter()
     device, document = on_device
     timings = Timings(
@@ -89,7 +89,7 @@ def run_demo(
         inputs=len(questions),
         weight_bytes=sum(entry.size for entry in cached.manifest.tensors),
     )
-    return Outcome(tuple(answers), timings, asked.tokens, len(asked.windows), len(asked.batches), document)
+    return Outcome(answers, timings, asked.tokens, len(asked.windows), len(asked.batches), document)
 
 
 def _steady_runs(reader: Reader, asked: Prepared) -> tuple[float, ...]:

@@ -35,7 +35,7 @@ class Prepared:
 class Reader:
     """A model that answers questions about passages: every answer is a piece of its passage, or none.
 
-    `answer` is all that most programs need; it does `prepare`, `run` and `decode` in turn.
+    `answer` or `rank` is all that most programs need; they do `prepare`, `run` and `decode` in turn.
     """
 
     def __init__(self, runtime: Runtime, tokenizer: bytes, tokens: int, rows: int, any_shape: bool) -> None:
@@ -57,8 +57,14 @@ class Reader:
 
         InputError for a question that is too long, TtbertError for a model that overflows.
         """
+        return [best for best, *_ in self.rank(questions, 1)]
+
+    def rank(self, questions: Sequence[tuple[str, str]], top_k: int) -> list[list[Answer]]:
+        """The best `top_k` answers to each (question, passage), best first, as `qa` tells. Errors as of `answer`."""
+        if top_k < 1:
+            raise ValueError(f"the best {top_k} answers")
         prepared = self.prepare(questions)
-        return self.decode(prepared, self.run(prepared))
+        return self.decode(prepared, self.run(prepared), top_k)
 
     def prepare(self, questions: Sequence[tuple[str, str]]) -> Prepared:
         """InputError for a question that is too long."""
@@ -80,8 +86,8 @@ class Reader:
         """Start and end logits of each batch, each (rows, tokens)."""
         return list(self.runtime.stream(prepared.batches))
 
-    def decode(self, prepared: Prepared, logits: Sequence[tuple[Logits, Logits]]) -> list[Answer]:
-        """The best answer to each question. TtbertError for logits that are no numbers."""
+    def decode(self, prepared: Prepared, logits: Sequence[tuple[Logits, Logits]], top_k: int = 1) -> list[list[Answer]]:
+        """The best answers to each question. TtbertError for logits that are no numbers."""
         rows = (
             (start, end)
             for batch, found in zip(prepared.batches, logits, strict=True)
@@ -94,7 +100,7 @@ class Reader:
                 chosen = list(numbers)
                 starts, ends = zip(*(by_window[number] for number in chosen), strict=True)
                 windows = [prepared.windows[number] for number in chosen]
-                answers.append(decode(windows, starts, ends, prepared.contexts[example])[0])
+                answers.append(decode(windows, starts, ends, prepared.contexts[example], top_k))
         except ValueError as error:
             raise TtbertError(str(error), "the model overflows; try another --policy, or look at its training") from error
         return answers
