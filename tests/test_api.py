@@ -94,7 +94,7 @@ def test_answers_do_not_depend_on_what_else_is_asked(cache: Path) -> None:
 
 def test_a_model_that_is_not_in_the_cache_is_converted_once(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
-    first = load_model("bundled", cache=str(folder), policy="bf16")
+    first = load_model("bundled", cache=folder, policy="bf16")
     before = objects(folder)
     again = load_model("bundled", cache=str(folder), policy="bf16")
     assert first.digest == again.digest and first.manifest.policy == "bf16" and objects(folder) == before

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import AbstractContextManager
+from os import PathLike, fspath
 
 from .boards import AUTO, BOARDS, CPU
 from .cache.places import user_places
@@ -24,12 +25,12 @@ __all__ = ["Answer", "CachedModel", "Reader", "TtbertError", "load_model", "open
 
 
 def load_model(
-    model: str,
+    model: str | PathLike[str],
     *,
     revision: str | None = None,
     policy: str = "bfp8",
-    cache: str | None = None,
-    local: str | None = None,
+    cache: str | PathLike[str] | None = None,
+    local: str | PathLike[str] | None = None,
     offline: bool = False,
 ) -> CachedModel:
     """A model of the cache, converted first if it is not there: an id on the hub, a folder, or `bundled`.
@@ -40,8 +41,8 @@ def load_model(
     TtbertError, of a class for each kind of failure, with what to do about it as its `hint`.
     """
     _require("policy", policy, POLICIES)
-    places = user_places(cache, local)
-    wanted = Wanted(model, revision, policy, offline)
+    places = user_places(*(None if each is None else fspath(each) for each in (cache, local)))
+    wanted = Wanted(fspath(model), revision, policy, offline)
     opened = places.open(offline)
     cached = supply_model(wanted, opened, places.options(), on_miss=lambda plan: None)
     opened.fetch_as_read(cached, wanted.ref)
