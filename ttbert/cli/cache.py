@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import Progress, agree, say, show, table, tell
-from ..errors import InputError, IntegrityError, StoreReadOnly, StoreUnavailable
+from ..errors import InputError, IntegrityError, NoSpaceError, StoreReadOnly, StoreUnavailable
 from ..text import count_text, size_text
 from .options import cache_option, chosen_by, complete_commands, default_cache, json_option, places_option, progress_option
 from .trust import signed_by
@@ -317,7 +317,12 @@ def rm_command(ref: str, dry_run: bool, yes: bool, places: Places, as_json: bool
         tell(f"{model.ref}: once the name is forgotten, {collect} frees {size_text(frees)}")
     if not dry_run:
         agree(yes, "Forget it?")
-        cache.remove_ref(model.ref)
+        try:
+            cache.remove_ref(model.ref)
+        except NoSpaceError as error:
+            command = complete_commands("`ttbert cache gc --grace 0`")
+            hint = f"that is written down: free a few kB of that disk with {command}, or in another way, then try again"
+            raise NoSpaceError(error.message, hint) from error
     if as_json:
         show({"ref": str(model.ref), "removed": not dry_run, "bytes_freed_by_gc": frees})
     elif not dry_run:

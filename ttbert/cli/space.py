@@ -89,8 +89,9 @@ def gc_command(
         try:
             freed = run_gc(cache, plan)
         except NoSpaceError as error:
-            hint = "what is to be deleted is written down first: free a few kB of that disk in another way, then collect again"
-            raise NoSpaceError(error.message, hint) from error
+            now = "add --grace 0 while nobody converts, or " if plan.grace and plan.condemns else ""
+            way_out = f"{now}free a few kB of that disk in another way, then collect again"
+            raise NoSpaceError(error.message, f"what is to be deleted is written down first: {way_out}") from error
     if as_json:
         show({"cache": cache.store.url, "dry_run": dry_run, **_document(plan), "freed": freed})
     elif plan.deletes and not dry_run:

@@ -72,9 +72,13 @@ class LocalStore(Store):
                 return False
         except OSError as error:
             raise self.explain(error, path, len(content)) from error
-        with self.draft(key, len(content)) as draft:
-            draft.write(content)
-            return draft.publish()
+        try:
+            with self.draft(key, len(content)) as draft:
+                draft.write(content)
+                return draft.publish()
+        except NoSpaceError:
+            self._remove_empty(path)
+            raise
 
     def draft(self, key: str, size: int) -> Draft:
         """A file on its way to being the object `key` of that size; its writer closes it. Errors as of `put`."""
@@ -137,9 +141,7 @@ class LocalStore(Store):
         path = self._path(key)
         if not self._unlink(path):
             return False
-        with contextlib.suppress(OSError):  # the first one that is not empty; an empty one would be untidy, not wrong
-            for folder in itertools.takewhile(lambda each: each != self.root, path.parents):
-                folder.rmdir()
+        self._remove_empty(path)
         return True
 
     def quarantine(self, key: str) -> str:
@@ -208,6 +210,12 @@ class LocalStore(Store):
         except OSError as error:
             raise self.explain(error, path) from error
         return True
+
+    def _remove_empty(self, path: Path) -> None:
+        """Remove the folders around a file that is not there; one that stays would be untidy, not wrong."""
+        with contextlib.suppress(OSError):  # the first one that is not empty
+            for folder in itertools.takewhile(lambda each: each != self.root, path.parents):
+                folder.rmdir()
 
     def _make_folder(self, folder: Path) -> None:
         missing = []
