@@ -334,3 +334,14 @@ def test_a_conversion_is_done_though_there_is_no_room_for_a_copy_of_it(tmp_path:
     done = ttbert("convert", folder, *both(str(shared), small_disk / "local")).succeeded()
     assert "converted in" in done.out and f"no copy is kept here, and the model is in {shared} all the same" in done.err
     ttbert("cache", "verify", "--cache", shared).succeeded()
+
+
+def test_a_cache_that_begins_where_one_may_have_been_meant_is_told_of(url: str, tmp_path: Path) -> None:
+    folder, local = tiny.write(tmp_path / "tiny", tiny.checkpoint()), tmp_path / "local"
+    convert = ("convert", folder, *both(url, local))
+    assert f"is the first model in {url}; if there should be others" in ttbert(*convert).succeeded().err
+    assert "note:" not in ttbert(*convert, "--policy", "bf16").succeeded().err
+    push = ("cache", "push", "tiny:bfp8", *both(f"{url}-mistyped", local))
+    assert f"is the first model in {url}-mistyped" in ttbert(*push).succeeded().err
+    assert "note:" not in ttbert(*push).succeeded().err
+    assert "note:" not in ttbert("convert", folder, XDG_CACHE_HOME=str(tmp_path / "home")).succeeded().err

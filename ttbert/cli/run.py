@@ -13,6 +13,7 @@ import click
 from ..console import Progress, passage, plain, say, show, styled, table, tell
 from ..errors import InputError, NoSpaceError, NotCached
 from ..text import count_text, size_text
+from .cache import note_beginning
 from .options import (
     batch_option,
     board_option,
@@ -120,6 +121,7 @@ def convert_command(
         conversion = conversion or convert(plan, cache, advance, tell)
     if not conversion.hit:
         _keep_copy(conversion, cache)
+        note_beginning(cache, conversion.ref)
     _report_conversion(conversion, cache, time.perf_counter() - started, as_json)
 
 
