@@ -33,7 +33,7 @@ from ...errors import FULL, CacheError, InputError, NoSpaceError, StoreReadOnly,
 from .mounts import find_mount, nearest_existing
 from .store import Capabilities, Entry, R, Store, T, check_key, is_key, is_temporary
 
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_FORBIDDEN = {errno.EACCES, errno.EPERM}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _LOST = "lost+found"
@@ -282,6 +282,11 @@ class LocalStore(Store):
             return NoSpaceError(
                 f"no space left in {self.url}: {_shortage(error, nearest_existing(path), needed)}",
                 f"{how_to_free(self.url)}; or choose another folder with {self.chosen_with}",
+            )
+        if error.errno == errno.EROFS:
+            return StoreReadOnly(
+                f"{self.url} is on a read-only file system",
+                f"have it mounted for writing, or choose another folder with {self.chosen_with}",
             )
         if error.errno in _FORBIDDEN:
             place = nearest_existing(path)
