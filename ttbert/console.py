@@ -205,7 +205,9 @@ class Progress:
         if progress_mode() == "bar":
             from tqdm import tqdm
 
-            self._bar = tqdm(total=self._size, unit="B", unit_scale=True, desc=self._what, leave=False)
+            # Of a narrow terminal half is left to the figures, without which it says nothing.
+            what = textwrap.shorten(self._what, max(10, shutil.get_terminal_size().columns // 2), placeholder="…")
+            self._bar = tqdm(total=self._size, unit="B", unit_scale=True, desc=what, leave=False)
         else:
             self._watch = threading.Thread(target=self._speak, daemon=True, name="progress")
             self._watch.start()
