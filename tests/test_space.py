@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 from forks import Forks
-from models import OTHER, TINY, age, files, open_local, publish, publish_other
+from models import HOUR, OTHER, TINY, age, files, open_local, publish, publish_other
 from program import Done, ttbert
 
 from ttbert.cache.cache import Cache, blob_key, open_cache
@@ -144,6 +144,18 @@ def test_a_collection_that_cannot_write_down_what_it_deletes_says_what_to_do(sma
     gc(cache, "--grace", "0").succeeded()
     ttbert("cache", "rm", "other", "--yes", "--cache", cache.store.url).succeeded()
     assert full.exists()
+
+
+def test_what_a_clock_that_was_wrong_keeps_from_being_deleted_is_told_of(tmp_path: Path) -> None:
+    cache = open_local(tmp_path)
+    publish(cache)
+    cache.remove_ref(TINY)
+    age(tmp_path, -HOUR)
+    done = gc(cache, "--grace", "0").succeeded()
+    assert done.document["freed"] == 0 and "note: the rest stays" in done.err
+    age(tmp_path, 2 * HOUR)
+    done = gc(cache, "--grace", "0").succeeded()
+    assert done.document["freed"] > 0 and "note" not in done.err
 
 
 def test_what_is_full_is_not_always_the_bytes(small_disk: Path) -> None:

@@ -96,6 +96,8 @@ def gc_command(
         show({"cache": cache.store.url, "dry_run": dry_run, **_document(plan), "freed": freed})
     elif plan.deletes and not dry_run:
         say(f"freed {size_text(freed)}")
+    if not dry_run and freed < sum(waste.entry.size for waste in _deleted(plan)):
+        tell("note: the rest stays: it was used, named or published since it was condemned, or so its age by the clock says")
     if plan.broken:
         _explain(plan)
         click.get_current_context().exit(IntegrityError.exit_code)
