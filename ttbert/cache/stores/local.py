@@ -107,11 +107,16 @@ class LocalStore(Store):
     def open(self, key: str) -> BinaryIO:
         path = self._path(key)
         try:
-            return path.open("rb", buffering=0)
+            # What is no file must not be waited for, as for a writer of a pipe.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except _NOT_THERE:
             raise KeyError(key) from None
         except OSError as error:
             raise self.explain(error, path) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise KeyError(key)
+        return os.fdopen(descriptor, "rb", buffering=0)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         with self.open(key) as file:
@@ -200,7 +205,7 @@ class LocalStore(Store):
             return None
         except OSError as error:
             raise self.explain(error, path) from error
-        return None if stat.S_ISDIR(status.st_mode) else Entry(key, status.st_size, status.st_mtime)
+        return Entry(key, status.st_size, status.st_mtime) if stat.S_ISREG(status.st_mode) else None
 
     def _unlink(self, path: Path) -> bool:
         try:
