@@ -113,6 +113,11 @@ def test_info_of_a_store_that_promises_less_says_so() -> None:
     assert "not exactly once" in done.out and "free" not in done.out
 
 
+def test_the_folder_above_a_cache_is_none(root: Path) -> None:
+    run(root.parent, "verify").failed_at_once(6, f"there is no cache in {root.parent}", "slip of the pen")
+    assert f"there is no cache in {root.parent} yet" in run(root.parent, "ls").succeeded().err
+
+
 @pytest.mark.parametrize("command", [("info",), ("ls",), ("gc", "--dry-run")])
 def test_a_cache_that_is_not_there_is_told_of(command: tuple[str, ...], root: Path, tmp_path: Path) -> None:
     place = tmp_path / "not mounted"

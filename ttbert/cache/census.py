@@ -42,6 +42,11 @@ class Census:
     """Every object by its key, in the order of the keys."""
     debris: tuple[Entry, ...]
 
+    @property
+    def is_there(self) -> bool:
+        """Whether a cache is there: once a model was, the history of its name stays. Files of others make none."""
+        return any(self.below(folder) for folder in ("refs", "blobs", "manifests", "actions"))
+
     @cached_property
     def blobs(self) -> dict[str, Entry]:
         return {entry.key: entry for entry in self.below("blobs")}
@@ -139,8 +144,8 @@ def take_census(cache: Cache) -> Census:
 
 
 def require_cache(census: Census) -> None:
-    """NotCached where there is no cache, such as in a folder on which no disk is mounted."""
-    if not census.entries:
+    """NotCached where there is no cache, such as in a folder on which no disk is mounted, or above the right one."""
+    if not census.is_there:
         raise NotCached(
             f"there is no cache in {census.url}",
             "see `ttbert cache info`; is something not mounted, or is there a slip of the pen?",

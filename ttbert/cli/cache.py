@@ -346,7 +346,7 @@ def _may_publish(cache: Cache, places: Places) -> str:
 
 def note_absence(cache: Cache, census: Census) -> None:
     """Tell of a cache that is not there, which looks like an empty one."""
-    if not census.entries:
+    if not census.is_there:
         tell(f"note: there is no cache in {cache.store.url} yet; {_SLIP}")
 
 
