@@ -113,6 +113,11 @@ def test_info_of_a_store_that_promises_less_says_so() -> None:
     assert "not exactly once" in done.out and "free" not in done.out
 
 
+def test_a_limit_that_is_not_reached_says_how_a_model_goes_all_the_same(root: Path) -> None:
+    done = run(root, "gc", "--max-size", "1kB", "--grace", "0", "--dry-run").succeeded()
+    assert "above the limit: what is left was used today" in done.out and "`ttbert cache rm REF` forgets" in done.out
+
+
 def test_the_folder_above_a_cache_is_none(root: Path) -> None:
     run(root.parent, "verify").failed_at_once(6, f"there is no cache in {root.parent}", "slip of the pen")
     assert f"there is no cache in {root.parent} yet" in run(root.parent, "ls").succeeded().err

@@ -116,6 +116,7 @@ def _print(plan: Plan, say: Callable[[str], None]) -> None:
         say(f"{count_text(len(plan.young), 'temporary file')} spared: a writer may be at work")
     if plan.over:
         say(f"the cache stays {size_text(plan.over)} above the limit: what is left was used today, or is not to be touched")
+        say(f"  {complete_commands('`ttbert cache rm REF`')} forgets a model all the same")
     if not (plan.deletes or plan.condemns):
         say("nothing to delete")
 
