@@ -121,8 +121,9 @@ def convert_command(
         conversion = conversion or convert(plan, cache, advance, tell)
     if not conversion.hit:
         _keep_copy(conversion, cache)
-        note_beginning(cache, conversion.ref)
     _report_conversion(conversion, cache, time.perf_counter() - started, as_json)
+    if not conversion.hit:
+        note_beginning(cache, conversion.ref)
 
 
 @click.command("demo")

@@ -160,9 +160,9 @@ def push_command(ref: str, places: Places, sign_with: str | None, as_json: bool)
     with ExitStack() as stack:
         begin = _shown(f"pushing {model.ref}", stack.enter_context)
         size = sum(push(near, cache.authority, model.ref, model.entry, cached, begin).values())
+    _report(model.ref, "pushed", cached, size, time.perf_counter() - started, cache, near, as_json)
     if size:
         note_beginning(cache, model.ref)
-    _report(model.ref, "pushed", cached, size, time.perf_counter() - started, cache, near, as_json)
 
 
 def _both(places: Places, signer: PrivateKey | None = None) -> tuple[Cache, Cache]:
