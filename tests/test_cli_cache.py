@@ -556,6 +556,7 @@ def test_without_an_answer_nothing_is_changed_and_nobody_waits(root: Path, argum
             assert done.document["error"]["exit_code"] == 2
         assert "frees" in done.err or "delete now" in done.err + done.out, "it asks without saying what for"
     done = run_with_input(root, "n\n", *arguments)
+    assert f" {root}? [y/N]" in done.err, "of which cache, when the user's usual one is the lab's"
     assert done.exit_code == 1 and "nothing was changed" in done.err and "interrupted" not in done.err
     assert files(root) == before
 

@@ -319,7 +319,7 @@ def rm_command(ref: str, dry_run: bool, yes: bool, places: Places, as_json: bool
     if (dry_run and not as_json) or not (dry_run or yes):
         tell(f"{model.ref}: once the name is forgotten, {collect} frees {size_text(frees)}")
     if not dry_run:
-        agree(yes, "Forget it?")
+        agree(yes, f"Forget it in {cache.store.url}?")
         try:
             cache.remove_ref(model.ref)
         except NoSpaceError as error:

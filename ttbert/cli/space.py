@@ -85,7 +85,7 @@ def gc_command(
     freed = 0
     if not dry_run and (plan.deletes or plan.condemns):
         if plan.deletes:
-            agree(yes, "Delete it?")
+            agree(yes, f"Delete it from {cache.store.url}?")
         try:
             freed = run_gc(cache, plan)
         except NoSpaceError as error:
