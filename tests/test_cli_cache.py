@@ -113,6 +113,16 @@ def test_info_of_a_store_that_promises_less_says_so() -> None:
     assert "not exactly once" in done.out and "free" not in done.out
 
 
+def test_a_limit_that_is_not_reached_says_how_a_model_goes_all_the_same(root: Path) -> None:
+    done = run(root, "gc", "--max-size", "1kB", "--grace", "0", "--dry-run").succeeded()
+    assert "above the limit: what is left was used today" in done.out and "`ttbert cache rm REF` forgets" in done.out
+
+
+def test_the_folder_above_a_cache_is_none(root: Path) -> None:
+    run(root.parent, "verify").failed_at_once(6, f"there is no cache in {root.parent}", "slip of the pen")
+    assert f"there is no cache in {root.parent} yet" in run(root.parent, "ls").succeeded().err
+
+
 @pytest.mark.parametrize("command", [("info",), ("ls",), ("gc", "--dry-run")])
 def test_a_cache_that_is_not_there_is_told_of(command: tuple[str, ...], root: Path, tmp_path: Path) -> None:
     place = tmp_path / "not mounted"
@@ -546,6 +556,7 @@ def test_without_an_answer_nothing_is_changed_and_nobody_waits(root: Path, argum
             assert done.document["error"]["exit_code"] == 2
         assert "frees" in done.err or "delete now" in done.err + done.out, "it asks without saying what for"
     done = run_with_input(root, "n\n", *arguments)
+    assert f" {root}? [y/N]" in done.err, "of which cache, when the user's usual one is the lab's"
     assert done.exit_code == 1 and "nothing was changed" in done.err and "interrupted" not in done.err
     assert files(root) == before
 

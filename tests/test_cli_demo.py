@@ -189,9 +189,17 @@ def test_read_only_cache_serves_a_demo(tiny_folder: Path, tiny_cache: Path, smal
     ttbert("demo", "--model", tiny_folder, "--batch", "2", "--input", file, "--cache", small_disk).succeeded()
 
 
+def test_a_service_that_has_no_home_gets_its_answers(tiny_folder: Path, tiny_cache: Path, tmp_path: Path) -> None:
+    homeless = {name: value for name, value in environment().items() if name != "HOME"}
+    file = inputs(tmp_path, QUESTIONS)
+    arguments = ("demo", "--model", tiny_folder, "--batch", "2", "--input", file, "--cache", tiny_cache)
+    for board in ("cpu", "auto"):
+        ttbert(*arguments, "--board", board, env=homeless).succeeded()
+
+
 def test_what_is_not_there_and_may_not_be_published_is_not_announced(tiny_folder: Path, tmp_path: Path) -> None:
     arguments = ("demo", "--model", tiny_folder, "--batch", "1", "--cache", tmp_path / "cache", "--read-only")
-    ttbert(*arguments).failed_at_once(9, "for reading only")
+    ttbert(*arguments).failed_at_once(9, f"is not in the cache {tmp_path / 'cache'}, which is used for reading only here")
 
 
 def test_offline_without_the_default_model_names_the_bundled_one(tmp_path: Path) -> None:

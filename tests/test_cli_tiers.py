@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import tiny
 from fault_proxy import FaultProxy, forgets_condition
 from models import COMMIT, FILES, TENSORS, TINY, blob_path, files, flip_bit, open_local, publish, publish_other
 from program import NO_SOCKETS, Done, make_hook, ttbert
@@ -326,3 +327,21 @@ def test_a_copy_on_a_read_only_disk_without_room_is_not_claimed(tmp_path: Path, 
     done = ttbert("cache", "pull", "tiny", *both(str(shared), local))
     done.failed(9, "holds no copy of local/tiny:bfp8", "--local")
     assert "pulled" not in done.out and "no space" not in done.err
+
+
+def test_a_conversion_is_done_though_there_is_no_room_for_a_copy_of_it(tmp_path: Path, small_disk: Path) -> None:
+    folder, shared = tiny.write(tmp_path / "tiny", tiny.checkpoint()), tmp_path / "shared"
+    done = ttbert("convert", folder, *both(str(shared), small_disk / "local")).succeeded()
+    assert "converted in" in done.out and f"no copy is kept here, and the model is in {shared} all the same" in done.err
+    ttbert("cache", "verify", "--cache", shared).succeeded()
+
+
+def test_a_cache_that_begins_where_one_may_have_been_meant_is_told_of(url: str, tmp_path: Path) -> None:
+    folder, local = tiny.write(tmp_path / "tiny", tiny.checkpoint()), tmp_path / "local"
+    convert = ("convert", folder, *both(url, local))
+    assert f"is the first model in {url}; if there should be others" in ttbert(*convert).succeeded().err
+    assert "note:" not in ttbert(*convert, "--policy", "bf16").succeeded().err
+    push = ("cache", "push", "tiny:bfp8", *both(f"{url}-mistyped", local))
+    assert f"is the first model in {url}-mistyped" in ttbert(*push).succeeded().err
+    assert "note:" not in ttbert(*push).succeeded().err
+    assert "note:" not in ttbert("convert", folder, XDG_CACHE_HOME=str(tmp_path / "home")).succeeded().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import socket
@@ -20,12 +21,13 @@ from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.stores.mounts import find_mount
 from ttbert.cache.stores.store import Entry
 
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 AS_NOBODY = """
 import os, sys
 import ttbert.cli, ttbert.cache.doctor, ttbert.cache.cache
 if os.geteuid() == 0:
-    os.setegid(65534)
-    os.seteuid(65534)
+    os.setgid(65534)
+    os.setuid(65534)
 ttbert.cli.main()
 """
 STEPS = [
@@ -124,14 +126,15 @@ def test_a_read_only_mount_is_exit_code_9(small_disk: Path) -> None:
         subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
 
 
-def test_a_folder_of_somebody_else_is_exit_code_9_and_says_whose(tmp_path: Path) -> None:
-    opened = [path for path in [tmp_path, *tmp_path.parents] if path.name.startswith("pytest-") or path == tmp_path]
+def as_nobody(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The doctor's word on a folder to a user who may reach it, and to whom nothing in it belongs."""
+    opened = [path for path in folder.parents if path.name.startswith("pytest-") or path.parent.name.startswith("pytest-")]
     modes = [(path, path.stat().st_mode) for path in opened]
     for path in opened:
         path.chmod(0o755)
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, "cache", "doctor", str(tmp_path)],
+        return subprocess.run(
+            [sys.executable, "-c", AS_NOBODY, "cache", "doctor", str(folder), *map(str, arguments)],
             env=environment(XDG_CONFIG_HOME="/nowhere"),
             capture_output=True,
             text=True,
@@ -140,8 +143,35 @@ def test_a_folder_of_somebody_else_is_exit_code_9_and_says_whose(tmp_path: Path)
     finally:
         for path, mode in modes:
             path.chmod(mode)
+
+
+def test_a_folder_of_somebody_else_is_exit_code_9_and_says_whose(tmp_path: Path) -> None:
+    root = tmp_path / "theirs"
+    root.mkdir(mode=0o755)
+    done = as_nobody(root)
     assert done.returncode == 9 and "Traceback" not in done.stderr, done.stderr
     assert f"belongs to uid {os.geteuid()}" in done.stdout and "ask its owner" in done.stdout
+
+
+@as_root
+def test_a_place_that_may_not_be_looked_into_is_exit_code_9(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o700)
+    done = as_nobody(tmp_path / "closed" / "cache")
+    assert done.returncode == 9 and "Traceback" not in done.stderr and "should not" not in done.stderr, done.stderr
+    assert f"{tmp_path / 'closed'} has mode 0700" in done.stdout
+
+
+@as_root
+def test_a_folder_in_the_cache_that_sudo_or_a_backup_left_closed_is_named_and_the_fix_works(tmp_path: Path) -> None:
+    root = tmp_path / "the lab's"
+    publish(open_local(root))
+    (root / "blobs").chmod(0o755)
+    root.chmod(0o777)
+    done = as_nobody(root, "--json")
+    found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}["permissions"]
+    assert done.returncode == 9 and "too few rights in" in found["what"] and str(root / "") in found["what"]
+    subprocess.run(found["fix"].partition("root can run: ")[2], shell=True, check=True)
+    assert as_nobody(root).returncode == 0
 
 
 def test_a_folder_in_which_nobody_can_delete_what_others_wrote_is_a_warning(tmp_path: Path) -> None:

@@ -260,14 +260,23 @@ def test_remains_of_killed_collections_and_checks_go_after_an_hour(cache: Cache,
     assert kinds(root) == {"blobs", "manifests", "actions", "refs", "used"} and not plan(cache).leftovers
 
 
-@pytest.mark.parametrize("name", ["used", "leases", "probes", "quarantine", "README", "used/README"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("used", "leases", "probes", "quarantine", "README", "used/README", "gc/notes", "probes/flight-1/data.csv"),
+        *("leases/flat.pdf", "quarantine/found.bin", "blobs/sha256-" + "0" * 64, "blobs/" + "0" * 40, "blobs/00/" + "1" * 64),
+        *("manifests/registry/llama/7b", "actions/checkout/main.js", "refs/main"),
+    ],
+)
 def test_files_of_others_are_no_waste(tmp_path: Path, name: str) -> None:
-    """Such as one at the top that is called as one of the folders is."""
+    """Such as one at the top that is called as one of the folders is, and what others keep in folders of these names."""
     path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text("somebody's")
     cache = open_local(tmp_path)
+    assert collect(cache, grace=0, quarantined=True) == 0
     cached = cache.publish_manifest(build(cache))
+    assert verify(cache, take_census(cache), repair=True).sound
     age(tmp_path)
     collect(cache, quarantined=True)
     age(tmp_path)
@@ -848,7 +857,7 @@ def test_many_pieces_of_waste_are_planned_quickly(cache: Cache, root: Path) -> N
     store = Overlooked(root)
     start = time.process_time()
     for number in range(3000):
-        (folder / f"{number:064x}").touch()
+        (folder / f"aa{number:062x}").touch()
     assert len(plan(Cache(store)).condemn) == 3000 and store.asked == 0
     assert time.process_time() - start < 3
 

@@ -33,7 +33,7 @@ def test_a_result_that_does_not_fit_on_the_disk_is_an_error_of_two_lines(json: t
 
 def test_a_reader_that_is_gone_is_told_nothing(tmp_path: Path) -> None:
     publish(open_local(tmp_path))
-    for verb, exit_code in ((("ls",), 1), (("ls", "--json"), 1), (("show", "nope", "--json"), 2)):
+    for verb, exit_code in ((("ls",), 141), (("ls", "--json"), 141), (("show", "nope", "--json"), 2)):
         reader, writer = os.pipe()
         os.close(reader)
         arguments = command("cache", *verb, "--cache", tmp_path)

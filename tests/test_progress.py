@@ -108,3 +108,16 @@ def test_a_score_is_told_as_events_too(capsys: pytest.CaptureFixture[str]) -> No
 )
 def test_every_command_that_takes_long_lets_one_choose(command: str) -> None:
     assert "--progress [bar|lines|json]" in CliRunner().invoke(cli, [*command.split(), "--help"]).output
+
+
+def test_a_bar_leaves_room_for_its_figures_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    set_progress("bar")
+    try:
+        with Progress("converting someone/a-model-whose-name-is-long", 1, 100):
+            pass
+    finally:
+        set_progress(None)
+    assert "converting…:   0%" in capsys.readouterr().err

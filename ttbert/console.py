@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
 import threading
@@ -60,9 +61,15 @@ def show_result(document: dict[str, Any], failure: TtbertError | None) -> None:
 
 
 def say(text: str = "") -> None:
-    """A result for people, on stdout. NoSpaceError where that is a file on a disk that is full."""
+    """A result for people, on stdout. NoSpaceError where that is a file on a disk that is full.
+
+    Where its reader is gone, as `head` is soon, the process ends as the signal for that would end it, and tells nobody.
+    """
     try:
         click.echo(text)
+    except BrokenPipeError:
+        _give_up(sys.stdout)
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _give_up(sys.stdout)
         if error.errno not in FULL:
@@ -198,7 +205,9 @@ class Progress:
         if progress_mode() == "bar":
             from tqdm import tqdm
 
-            self._bar = tqdm(total=self._size, unit="B", unit_scale=True, desc=self._what, leave=False)
+            # Of a narrow terminal half is left to the figures, without which it says nothing.
+            what = textwrap.shorten(self._what, max(10, shutil.get_terminal_size().columns // 2), placeholder="…")
+            self._bar = tqdm(total=self._size, unit="B", unit_scale=True, desc=what, leave=False)
         else:
             self._watch = threading.Thread(target=self._speak, daemon=True, name="progress")
             self._watch.start()

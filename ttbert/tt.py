@@ -20,6 +20,9 @@ _DESCRIPTOR = Path(__file__).parent / "mock" / "n150.yaml"
 
 _MOCK = "TT_METAL_MOCK_CLUSTER_DESC_PATH"
 
+_HOME = os.path.expanduser("~")  # noqa: PTH111 - what Path has for it fails for a user who is in no database
+"""Where TT-NN keeps files of the user's. With no HOME, as in a system service, importing it kills the process (0.81.1)."""
+
 _without_device: list[dict[str, str]] = []
 """Once this process has decided to have no device: the user's settings of devices, which it does without."""
 
@@ -46,6 +49,7 @@ def import_ttnn() -> Any:
     """The ttnn module, quiet, for what is no matter of devices, such as reading a file: that decides nothing."""
     os.environ.setdefault("TT_METAL_LOGGER_LEVEL", "off")  # its errors reach the user as one line of ours
     os.environ.setdefault("LOGURU_LEVEL", "ERROR")
+    os.environ.setdefault("HOME", _HOME)
     with _without_torch():
         import ttnn
 
@@ -54,9 +58,10 @@ def import_ttnn() -> Any:
 
 def device_environment() -> dict[str, str]:
     """The environment for another process that is to have the user's devices, whatever this one has."""
+    here = {"HOME": _HOME, **os.environ}
     if not _without_device:
-        return dict(os.environ)
-    return {name: value for name, value in os.environ.items() if name != _MOCK} | _without_device[0]
+        return here
+    return {name: value for name, value in here.items() if name != _MOCK} | _without_device[0]
 
 
 def devices_are_mock() -> bool:

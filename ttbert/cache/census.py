@@ -6,6 +6,7 @@ and what belongs to nothing.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -20,6 +21,13 @@ from .used import last_used
 
 _SHORTEST = 4
 """Characters of a digest that can stand for all of it."""
+
+_NAMES = re.compile(
+    r"(?:blobs|manifests|actions)/([0-9a-f]{2})/\1[0-9a-f]{62}"
+    r"|gc/[0-9a-f]{32}/.+|probes/[0-9a-f]{32}|leases/(?:[0-9a-f]{64}|clock)/.+|quarantine/.+@[0-9]+"
+    r"|(?:refs|signatures|used)/.+"  # whose names are looked at where they are read
+)
+"""The names that objects are given. Other programs have folders that are called blobs, refs or manifests, too."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,11 @@ class Census:
     entries: dict[str, Entry]
     """Every object by its key, in the order of the keys."""
     debris: tuple[Entry, ...]
+
+    @property
+    def is_there(self) -> bool:
+        """Whether a cache is there: once a model was, the history of its name stays. Files of others make none."""
+        return bool(self.histories or self.blobs or self.manifests or self.actions)
 
     @cached_property
     def blobs(self) -> dict[str, Entry]:
@@ -64,8 +77,8 @@ class Census:
         return self.below("quarantine")
 
     def below(self, folder: str) -> tuple[Entry, ...]:
-        """The objects in a folder at the top, such as `blobs`."""
-        return self._by_folder.get(folder, ())
+        """The objects in a folder at the top, such as `blobs`; what others put there is none, and is left alone."""
+        return tuple(entry for entry in self._by_folder.get(folder, ()) if _NAMES.fullmatch(entry.key))
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
@@ -139,8 +152,8 @@ def take_census(cache: Cache) -> Census:
 
 
 def require_cache(census: Census) -> None:
-    """NotCached where there is no cache, such as in a folder on which no disk is mounted."""
-    if not census.entries:
+    """NotCached where there is no cache, such as in a folder on which no disk is mounted, or above the right one."""
+    if not census.is_there:
         raise NotCached(
             f"there is no cache in {census.url}",
             "see `ttbert cache info`; is something not mounted, or is there a slip of the pen?",

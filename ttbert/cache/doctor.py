@@ -15,10 +15,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from ..errors import CacheError, InputError, IntegrityError, StoreUnavailable, TtbertError
 from ..text import size_text
+from .reach import OWN
 from .stores.local import LocalStore, how_to_free
 from .stores.mounts import find_mount, nearest_existing
 from .stores.open import open_store
@@ -107,15 +109,28 @@ def _look_at_folder(store: LocalStore, write: bool) -> Iterator[Check]:
         yield Check("storage", "ok", f"{what}{late}")
     status = place.stat()
     modes = f"{place} has mode {status.st_mode & 0o7777:04o} and belongs to uid {status.st_uid}, gid {status.st_gid}"
-    if not os.access(place, os.R_OK | os.X_OK | (os.W_OK if write else 0)):
+    rights, there = os.R_OK | os.X_OK | (os.W_OK if write else 0), shlex.quote(store.url)
+    if not os.access(place, rights):
         fix = "have it mounted for writing" if mount.is_read_only else "ask its owner for access, or choose another folder"
         missing = "it is mounted read-only" if mount.is_read_only else f"uid {os.geteuid()} has too few rights there"
         yield Check("permissions", "failed", f"{modes}; {missing}", fix, 9)
+    elif place == store.root and (closed := _closed_folder(store, rights)):
+        fix = (
+            f"root can run: chown -R --reference={there} {there} && chmod -R u+rw,g+r {there} && "
+            f"find {there} -type d -exec chmod --reference={there} {{}} +"
+        )
+        yield Check("permissions", "failed", f"{modes}; uid {os.geteuid()} has too few rights in {closed}", fix, 9)
     elif write and place == store.root and status.st_mode & stat.S_ISVTX:
-        fix = f"its owner can take the sticky bit away: chmod -R -t {shlex.quote(store.url)}"
+        fix = f"its owner can take the sticky bit away: chmod -R -t {there}"
         yield Check("permissions", "warning", f"{modes}; what one user writes there, no other can collect or repair", fix)
     else:
         yield Check("permissions", "ok", f"{modes}; this is uid {os.geteuid()}")
+
+
+def _closed_folder(store: LocalStore, rights: int) -> Path | None:
+    """A folder of the store in which this user has fewer rights than in all of it, as `sudo` leaves one, or a backup."""
+    folders = (folder for kind in (*OWN, "refs") for folder in (store.root / kind, *(store.root / kind).glob("*/")))
+    return next((folder for folder in folders if folder.is_dir() and not os.access(folder, rights)), None)
 
 
 def _reach(store: Store) -> Iterator[Check]:
@@ -148,7 +163,10 @@ def _reach(store: Store) -> Iterator[Check]:
 @contextlib.contextmanager
 def _left_as_it_was(store: Store) -> Iterator[None]:
     """Remove the folders that the trial makes: whoever converts first decides with whom they are shared."""
-    missing = [path for path in (store.root, *store.root.parents) if not path.exists()] if isinstance(store, LocalStore) else []
+    missing = []
+    if isinstance(store, LocalStore):
+        place = nearest_existing(store.root)
+        missing = [path for path in (store.root, *store.root.parents) if place in path.parents]
     try:
         yield
     finally:

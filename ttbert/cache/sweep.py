@@ -1,5 +1,7 @@
 """Garbage collection, carried out: leftovers first, then a record of what is newly condemned, then what was condemned before.
 
+On a disk that has no room for the record or an announcement, a few of the largest blobs that go in any case go before it.
+
 Killed at any step it leaves a sound cache: a record that is still there is swept from the start by the next collection, and
 what is gone by then is passed over.
 """
@@ -7,28 +9,43 @@ what is gone by then is passed over.
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 
-from ..errors import StoreUnavailable
+from ..errors import NoSpaceError, StoreUnavailable
 from .cache import Cache
 from .census import Census, take_census
 from .condemned import LOOKS, Condemned, Sweeper, condemn, read_record
-from .gc import GRACE, Limits, Plan
+from .gc import GRACE, Limits, Plan, plan_gc
 from .lease import LASTS, is_held
 from .reach import OWN, Scope, find_unused, keys_in_use, union
 from .stores.store import Entry, is_temporary
 
 _log = logging.getLogger(__name__)
 
+_ROOM = 8
+"""Blobs that make room on a full disk: as many as there are files and folders to be made, in case it is out of those."""
+
 
 def run_gc(cache: Cache, plan: Plan, looks: tuple[float, ...] = LOOKS) -> int:
     """Do what the plan says, as far as it is still right when the turn of each thing comes; the number of bytes freed.
 
     A look at the cache is acted on for the first of so many seconds; where looking takes most of them, for the next.
-    StoreUnavailable where it takes longer than the last.
+    StoreUnavailable where it takes longer than the last. NoSpaceError where what is to be done cannot be written down, and
+    nothing goes that could make room for it.
     """
     freed = sum(_remove_leftover(cache, waste.entry) for waste in plan.leftovers)
-    names = list(plan.ripe)
+    try:
+        return freed + _collect(cache, plan, looks)
+    except NoSpaceError:
+        room = _make_room(cache, plan)
+        if not room:
+            raise
+        return freed + room + _collect(cache, plan, looks)
+
+
+def _collect(cache: Cache, plan: Plan, looks: tuple[float, ...]) -> int:
+    freed, names = 0, list(plan.ripe)
     if plan.condemns:
         record = condemn(cache.store, plan.condemn_refs, {each.entry.key: each.reason for each in plan.condemn})
         if plan.grace == 0:
@@ -126,6 +143,21 @@ class _Sweep:
         if now - self._record.since < GRACE and _somebody_converts(census, now):
             raise _Stop("somebody is converting, and nothing leads yet to what they rely on; collect again later")
         return _Seen(census, reprieved | union(keys_in_use(self._cache, census, self._limits.keep_last)))
+
+
+def _make_room(cache: Cache, plan: Plan) -> int:
+    """Delete a few of the blobs that go now in any case, unannounced; the bytes freed, none where somebody may rely on some.
+
+    On a full disk no writer can make a name lead to them. One that gets room in the very moment still looks whether they are
+    there, before and after. A model that is given up lacks them until its name is forgotten, a moment later.
+    """
+    census = take_census(cache)
+    if _somebody_converts(census, time.time()) or any("/reprieved/" in entry.key for entry in census.below("gc")):
+        return 0
+    now = plan_gc(cache, census, plan.limits, plan.grace)
+    going = (waste.entry for waste in (*now.delete, *(() if now.grace else now.condemn)))
+    blobs = sorted((entry for entry in going if entry.key.startswith("blobs/")), key=lambda entry: entry.size)
+    return sum(entry.size for entry in blobs[-_ROOM:] if cache.store.delete(entry.key))
 
 
 def _remove_leftover(cache: Cache, entry: Entry) -> int:

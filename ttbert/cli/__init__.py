@@ -137,7 +137,7 @@ def _leave(error: TtbertError) -> None:
 
 def _show_error(error: TtbertError) -> None:
     if "--json" in sys.argv:
-        with contextlib.suppress(OSError, NoSpaceError):  # it has been told on stderr, and is the exit code
+        with contextlib.suppress(OSError, NoSpaceError, SystemExit):  # it has been told on stderr, and is the exit code
             show({"error": error.document()})
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import Progress, agree, say, show, table, tell
-from ..errors import InputError, IntegrityError, StoreReadOnly, StoreUnavailable
+from ..errors import InputError, IntegrityError, NoSpaceError, StoreReadOnly, StoreUnavailable
 from ..settings import default_cache
 from ..text import count_text, size_text
 from .options import cache_option, chosen_by, complete_commands, json_option, places_option, progress_option
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from ..cache.cache import Cache
     from ..cache.census import Census, Model
     from ..cache.places import Places
+    from ..cache.refs import Ref
     from ..cache.verify import Verdict
+
+_SLIP = "is something not mounted, or is there a slip of the pen?"
 
 
 @click.group("cache")
@@ -317,8 +320,13 @@ def rm_command(ref: str, dry_run: bool, yes: bool, places: Places, as_json: bool
     if (dry_run and not as_json) or not (dry_run or yes):
         tell(f"{model.ref}: once the name is forgotten, {collect} frees {size_text(frees)}")
     if not dry_run:
-        agree(yes, "Forget it?")
-        cache.remove_ref(model.ref)
+        agree(yes, f"Forget it in {cache.store.url}?")
+        try:
+            cache.remove_ref(model.ref)
+        except NoSpaceError as error:
+            command = complete_commands("`ttbert cache gc --grace 0`")
+            hint = f"that is written down: free a few kB of that disk with {command}, or in another way, then try again"
+            raise NoSpaceError(error.message, hint) from error
     if as_json:
         show({"ref": str(model.ref), "removed": not dry_run, "bytes_freed_by_gc": frees})
     elif not dry_run:
@@ -339,8 +347,15 @@ def _may_publish(cache: Cache, places: Places) -> str:
 
 def note_absence(cache: Cache, census: Census) -> None:
     """Tell of a cache that is not there, which looks like an empty one."""
-    if not census.entries:
-        tell(f"note: there is no cache in {cache.store.url} yet; is something not mounted, or is there a slip of the pen?")
+    if not census.is_there:
+        tell(f"note: there is no cache in {cache.store.url} yet; {_SLIP}")
+
+
+def note_beginning(cache: Cache, ref: Ref) -> None:
+    """Tell of a cache that begins with the model just filed under `ref`, unless it is in the usual place."""
+    url = cache.store.url
+    if url != default_cache() and set(cache.authority.list_refs()) == {ref}:
+        tell(f"note: {ref} is the first model in {url}; if there should be others: {_SLIP}")
 
 
 def _by_kind(census: Census) -> dict[str, dict[str, int]]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import Progress, passage, plain, say, show, styled, table, tell
-from ..errors import InputError, NotCached
+from ..errors import InputError, NoSpaceError, NotCached
 from ..text import count_text, size_text
+from .cache import note_beginning
 from .options import (
     batch_option,
     board_option,
@@ -119,8 +120,10 @@ def convert_command(
             conversion = convert_again(plan, cache, advance, tell)
         conversion = conversion or convert(plan, cache, advance, tell)
     if not conversion.hit:
-        cache.fetch(conversion.cached, conversion.ref)  # its blobs are on this machine: now what leads to them is, too
+        _keep_copy(conversion, cache)
     _report_conversion(conversion, cache, time.perf_counter() - started, as_json)
+    if not conversion.hit:
+        note_beginning(cache, conversion.ref)
 
 
 @click.command("demo")
@@ -183,6 +186,14 @@ def demo_command(
         show({**document, "counters": cache.counters.document()})
     else:
         _print_outcome(outcome, questions, batch, target)
+
+
+def _keep_copy(conversion: Conversion, cache: Cache) -> None:
+    """Have what was published here, too: its blobs are, as far as there was room, and what leads to them comes now."""
+    try:
+        cache.fetch(conversion.cached, conversion.ref)
+    except NoSpaceError as error:  # what was asked for is done all the same
+        tell(f"warning: {error.message}: no copy is kept here, and the model is in {cache.store.url} all the same")
 
 
 def _report_plan(plan: Plan, cache: Cache, as_json: bool) -> None:

@@ -85,16 +85,19 @@ def gc_command(
     freed = 0
     if not dry_run and (plan.deletes or plan.condemns):
         if plan.deletes:
-            agree(yes, "Delete it?")
+            agree(yes, f"Delete it from {cache.store.url}?")
         try:
             freed = run_gc(cache, plan)
         except NoSpaceError as error:
-            hint = "what is to be deleted is written down first: free a few kB of that disk in another way, then collect again"
-            raise NoSpaceError(error.message, hint) from error
+            now = "add --grace 0 while nobody converts, or " if plan.grace and plan.condemns else ""
+            way_out = f"{now}free a few kB of that disk in another way, then collect again"
+            raise NoSpaceError(error.message, f"what is to be deleted is written down first: {way_out}") from error
     if as_json:
         show({"cache": cache.store.url, "dry_run": dry_run, **_document(plan), "freed": freed})
     elif plan.deletes and not dry_run:
         say(f"freed {size_text(freed)}")
+    if not dry_run and freed < sum(waste.entry.size for waste in _deleted(plan)):
+        tell("note: the rest stays: it was used, named or published since it was condemned, or so its age by the clock says")
     if plan.broken:
         _explain(plan)
         click.get_current_context().exit(IntegrityError.exit_code)
@@ -113,6 +116,7 @@ def _print(plan: Plan, say: Callable[[str], None]) -> None:
         say(f"{count_text(len(plan.young), 'temporary file')} spared: a writer may be at work")
     if plan.over:
         say(f"the cache stays {size_text(plan.over)} above the limit: what is left was used today, or is not to be touched")
+        say(f"  {complete_commands('`ttbert cache rm REF`')} forgets a model all the same")
     if not (plan.deletes or plan.condemns):
         say("nothing to delete")
 

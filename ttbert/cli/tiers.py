@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ..console import Progress, progress_options, say, show, tell
-from ..errors import CacheError, InputError, StoreUnavailable
+from ..errors import CacheError, InputError, StoreReadOnly, StoreUnavailable
 from ..text import size_text
+from .cache import note_beginning
 from .options import json_option, places_option, progress_option, sign_option
 
 if TYPE_CHECKING:
@@ -57,15 +58,17 @@ def _flush(cache: Cache) -> None:
 
 
 def _find_or_convert(wanted: Wanted, places: Places, cache: Cache, require: Require = lambda shape: None) -> Cached:
+    from ..cache.stores.readonly import WAY_OUT
     from ..convert.supply import supply_model
 
     def on_miss(plan: Plan) -> None:
         require(plan.recipe.shape)
-        if places.read_only:
-            return  # it will be refused
         is_there = cache.read_action(plan.action.key) is not None
         state, what = ("is not whole", "converting it again") if is_there else ("is not", "converting it first")
-        tell(f"{wanted.model} ({wanted.policy}) {state} in the cache {cache.store.url}: {what}")
+        missed = f"{wanted.model} ({wanted.policy}) {state} in the cache {cache.store.url}"
+        if places.read_only:
+            raise StoreReadOnly(f"{missed}, which is used for reading only here (--read-only)", WAY_OUT)
+        tell(f"{missed}: {what}")
 
     try:
         return supply_model(wanted, cache, [*places.options(), *progress_options()], on_miss)
@@ -109,7 +112,7 @@ def pull_command(ref: str, places: Places, as_json: bool) -> None:
     ttbert cache pull bundled --cache s3://lab/ttbert
     """
     from ..cache.census import look_up
-    from ..errors import IntegrityError, StoreReadOnly
+    from ..errors import IntegrityError
 
     cache, near = _both(places)
     model = look_up(cache.authority, ref)
@@ -158,6 +161,8 @@ def push_command(ref: str, places: Places, sign_with: str | None, as_json: bool)
         begin = _shown(f"pushing {model.ref}", stack.enter_context)
         size = sum(push(near, cache.authority, model.ref, model.entry, cached, begin).values())
     _report(model.ref, "pushed", cached, size, time.perf_counter() - started, cache, near, as_json)
+    if size:
+        note_beginning(cache, model.ref)
 
 
 def _both(places: Places, signer: PrivateKey | None = None) -> tuple[Cache, Cache]:

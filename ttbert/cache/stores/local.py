@@ -33,7 +33,7 @@ from ...errors import FULL, CacheError, InputError, NoSpaceError, StoreReadOnly,
 from .mounts import find_mount, nearest_existing
 from .store import Capabilities, Entry, R, Store, T, check_key, is_key, is_temporary
 
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_FORBIDDEN = {errno.EACCES, errno.EPERM}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _LOST = "lost+found"
@@ -72,9 +72,13 @@ class LocalStore(Store):
                 return False
         except OSError as error:
             raise self.explain(error, path, len(content)) from error
-        with self.draft(key, len(content)) as draft:
-            draft.write(content)
-            return draft.publish()
+        try:
+            with self.draft(key, len(content)) as draft:
+                draft.write(content)
+                return draft.publish()
+        except NoSpaceError:
+            self._remove_empty(path)
+            raise
 
     def draft(self, key: str, size: int) -> Draft:
         """A file on its way to being the object `key` of that size; its writer closes it. Errors as of `put`."""
@@ -103,11 +107,16 @@ class LocalStore(Store):
     def open(self, key: str) -> BinaryIO:
         path = self._path(key)
         try:
-            return path.open("rb", buffering=0)
+            # What is no file must not be waited for, as for a writer of a pipe.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except _NOT_THERE:
             raise KeyError(key) from None
         except OSError as error:
             raise self.explain(error, path) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise KeyError(key)
+        return os.fdopen(descriptor, "rb", buffering=0)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         with self.open(key) as file:
@@ -137,9 +146,7 @@ class LocalStore(Store):
         path = self._path(key)
         if not self._unlink(path):
             return False
-        with contextlib.suppress(OSError):  # the first one that is not empty; an empty one would be untidy, not wrong
-            for folder in itertools.takewhile(lambda each: each != self.root, path.parents):
-                folder.rmdir()
+        self._remove_empty(path)
         return True
 
     def quarantine(self, key: str) -> str:
@@ -198,7 +205,7 @@ class LocalStore(Store):
             return None
         except OSError as error:
             raise self.explain(error, path) from error
-        return None if stat.S_ISDIR(status.st_mode) else Entry(key, status.st_size, status.st_mtime)
+        return Entry(key, status.st_size, status.st_mtime) if stat.S_ISREG(status.st_mode) else None
 
     def _unlink(self, path: Path) -> bool:
         try:
@@ -208,6 +215,12 @@ class LocalStore(Store):
         except OSError as error:
             raise self.explain(error, path) from error
         return True
+
+    def _remove_empty(self, path: Path) -> None:
+        """Remove the folders around a file that is not there; one that stays would be untidy, not wrong."""
+        with contextlib.suppress(OSError):  # the first one that is not empty
+            for folder in itertools.takewhile(lambda each: each != self.root, path.parents):
+                folder.rmdir()
 
     def _make_folder(self, folder: Path) -> None:
         missing = []
@@ -274,6 +287,11 @@ class LocalStore(Store):
             return NoSpaceError(
                 f"no space left in {self.url}: {_shortage(error, nearest_existing(path), needed)}",
                 f"{how_to_free(self.url)}; or choose another folder with {self.chosen_with}",
+            )
+        if error.errno == errno.EROFS:
+            return StoreReadOnly(
+                f"{self.url} is on a read-only file system",
+                f"have it mounted for writing, or choose another folder with {self.chosen_with}",
             )
         if error.errno in _FORBIDDEN:
             place = nearest_existing(path)

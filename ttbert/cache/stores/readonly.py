@@ -8,6 +8,9 @@ from typing import BinaryIO, NoReturn
 from ...errors import StoreReadOnly
 from .store import Entry, R, Store, T
 
+WAY_OUT = "do it on a machine that may publish, or leave --read-only, TTBERT_READ_ONLY and read_only in config.toml away"
+"""What to do where something is not there, or is to be changed."""
+
 
 class ReadOnlyStore(Store):
     """Another store, of which nothing is ever changed. What is there already counts as published, as everywhere."""
@@ -60,7 +63,4 @@ class ReadOnlyStore(Store):
 
     def refuse(self) -> NoReturn:
         """StoreReadOnly, as for every change."""
-        raise StoreReadOnly(
-            f"{self.url} is used for reading only here (--read-only)",
-            "do it on a machine that may publish, or leave --read-only, TTBERT_READ_ONLY and read_only in config.toml away",
-        )
+        raise StoreReadOnly(f"{self.url} is used for reading only here (--read-only)", WAY_OUT)
