@@ -383,6 +383,21 @@ def test_a_link_to_a_folder_is_a_folder(tmp_path: Path) -> None:
     assert open_local(tmp_path / "real").resolve(TINY) is not None
 
 
+def test_links_that_lead_nowhere_for_this_user_are_no_objects(shared_folder: Path) -> None:
+    root, closed = shared_folder / "cache", shared_folder / "closed"
+    publish(open_local(root))
+    before = sorted(files(root))
+    (closed / "inside").mkdir(parents=True)
+    for name, target in (("loop", "loop"), ("gone", "nothing"), ("in_a_file", "/etc/passwd/x"), ("closed", closed / "inside")):
+        (root / name).symlink_to(target)
+    closed.chmod(0)
+    try:
+        with as_nobody():
+            assert sorted(take_census(open_local(root)).entries) == before
+    finally:
+        closed.chmod(0o755)
+
+
 def test_opening_and_reading_make_no_folder(tmp_path: Path) -> None:
     cache = open_local(tmp_path / "cache")
     assert cache.resolve(TINY) is None and list(cache.list_refs()) == [] and take_census(cache).size == 0
