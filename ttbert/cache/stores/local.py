@@ -20,7 +20,6 @@ import pwd
 import shlex
 import shutil
 import stat
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from typing import BinaryIO
 
 from ...errors import FULL, CacheError, InputError, NoSpaceError, StoreReadOnly, StoreUnavailable, TtbertError
 from .mounts import find_mount, nearest_existing
-from .store import Capabilities, Entry, R, Store, T, check_key, is_key, is_temporary
+from .store import Capabilities, Entry, R, Store, T, check_key, is_key, is_temporary, quarantine_key
 
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -143,7 +142,7 @@ class LocalStore(Store):
         return True
 
     def quarantine(self, key: str) -> str:
-        moved = f"quarantine/{key.replace('/', '_')}@{time.time_ns()}"
+        moved = quarantine_key(key)
         source, target = self._path(key), self._path(moved)
         if self.head(key) is None:
             raise KeyError(key)

@@ -32,7 +32,7 @@ from ...errors import StoreReadOnly, StoreUnavailable, TtbertError
 from ...threads import check_wanted
 from .access import PATIENCE, Access, Connector, Patience
 from .pieces import PieceStream
-from .store import Capabilities, Entry, Store, check_key, is_key
+from .store import Capabilities, Entry, Store, check_key, is_key, quarantine_key
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
@@ -160,7 +160,7 @@ class ObjectStore(Store):
 
     def quarantine(self, key: str) -> str:
         check_key(key)
-        moved = f"quarantine/{key.replace('/', '_')}@{time.time_ns()}"
+        moved = quarantine_key(key)
         self._try(key, lambda: obstore.copy(self._client, key, moved, overwrite=True), writing=True)
         self.delete(key)
         return moved
