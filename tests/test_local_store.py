@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from killed import CONTENT, KEY, RunKilled, killed_processes
 from models import TENSORS, TINY, age, blob_path, files, load, open_local, publish
+from users import as_nobody
 
 from ttbert.cache.cache import Cache
 from ttbert.cache.census import take_census
@@ -196,21 +197,6 @@ def read_only(folder: Path) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def as_nobody() -> Iterator[None]:
-    """Give up root's right to look everywhere and to write everywhere; without it, these tests mean what they say anyway."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.setegid(65534)
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-
-
 def test_a_full_disk_is_reported_with_numbers_and_leaves_nothing(small_disk: Path) -> None:
     store = LocalStore(small_disk / "cache")
     store.put("blobs/aa/small", b"s" * 100)
@@ -327,22 +313,6 @@ def test_a_cache_on_a_whole_disk_has_a_lost_and_found(shared_folder: Path) -> No
         assert [str(ref) for ref in cache.list_refs()] == [str(TINY)]
     for name in ("lost+found", ".Trash-0"):
         (root / name).chmod(0o755)
-
-
-@pytest.fixture
-def shared_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that every user may look into; pytest's own are for the one who runs it."""
-    opened = [(path, path.stat().st_mode) for path in tmp_path.parents if path.owner() == tmp_path.owner() and _is_ours(path)]
-    for path, _ in opened:
-        path.chmod(0o755)
-    tmp_path.chmod(0o755)
-    yield tmp_path
-    for path, mode in opened:
-        path.chmod(mode)
-
-
-def _is_ours(path: Path) -> bool:
-    return path.name.startswith("pytest-")
 
 
 # Things in the way

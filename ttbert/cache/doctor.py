@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import CacheError, InputError, IntegrityError, StoreUnavailable, TtbertError
+from ..paths import is_there
 from ..text import size_text
 from .stores.local import LocalStore, how_to_free
 from .stores.mounts import find_mount, nearest_existing
@@ -148,7 +149,8 @@ def _reach(store: Store) -> Iterator[Check]:
 @contextlib.contextmanager
 def _left_as_it_was(store: Store) -> Iterator[None]:
     """Remove the folders that the trial makes: whoever converts first decides with whom they are shared."""
-    missing = [path for path in (store.root, *store.root.parents) if not path.exists()] if isinstance(store, LocalStore) else []
+    places = (store.root, *store.root.parents) if isinstance(store, LocalStore) else ()
+    missing = [path for path in places if not is_there(path)]
     try:
         yield
     finally:

@@ -48,7 +48,7 @@ def recall_sha256(path: Path) -> Digest | None:
     size = path.stat().st_size
     if size < _LARGE:
         return sha256_of_file(path)
-    if not any(notes_folder().glob(f"{size}-*")):
+    if not _is_noted(size):
         return None
     return _read_note(_note(size, _hash_pieces(path, size)))
 
@@ -176,6 +176,13 @@ def _note(size: int, pieces: Iterable[bytes]) -> Path:
 def _text(note: Path, digest: Digest) -> str:
     """A note's content: the digest, and a digest of the whole note, so that a damaged one is none."""
     return f"{digest}\n{blake3_of(f'{note.name} {digest}'.encode())}\n"
+
+
+def _is_noted(size: int) -> bool:
+    """Whether a file of that size is noted. Nothing is where notes may not be looked at."""
+    with contextlib.suppress(OSError):
+        return any(notes_folder().glob(f"{size}-*"))
+    return False
 
 
 def _read_note(note: Path) -> Digest | None:

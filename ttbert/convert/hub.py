@@ -25,6 +25,7 @@ from ..errors import (
     StoreUnavailable,
     TtbertError,
 )
+from ..paths import is_file, is_folder
 from .source import Source, SourceFile, size_of
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -115,9 +116,9 @@ class HubCacheSource(Source):
             except (OSError, UnicodeDecodeError) as error:
                 raise _not_cached(f"{repo} at revision {self._revision}") from error
         self._snapshot = _repo_cache(repo) / "snapshots" / commit
-        if _COMMIT.fullmatch(commit) is None or not self._snapshot.is_dir():
+        if _COMMIT.fullmatch(commit) is None or not is_folder(self._snapshot):
             raise _not_cached(f"{repo} at revision {self._revision}")
-        found = sorted(path for path in self._snapshot.rglob("*") if path.is_file())
+        found = sorted(path for path in self._snapshot.rglob("*") if is_file(path))
         names = [(path, path.relative_to(self._snapshot).as_posix()) for path in found]
         super().__init__(repo, commit, [SourceFile(name, size_of(path), None) for path, name in names])
 

@@ -22,6 +22,7 @@ from types import MappingProxyType
 
 from ..cache.digest import Digest
 from ..errors import CheckpointError, IntegrityError, TtbertError, UnreadableError
+from ..paths import is_file, is_there
 from .digests import compute_sha256, recall_sha256
 from .mapped import changed
 
@@ -162,7 +163,7 @@ class FolderSource(Source):
         except OSError as error:
             raise UnreadableError(f"the folder {folder} cannot be read: {error.strerror}", _READABLE) from error
         # A broken link is listed too: passing over it would silently choose another file of weights.
-        found = [entry for entry in entries if entry.is_file() or (entry.is_symlink() and not entry.exists())]
+        found = [entry for entry in entries if is_file(entry) or (entry.is_symlink() and not is_there(entry))]
         super().__init__(label or str(self._folder), None, [SourceFile(entry.name, size_of(entry), None) for entry in found])
 
     def _locate(self, name: str) -> Path:

@@ -29,6 +29,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from ...errors import FULL, CacheError, InputError, NoSpaceError, StoreReadOnly, StoreUnavailable, TtbertError
+from ...paths import is_folder
 from .mounts import find_mount, nearest_existing
 from .store import Capabilities, Entry, R, Store, T, check_key, is_key, is_temporary, quarantine_key
 
@@ -413,7 +414,7 @@ def _check_group(folder: Path, group: str) -> None:
         raise InputError(f"there is no group {group!r:.60} on this machine", "see `id` for yours") from None
     if os.geteuid() != 0 and wanted not in (*os.getgroups(), os.getegid()):
         raise InputError(f"you are not in the group {group}", "see `id` for yours, or ask who looks after this machine")
-    if not folder.is_dir():
+    if not is_folder(folder):
         return
     status, there = folder.stat(), shlex.quote(str(folder))
     if status.st_gid != wanted or status.st_mode & _SHARED & ~0o005 != _SHARED & ~0o005:
