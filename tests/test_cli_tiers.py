@@ -283,6 +283,19 @@ def test_a_read_only_machine_publishes_nothing(url: str, tmp_path: Path, proxy: 
     assert [each for each in proxy.seen if each[0] not in ("GET", "HEAD")] == []
 
 
+def test_a_read_only_machine_publishes_nothing_offline_either(tmp_path: Path) -> None:
+    local = tmp_path / "local"
+    convert = ("convert", "bundled", *both("s3://lab", local), "--offline")
+    ttbert(*convert, "--read-only").failed(9, f"{local} is used for reading only", "--read-only")
+    ttbert("demo", "--model", "bundled", *both("s3://lab", local), "--offline", TTBERT_READ_ONLY="1").failed(9, "reading only")
+    assert not local.exists()
+    ttbert(*convert).succeeded()
+    for day in (local / "used").rglob("*-*"):
+        day.unlink()
+    ttbert("demo", "--model", "bundled", *both("s3://lab", local), "--offline", "--read-only").succeeded()
+    assert list((local / "used").rglob("*-*"))
+
+
 def test_a_weak_store_is_refused_and_accepted_on_demand(url: str, tmp_path: Path, proxy: FaultProxy) -> None:
     proxy.meet(forgets_condition, "PUT", times=100_000)
     done = ttbert("convert", "bundled", *both(url, tmp_path))
