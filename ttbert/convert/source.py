@@ -27,6 +27,8 @@ from .digests import compute_sha256, recall_sha256
 from .mapped import changed
 
 _SAVED = "give a model saved by transformers' save_pretrained()"
+_LARGEST_READ = 32 << 20
+"""Bytes of a file that is read into memory whole: configurations and tokenizers of BERTs have 5 MB at most."""
 _READABLE = "look at who owns it and whether you may read it"
 
 
@@ -82,7 +84,9 @@ class Source(ABC):
         return self._paths[name]
 
     def read(self, name: str) -> bytes:
-        """The content of a small file; raises what `path` does, and CheckpointError if it cannot be read."""
+        """The content of a small file; raises what `path` does, and CheckpointError if it cannot be read or is not small."""
+        if name in self.files and (size := self.files[name].size) > _LARGEST_READ:
+            raise CheckpointError(f"{name} of {self.label} has {size:,} bytes: that is no {name}", _SAVED)
         path = self.path(name)
         with _reading(path):
             return path.read_bytes()
