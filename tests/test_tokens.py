@@ -150,6 +150,12 @@ def test_a_malformed_file_is_a_checkpoint_error(content):
     assert "BERT" in caught.value.hint
 
 
+def test_a_file_at_which_the_library_panics_is_a_checkpoint_error():
+    document = {**json.loads(small_tokenizer()), "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):
+        Encoder(json.dumps(document).encode())
+
+
 def test_a_tokenizer_of_another_kind_is_a_checkpoint_error():
     with pytest.raises(CheckpointError, match="BPE, not WordPiece"):
         Encoder(Tokenizer(BPE()).to_str().encode())

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 
-from ..errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError, or_panic
 
 IntArray = npt.NDArray[np.int32]
 
@@ -190,7 +190,7 @@ def _read_tokenizer(content: bytes) -> Tokenizer:
     hint = "it must be the tokenizer.json of a BERT model, as save_pretrained() of a fast tokenizer writes it"
     try:
         tokenizer = Tokenizer.from_buffer(content)
-    except ValueError as error:
+    except or_panic(ValueError) as error:
         raise CheckpointError(f"tokenizer.json cannot be read: {error}", hint) from error
     if not isinstance(tokenizer.model, WordPiece):
         raise CheckpointError(f"the tokenizer is {type(tokenizer.model).__name__}, not WordPiece", hint)
