@@ -19,12 +19,12 @@ from functools import partial
 from pathlib import Path
 from threading import Event, Lock
 from typing import BinaryIO
-from uuid import uuid4
 
 import blake3
 import platformdirs
 
 from ..cache.digest import Digest, blake3_of, sha256_of_file
+from ..files import replace_file
 from .mapped import Look, MappedFile
 
 _LARGE = 16 << 20
@@ -195,11 +195,5 @@ def _read_note(note: Path) -> Digest | None:
 
 
 def _write_note(note: Path, digest: Digest) -> None:
-    temporary = note.with_name(f".{uuid4().hex}")
     with contextlib.suppress(OSError):  # where nothing can be noted, it is computed again
-        note.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(_text(note, digest))
-            temporary.replace(note)
-        finally:
-            temporary.unlink(missing_ok=True)  # of a full disk
+        replace_file(note, _text(note, digest).encode())

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from uuid import uuid4
 
 from ..cache.digest import Digest
 from ..errors import (
@@ -25,6 +24,7 @@ from ..errors import (
     StoreUnavailable,
     TtbertError,
 )
+from ..files import replace_file
 from ..paths import is_file, is_folder
 from .source import Source, SourceFile, size_of
 
@@ -87,13 +87,7 @@ class HubSource(Source):
         ref, commit = _repo_cache(self.label) / "refs" / self._revision, (self.commit or "").encode()
         if self._revision == self.commit or (ref.is_file() and ref.read_bytes() == commit):
             return
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        temporary = ref.with_name(f"{ref.name}.{uuid4().hex[:8]}.tmp")
-        try:
-            temporary.write_bytes(commit)
-            temporary.replace(ref)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_file(ref, commit)
 
 
 class HubCacheSource(Source):

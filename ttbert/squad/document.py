@@ -13,11 +13,11 @@ with the comparison if there was one.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ..errors import FULL, InputError, NoSpaceError, StoreReadOnly
+from ..files import replace_file
 from ..paths import is_file, is_folder
 
 SCHEMA = "ttbert.squad/1"
@@ -47,11 +47,8 @@ def write_json(path: Path, document: object) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file at once, so that nobody reads half of one."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
+        replace_file(path, text.encode())
     except OSError as error:
         kind = NoSpaceError if error.errno in FULL else StoreReadOnly
         raise kind(f"{path} cannot be written: {error.strerror}", "make room, or choose another folder") from error
