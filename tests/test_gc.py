@@ -41,11 +41,12 @@ from ttbert.cache.cache import Cache, blob_key, manifest_key, open_cache
 from ttbert.cache.census import take_census
 from ttbert.cache.condemned import LOOKS, CondemnedRef, Objections, Sweeper, condemn
 from ttbert.cache.digest import blake3_of
+from ttbert.cache.document import canonical
 from ttbert.cache.gc import GRACE, Limits, Plan, plan_gc
 from ttbert.cache.lease import leased
 from ttbert.cache.refs import Ref, entry_numbers
 from ttbert.cache.stores.local import LocalStore
-from ttbert.cache.stores.store import Entry
+from ttbert.cache.stores.store import Capabilities, Entry
 from ttbert.cache.sweep import run_gc
 from ttbert.cache.used import stamp
 from ttbert.cache.verify import verify
@@ -509,6 +510,24 @@ def test_a_writer_waits_for_a_sweep_that_may_not_have_seen_it(cache: Cache, root
     assert waiting.asked == 3, "the sweep has ended before its time"
     Objections(cache.store).reprieve(["blobs/aa/another"])
     assert len(list(cache.store.list(f"{record.folder}/reprieved"))) == 3, "only what is condemned needs a word"
+
+
+class SeenLate(Asked):
+    """As on an NFS mount with `actimeo=400`."""
+
+    capabilities = Capabilities(creates_atomically=True, survives_crash=True, seen_within=400.0, done_within=402.0)
+
+
+def test_where_changes_are_seen_late_a_writer_waits_for_as_long_as_a_collector_acts(cache: Cache, root: Path) -> None:
+    key = blob_key(cache.publish_blob(b"content"))
+    record = condemn(cache.store, [], {key: "waste"})
+    announced = f"{record.folder}/sweeping/0"
+    cache.store.put(announced, canonical({"schema": "ttbert.sweeping/1", "seconds": 2 * 400 + 20 + 402}))
+    age(root, 1000)
+    waiting = SeenLate(root)
+    waiting.end = (root / announced).unlink
+    Objections(waiting).reprieve([key])
+    assert waiting.asked == 3
 
 
 def test_a_writer_that_waits_long_for_a_sweep_says_so(
