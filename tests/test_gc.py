@@ -39,7 +39,7 @@ from s3_server import MotoServer
 
 from ttbert.cache.cache import Cache, blob_key, manifest_key, open_cache
 from ttbert.cache.census import take_census
-from ttbert.cache.condemned import LOOKS, CondemnedRef, Objections, Sweeper, condemn
+from ttbert.cache.condemned import LOOKS, CondemnedRef, Objections, Sweeper, condemn, read_record, record_names
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.document import canonical
 from ttbert.cache.gc import GRACE, Limits, Plan, plan_gc
@@ -473,6 +473,32 @@ def test_what_was_written_anew_since_it_was_condemned_is_kept(cache: Cache, root
     cache.publish_blob(TENSORS["layer"])
     collect(cache)
     assert left(root) == [blob_key(blake3_of(TENSORS["layer"]))]
+
+
+@pytest.mark.parametrize("grace", [GRACE, 0.0])
+def test_what_does_not_fit_into_one_record_is_condemned_by_several(
+    cache: Cache, root: Path, grace: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A document has 64 MB at most, which 390,000 objects fill."""
+    monkeypatch.setattr("ttbert.cache.sweep._PORTION", 2)
+    publish(cache)
+    publish_other(cache)
+    age(root, 40 * DAY)
+    limits = Limits(older_than=30 * DAY)
+    collect(cache, limits, grace)
+    if grace:
+        records = [read_record(cache.store, name) for name in record_names(cache.store.list("gc"))]
+        assert len(records) > 2 and sum(bool(record and record.refs) for record in records) == 1
+        assert all(record and len(record.objects) <= 2 for record in records)
+        age(root, GRACE + HOUR)
+        collect(cache, limits)
+    assert left(root) == [] and not list(cache.store.list("gc"))
+
+
+def test_an_object_of_a_model_with_a_long_path_is_condemned_with_a_short_reason(cache: Cache) -> None:
+    key = blob_key(cache.publish_blob(b"content"))
+    record = condemn(cache.store, [], {key: "of /" + "x" * 4000})
+    assert record.objects[key].startswith("of /xxx") and len(record.objects[key]) == 300
 
 
 class Asked(LocalStore):

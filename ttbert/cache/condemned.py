@@ -62,6 +62,9 @@ _FORGOTTEN = 3600.0
 
 _PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 
+_TOLD = 300
+"""Characters of a reason that are kept: it may hold the path of a folder, and be that of many thousand objects."""
+
 _SILENT = 5.0
 """Seconds that a writer waits for a collector without a word."""
 
@@ -101,8 +104,8 @@ def condemn(store: Store, refs: Iterable[CondemnedRef], objects: Mapping[str, st
     name = uuid.uuid4().hex
     document = {
         "schema": _RECORD,
-        "refs": [{"folder": each.folder, "number": each.number, "reason": each.reason} for each in refs],
-        "objects": [{"key": key, "reason": reason} for key, reason in sorted(objects.items())],
+        "refs": [{"folder": each.folder, "number": each.number, "reason": each.reason[:_TOLD]} for each in refs],
+        "objects": [{"key": key, "reason": reason[:_TOLD]} for key, reason in sorted(objects.items())],
     }
     store.put(f"{FOLDER}/{name}/condemned", canonical(document))
     record = read_record(store, name)

@@ -7,18 +7,22 @@ what is gone by then is passed over.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import StoreUnavailable
 from .cache import Cache
 from .census import Census, take_census
-from .condemned import LOOKS, Condemned, Sweeper, condemn, read_record
+from .condemned import LOOKS, Condemned, CondemnedRef, Sweeper, condemn, read_record
 from .gc import GRACE, Limits, Plan
 from .lease import LASTS, is_held
 from .reach import OWN, Scope, find_unused, keys_in_use, union
 from .stores.store import Entry, is_temporary
 
 _log = logging.getLogger(__name__)
+
+_PORTION = 100_000
+"""Objects that one record names, for all of them to fit into a document."""
 
 
 def run_gc(cache: Cache, plan: Plan, looks: tuple[float, ...] = LOOKS) -> int:
@@ -29,8 +33,8 @@ def run_gc(cache: Cache, plan: Plan, looks: tuple[float, ...] = LOOKS) -> int:
     """
     freed = sum(_remove_leftover(cache, waste.entry) for waste in plan.leftovers)
     names = list(plan.ripe)
-    if plan.condemns:
-        record = condemn(cache.store, plan.condemn_refs, {each.entry.key: each.reason for each in plan.condemn})
+    for refs, objects in _portions(plan):
+        record = condemn(cache.store, refs, objects)
         if plan.grace == 0:
             names.append(record.name)
     for name in names:
@@ -126,6 +130,13 @@ class _Sweep:
         if now - self._record.since < GRACE and _somebody_converts(census, now):
             raise _Stop("somebody is converting, and nothing leads yet to what they rely on; collect again later")
         return _Seen(census, reprieved | union(keys_in_use(self._cache, census, self._limits.keep_last)))
+
+
+def _portions(plan: Plan) -> Iterator[tuple[tuple[CondemnedRef, ...], dict[str, str]]]:
+    """What is to be condemned, a record each. The refs are in the first: what they lead to stays until they are forgotten."""
+    for start in range(0, max(1, len(plan.condemn)) if plan.condemns else 0, _PORTION):
+        objects = {each.entry.key: each.reason for each in plan.condemn[start : start + _PORTION]}
+        yield () if start else plan.condemn_refs, objects
 
 
 def _remove_leftover(cache: Cache, entry: Entry) -> int:
