@@ -296,6 +296,15 @@ def test_a_read_only_machine_publishes_nothing_offline_either(tmp_path: Path) ->
     assert list((local / "used").rglob("*-*"))
 
 
+def test_a_conversion_is_done_though_there_is_no_room_for_a_copy_here(tmp_path: Path, small_disk: Path) -> None:
+    convert = ("convert", "bundled", *both(f"{tmp_path}/share", small_disk / "local"))
+    done = ttbert(*convert, "--json")
+    assert done.exit_code == 0 and done.document["hit"] is False
+    assert f"warning: no space for a copy of the model in {small_disk}/local" in done.err
+    assert f"the model is in {tmp_path}/share" in done.err and "error:" not in done.err
+    ttbert("demo", "--model", "bundled", "--cache", tmp_path / "share").succeeded()
+
+
 def test_a_weak_store_is_refused_and_accepted_on_demand(url: str, tmp_path: Path, proxy: FaultProxy) -> None:
     proxy.meet(forgets_condition, "PUT", times=100_000)
     done = ttbert("convert", "bundled", *both(url, tmp_path))
