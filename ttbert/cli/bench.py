@@ -24,6 +24,7 @@ from .options import (
     trace_option,
 )
 from .tiers import supply_to_load
+from .units import NumberRange
 
 if TYPE_CHECKING:
     from ..cache.places import Places
@@ -42,9 +43,7 @@ _board_option = click.option(
 @_board_option
 @batch_option
 @trace_option
-@click.option(
-    "--seconds", type=click.FloatRange(0, 3600), default=5.0, show_default=True, help="How long to run batch after batch."
-)
+@click.option("--seconds", type=NumberRange(0, 3600), default=5.0, show_default=True, help="How long to run batch after batch.")
 @places_option
 @offline_option
 @progress_option
