@@ -34,7 +34,7 @@ def push(near: Cache, far: Cache, ref: Ref, entry: RefEntry, cached: Cached, beg
             far.publish_blob(checked.view())
         progress(entry.size)
 
-    entries = {each.entry.blob: each.entry for each in far.missing(cached.manifest)}
+    entries = {entry.blob: entry for entry in far.missing(cached.manifest)}
     lacking = {blob: entry.size for blob, entry in entries.items()}
     progress = (begin if lacking else silently)(lacking)
     for _ in map_ahead(far.store.streams, one, entries.values()):

@@ -50,7 +50,7 @@ def _require_whole(wanted: Wanted, cache: Cache) -> None:
     cached = cache.resolve(wanted.ref)
     lacking = cache.missing(cached.manifest) if cached else []
     if cached and lacking:
-        names = ", ".join(each.entry.name for each in lacking[:8]) + (", ..." if len(lacking) > 8 else "")
+        names = ", ".join(each.name for each in lacking[:8]) + (", ..." if len(lacking) > 8 else "")
         parts = len(list(cached.manifest.entries()))
         raise NotCached(
             f"{wanted.ref} lacks {len(lacking)} of its {parts} parts in {cache.store.url} (offline): {names}",

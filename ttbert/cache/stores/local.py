@@ -342,7 +342,7 @@ class Draft:
                     raise StoreUnavailable(
                         f"{self._store.url} is on a file system without hard links, so nothing can be published there "
                         "exactly once",
-                        "choose a folder on a local disk or on NFS with --cache or TTBERT_CACHE",
+                        f"choose a folder on a local disk or on NFS with {self._store.chosen_with}",
                     ) from error
                 raise
             self._remove()

@@ -127,13 +127,13 @@ class ObjectStore(Store):
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         check_key(key)
         if length == 0:
-            return self._nothing(key, start)
+            return self._nothing(key)
         span: Any = {"offset": start} if length is None else (start, start + length)
         options: Any = {"range": span} if start or length is not None else {}
         try:
             return self._try(key, lambda: obstore.get(self._client, key, options=options).buffer().to_bytes())
         except _OutOfRange:
-            return self._nothing(key, start)
+            return self._nothing(key)
 
     def head(self, key: str) -> Entry | None:
         check_key(key)
@@ -212,7 +212,7 @@ class ObjectStore(Store):
         except (KeyError, _OutOfRange):
             raise _changed(f"{self.url}/{key}") from None
 
-    def _nothing(self, key: str, start: int) -> bytes:
+    def _nothing(self, key: str) -> bytes:
         """The empty part of an object that is there."""
         if self.head(key) is None:
             raise KeyError(key)
