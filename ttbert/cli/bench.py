@@ -89,7 +89,8 @@ def bench_command(
     loaded.require_answer_head()
     tokens = min(TOKENS, loaded.shape.positions)
     tell(f"measuring {model} ({policy}) on {target.name}, {target.chips * batch} inputs of {tokens} tokens at once")
-    batches = list(whole_batches(Encoder(loaded.tokenizer, tokens), built_in_questions(), target.chips * batch))
+    encoder = Encoder(loaded.tokenizer, tokens, vocabulary=loaded.shape.vocabulary)
+    batches = list(whole_batches(encoder, built_in_questions(), target.chips * batch))
     measured = measure(target, loaded, batches, batch, tokens, seconds)
     below = None
     if measured.pcc is not None and not measured.pcc >= LEAST_PCC and policy != "bfp4":

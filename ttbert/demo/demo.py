@@ -74,7 +74,7 @@ def run_demo(
         loaded = time.perf_counter()
         tell(describe(target, runtime))
         prepared_at = time.perf_counter()
-        encoder = Encoder(model.tokenizer, tokens)
+        encoder = Encoder(model.tokenizer, tokens, vocabulary=model.shape.vocabulary)
         windows = [
             window for number, each in enumerate(questions) for window in encoder.windows(each.question, each.context, number)
         ]
