@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -499,6 +500,32 @@ def test_an_object_of_a_model_with_a_long_path_is_condemned_with_a_short_reason(
     key = blob_key(cache.publish_blob(b"content"))
     record = condemn(cache.store, [], {key: "of /" + "x" * 4000})
     assert record.objects[key].startswith("of /xxx") and len(record.objects[key]) == 300
+
+
+class Behind(LocalStore):
+    """On a server whose clock is 40 days behind, or seen by a machine whose clock is as far ahead."""
+
+    def head(self, key: str) -> Entry | None:
+        entry = super().head(key)
+        return entry and replace(entry, modified=entry.modified - 40 * DAY)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        return (replace(entry, modified=entry.modified - 40 * DAY) for entry in super().list(prefix))
+
+
+def test_a_collector_whose_clock_is_ahead_deletes_and_condemns_nothing(cache: Cache, root: Path) -> None:
+    """It would take everything for unused for long, and a record of this minute for older than the grace period."""
+    publish(cache)
+    publish_other(cache)
+    cache.remove_ref(OTHER)
+    cache.store.put("leases/" + "0" * 64 + "/00000001", b"somebody converts")
+    age(root, 2 * DAY)
+    before = files(root)
+    seen = Cache(Behind(root))
+    for _ in range(2):
+        with pytest.raises(CacheError, match=r"clock is 960\.0 hours ahead of that of .*nothing was deleted"):
+            collect(seen, Limits(older_than=30 * DAY))
+    assert files(root) == before
 
 
 class Asked(LocalStore):

@@ -5,6 +5,7 @@ No store can delete an object on the condition that no other one leads to it. So
     gc/RECORD/condemned         what is to be deleted, written when nothing led to it any more
     gc/RECORD/reprieved/...     a writer's word that it relies on some of that after all
     gc/RECORD/sweeping/...      a collector's word that it is deleting now, and for how many seconds at most
+    gc/clock/...                a collector asks what time it is there
 
 *Mark*: a collector writes the record, and deletes nothing. *Sweep*: when the record is older than the grace period, a
 collector writes `sweeping`, looks at everything that counts (refs, stamps, reprieves), deletes what is still in nobody's way,

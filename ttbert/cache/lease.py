@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import CacheError, IncompatibleError, IntegrityError, StoreUnavailable, TtbertError
+from .clock import read_clock
 from .digest import Digest
 from .document import Fields, canonical
 from .stores.store import Entry, Store
@@ -222,11 +223,7 @@ class _Lease:
     def _now(self) -> float:
         """The time by the store's clock, which is asked once, by writing."""
         if self._offset is None:
-            key = f"leases/clock/{uuid.uuid4().hex}"
-            self._store.put(key, b"")
-            entry = self._store.head(key)
-            self._delete(key)
-            self._offset = (entry.modified if entry else time.time()) - time.monotonic()
+            self._offset = read_clock(self._store, "leases") - time.monotonic()
         return time.monotonic() + self._offset
 
 

@@ -7,19 +7,25 @@ what is gone by then is passed over.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
-from ..errors import StoreUnavailable
+from ..errors import CacheError, NoSpaceError, StoreUnavailable
 from .cache import Cache
 from .census import Census, take_census
-from .condemned import LOOKS, Condemned, CondemnedRef, Sweeper, condemn, read_record
+from .clock import read_clock
+from .condemned import FOLDER, LOOKS, Condemned, CondemnedRef, Sweeper, condemn, read_record
 from .gc import GRACE, Limits, Plan
 from .lease import LASTS, is_held
 from .reach import OWN, Scope, find_unused, keys_in_use, union
-from .stores.store import Entry, is_temporary
+from .stores.store import Entry, Store, is_temporary
 
 _log = logging.getLogger(__name__)
+
+_AHEAD = 1800.0
+"""Seconds by which the clocks may differ: half of what the shortest-lived leftovers are given."""
 
 _PORTION = 100_000
 """Objects that one record names, for all of them to fit into a document."""
@@ -29,8 +35,10 @@ def run_gc(cache: Cache, plan: Plan, looks: tuple[float, ...] = LOOKS) -> int:
     """Do what the plan says, as far as it is still right when the turn of each thing comes; the number of bytes freed.
 
     A look at the cache is acted on for the first of so many seconds; where looking takes most of them, for the next.
-    StoreUnavailable where it takes longer than the last.
+    StoreUnavailable where it takes longer than the last. CacheError where this machine's clock, by which the plan tells ages,
+    is ahead of the store's.
     """
+    _check_clock(cache.store)
     freed = sum(_remove_leftover(cache, waste.entry) for waste in plan.leftovers)
     names = list(plan.ripe)
     for refs, objects in _portions(plan):
@@ -130,6 +138,17 @@ class _Sweep:
         if now - self._record.since < GRACE and _somebody_converts(census, now):
             raise _Stop("somebody is converting, and nothing leads yet to what they rely on; collect again later")
         return _Seen(census, reprieved | union(keys_in_use(self._cache, census, self._limits.keep_last)))
+
+
+def _check_clock(store: Store) -> None:
+    with suppress(NoSpaceError):  # nobody can tell, and what is left behind may be what fills the disk
+        ahead = time.time() - read_clock(store, FOLDER)
+        if ahead > _AHEAD:
+            raise CacheError(
+                f"this machine's clock is {ahead / 3600:.1f} hours ahead of that of {store.url}: everything there seems older "
+                "than it is; nothing was deleted",
+                "set the clocks by NTP; `ttbert cache doctor` shows how they differ",
+            )
 
 
 def _portions(plan: Plan) -> Iterator[tuple[tuple[CondemnedRef, ...], dict[str, str]]]:
