@@ -106,3 +106,19 @@ def forks() -> Iterator[Forks]:
     started = Forks()
     yield started
     started.close()
+
+
+@pytest.fixture
+def shared_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder that every user may look into; pytest's own are for the one who runs it."""
+    opened = [(path, path.stat().st_mode) for path in tmp_path.parents if path.owner() == tmp_path.owner() and _is_ours(path)]
+    for path, _ in opened:
+        path.chmod(0o755)
+    tmp_path.chmod(0o755)
+    yield tmp_path
+    for path, mode in opened:
+        path.chmod(mode)
+
+
+def _is_ours(path: Path) -> bool:
+    return path.name.startswith("pytest-")

@@ -158,7 +158,7 @@ def test_missing_names_what_is_absent_or_of_another_size(cache: Cache, root: Pat
     assert cache.missing(manifest) == []
     blob_path(root, TENSORS["layer"]).unlink()
     blob_path(root, TENSORS["head"]).write_bytes(b"short")
-    assert [(each.entry.name, each.found) for each in cache.missing(manifest)] == [("layer", None), ("head", 5)]
+    assert [entry.name for entry in cache.missing(manifest)] == ["layer", "head"]
 
 
 def test_a_result_whose_blob_is_gone_is_a_miss_and_is_restored(cache: Cache, root: Path) -> None:

@@ -604,6 +604,23 @@ sys.addaudithook(fail)
 """
 
 
+PANIC = """
+import sys
+def fail(event, arguments):
+    if event == "os.scandir":
+        from tokenizers import Tokenizer
+        Tokenizer.from_str('{"version": "1.0", "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}')
+sys.addaudithook(fail)
+"""
+
+
+def test_a_panic_of_a_library_in_rust_is_told_like_the_others(tmp_path: Path) -> None:
+    done = ttbert("cache", "ls", "--json", "--cache", tmp_path, hook=make_hook(tmp_path / "hook", PANIC))
+    assert done.exit_code == 1 and "PanicException" in done.document["error"]["message"] and "Traceback" not in done.err
+    told, to_do = done.err.splitlines()[-2:]
+    assert told.startswith("error: ttbert failed in a way it should not: PanicException: ") and "report it" in to_do
+
+
 def test_an_error_that_nobody_thought_of_is_told_like_the_others(tmp_path: Path) -> None:
     hook = make_hook(tmp_path / "hook", ODD)
     plain, traced = (ttbert("cache", "ls", "--json", "--cache", tmp_path, hook=hook, TTBERT_DEBUG=debug) for debug in ("", "1"))

@@ -7,8 +7,10 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -200,6 +202,38 @@ def test_a_service_that_has_no_home_gets_its_answers(tiny_folder: Path, tiny_cac
 def test_what_is_not_there_and_may_not_be_published_is_not_announced(tiny_folder: Path, tmp_path: Path) -> None:
     arguments = ("demo", "--model", tiny_folder, "--batch", "1", "--cache", tmp_path / "cache", "--read-only")
     ttbert(*arguments).failed_at_once(9, f"is not in the cache {tmp_path / 'cache'}, which is used for reading only here")
+
+
+HELD = """
+import os, sys, time
+def hold(event, arguments):
+    if event == "os.link":
+        open({told!r}, "w").close()
+        time.sleep(600)
+sys.addaudithook(hold)
+"""
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["the process", "its group, as Ctrl-C does"])
+def test_an_interrupted_demo_leaves_nothing_of_the_conversion_it_began(
+    tiny_folder: Path, tmp_path: Path, send: Callable[[int, int], None]
+) -> None:
+    told, cache = tmp_path / "told", tmp_path / "cache"
+    hook = make_hook(tmp_path / "hook", HELD.format(told=str(told)))
+    with subprocess.Popen(
+        command("demo", "--model", tiny_folder, "--cache", cache),
+        env=environment(hook=hook),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        while not told.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        send(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=100)
+    assert (process.returncode, out, err.count(b"interrupted;"), b"Traceback" in err) == (130, b"", 1, False), err
+    assert not [key for key in objects(cache) if ".tmp-" in key or key.startswith("leases/")]
 
 
 def test_offline_without_the_default_model_names_the_bundled_one(tmp_path: Path) -> None:

@@ -284,6 +284,28 @@ def test_a_read_only_machine_publishes_nothing(url: str, tmp_path: Path, proxy: 
     assert [each for each in proxy.seen if each[0] not in ("GET", "HEAD")] == []
 
 
+def test_a_read_only_machine_publishes_nothing_offline_either(tmp_path: Path) -> None:
+    local = tmp_path / "local"
+    convert = ("convert", "bundled", *both("s3://lab", local), "--offline")
+    ttbert(*convert, "--read-only").failed(9, f"{local} is used for reading only", "--read-only")
+    ttbert("demo", "--model", "bundled", *both("s3://lab", local), "--offline", TTBERT_READ_ONLY="1").failed(9, "reading only")
+    assert not local.exists()
+    ttbert(*convert).succeeded()
+    for day in (local / "used").rglob("*-*"):
+        day.unlink()
+    ttbert("demo", "--model", "bundled", *both("s3://lab", local), "--offline", "--read-only").succeeded()
+    assert list((local / "used").rglob("*-*"))
+
+
+def test_a_conversion_is_done_though_there_is_no_room_for_a_copy_here(tmp_path: Path, small_disk: Path) -> None:
+    convert = ("convert", "bundled", *both(f"{tmp_path}/share", small_disk / "local"))
+    done = ttbert(*convert, "--json")
+    assert done.exit_code == 0 and done.document["hit"] is False
+    assert f"warning: no space for a copy of the model in {small_disk}/local" in done.err
+    assert f"the model is in {tmp_path}/share" in done.err and "error:" not in done.err
+    ttbert("demo", "--model", "bundled", "--cache", tmp_path / "share").succeeded()
+
+
 def test_a_weak_store_is_refused_and_accepted_on_demand(url: str, tmp_path: Path, proxy: FaultProxy) -> None:
     proxy.meet(forgets_condition, "PUT", times=100_000)
     done = ttbert("convert", "bundled", *both(url, tmp_path))
@@ -327,13 +349,6 @@ def test_a_copy_on_a_read_only_disk_without_room_is_not_claimed(tmp_path: Path, 
     done = ttbert("cache", "pull", "tiny", *both(str(shared), local))
     done.failed(9, "holds no copy of local/tiny:bfp8", "--local")
     assert "pulled" not in done.out and "no space" not in done.err
-
-
-def test_a_conversion_is_done_though_there_is_no_room_for_a_copy_of_it(tmp_path: Path, small_disk: Path) -> None:
-    folder, shared = tiny.write(tmp_path / "tiny", tiny.checkpoint()), tmp_path / "shared"
-    done = ttbert("convert", folder, *both(str(shared), small_disk / "local")).succeeded()
-    assert "converted in" in done.out and f"no copy is kept here, and the model is in {shared} all the same" in done.err
-    ttbert("cache", "verify", "--cache", shared).succeeded()
 
 
 def test_a_cache_that_begins_where_one_may_have_been_meant_is_told_of(url: str, tmp_path: Path) -> None:

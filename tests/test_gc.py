@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,13 +40,14 @@ from s3_server import MotoServer
 
 from ttbert.cache.cache import Cache, blob_key, manifest_key, open_cache
 from ttbert.cache.census import take_census
-from ttbert.cache.condemned import LOOKS, CondemnedRef, Objections, Sweeper, condemn
+from ttbert.cache.condemned import LOOKS, CondemnedRef, Objections, Sweeper, condemn, read_record, record_names
 from ttbert.cache.digest import blake3_of
+from ttbert.cache.document import canonical
 from ttbert.cache.gc import GRACE, Limits, Plan, plan_gc
 from ttbert.cache.lease import leased
 from ttbert.cache.refs import Ref, entry_numbers
 from ttbert.cache.stores.local import LocalStore
-from ttbert.cache.stores.store import Entry
+from ttbert.cache.stores.store import Capabilities, Entry
 from ttbert.cache.sweep import run_gc
 from ttbert.cache.used import stamp
 from ttbert.cache.verify import verify
@@ -483,6 +485,58 @@ def test_what_was_written_anew_since_it_was_condemned_is_kept(cache: Cache, root
     assert left(root) == [blob_key(blake3_of(TENSORS["layer"]))]
 
 
+@pytest.mark.parametrize("grace", [GRACE, 0.0])
+def test_what_does_not_fit_into_one_record_is_condemned_by_several(
+    cache: Cache, root: Path, grace: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A document has 64 MB at most, which 390,000 objects fill."""
+    monkeypatch.setattr("ttbert.cache.sweep._PORTION", 2)
+    publish(cache)
+    publish_other(cache)
+    age(root, 40 * DAY)
+    limits = Limits(older_than=30 * DAY)
+    collect(cache, limits, grace)
+    if grace:
+        records = [read_record(cache.store, name) for name in record_names(cache.store.list("gc"))]
+        assert len(records) > 2 and sum(bool(record and record.refs) for record in records) == 1
+        assert all(record and len(record.objects) <= 2 for record in records)
+        age(root, GRACE + HOUR)
+        collect(cache, limits)
+    assert left(root) == [] and not list(cache.store.list("gc"))
+
+
+def test_an_object_of_a_model_with_a_long_path_is_condemned_with_a_short_reason(cache: Cache) -> None:
+    key = blob_key(cache.publish_blob(b"content"))
+    record = condemn(cache.store, [], {key: "of /" + "x" * 4000})
+    assert record.objects[key].startswith("of /xxx") and len(record.objects[key]) == 300
+
+
+class Behind(LocalStore):
+    """On a server whose clock is 40 days behind, or seen by a machine whose clock is as far ahead."""
+
+    def head(self, key: str) -> Entry | None:
+        entry = super().head(key)
+        return entry and replace(entry, modified=entry.modified - 40 * DAY)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        return (replace(entry, modified=entry.modified - 40 * DAY) for entry in super().list(prefix))
+
+
+def test_a_collector_whose_clock_is_ahead_deletes_and_condemns_nothing(cache: Cache, root: Path) -> None:
+    """It would take everything for unused for long, and a record of this minute for older than the grace period."""
+    publish(cache)
+    publish_other(cache)
+    cache.remove_ref(OTHER)
+    cache.store.put("leases/" + "0" * 64 + "/00000001", b"somebody converts")
+    age(root, 2 * DAY)
+    before = files(root)
+    seen = Cache(Behind(root))
+    for _ in range(2):
+        with pytest.raises(CacheError, match=r"clock is 960\.0 hours ahead of that of .*nothing was deleted"):
+            collect(seen, Limits(older_than=30 * DAY))
+    assert files(root) == before
+
+
 class Asked(LocalStore):
     """Counts how often a writer that waits asks whether a sweep has ended, and has it end just before the third time."""
 
@@ -518,6 +572,24 @@ def test_a_writer_waits_for_a_sweep_that_may_not_have_seen_it(cache: Cache, root
     assert waiting.asked == 3, "the sweep has ended before its time"
     Objections(cache.store).reprieve(["blobs/aa/another"])
     assert len(list(cache.store.list(f"{record.folder}/reprieved"))) == 3, "only what is condemned needs a word"
+
+
+class SeenLate(Asked):
+    """As on an NFS mount with `actimeo=400`."""
+
+    capabilities = Capabilities(creates_atomically=True, survives_crash=True, seen_within=400.0, done_within=402.0)
+
+
+def test_where_changes_are_seen_late_a_writer_waits_for_as_long_as_a_collector_acts(cache: Cache, root: Path) -> None:
+    key = blob_key(cache.publish_blob(b"content"))
+    record = condemn(cache.store, [], {key: "waste"})
+    announced = f"{record.folder}/sweeping/0"
+    cache.store.put(announced, canonical({"schema": "ttbert.sweeping/1", "seconds": 2 * 400 + 20 + 402}))
+    age(root, 1000)
+    waiting = SeenLate(root)
+    waiting.end = (root / announced).unlink
+    Objections(waiting).reprieve([key])
+    assert waiting.asked == 3
 
 
 def test_a_writer_that_waits_long_for_a_sweep_says_so(

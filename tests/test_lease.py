@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 import time
 import uuid
@@ -21,9 +23,30 @@ from ttbert.cache.stores.access import Patience
 from ttbert.cache.stores.objects import TRIES, ObjectStore
 from ttbert.cache.stores.open import open_store
 from ttbert.cache.stores.store import Store
+from ttbert.child import python_command
 from ttbert.errors import CheckpointError, UnreadableError
 
 WORK = blake3_of(b"a conversion")
+HIDDEN = """
+import os, sys
+from pathlib import Path
+from ttbert.cache.digest import blake3_of
+from ttbert.cache.lease import leased
+from ttbert.cache.stores.local import LocalStore
+
+store, work = LocalStore(Path(sys.argv[1])), blake3_of(b"a conversion")
+with leased(store, work, lambda: None):
+    if not os.fork():
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        found = iter([None, None, "what the other one made"])
+        with leased(store, work, lambda: next(found)) as made:
+            print(made, os.path.exists(f"/proc/{os.getppid()}"), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+"""In a place of its own where users do not see one another's processes: somebody waits for root's lease."""
 SHORT = 2.0
 """Seconds; a bucket's clock shows whole ones."""
 
@@ -240,3 +263,15 @@ def test_a_report_that_cannot_be_read_is_none(tmp_path: Path, content: bytes) ->
     asked_so_far: list[None] = []
     with leased(store, WORK, find, lasts=SHORT, final=CheckpointError) as found:
         assert found is None and len(asked_so_far) > 1
+
+
+def test_a_holder_whom_this_user_cannot_see_is_not_taken_for_dead(shared_folder: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to be two users")
+    folder = shared_folder / "cache"
+    folder.mkdir()
+    folder.chmod(0o777)
+    mount = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", mount, "sh", *python_command(HIDDEN, str(folder))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout == "what the other one made False\n", done.stderr

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from killed import CONTENT, KEY, RunKilled, killed_processes
 from models import TENSORS, TINY, age, blob_path, files, load, open_local, publish
+from users import as_nobody
 
 from ttbert.cache.cache import Cache, blob_key, manifest_key
 from ttbert.cache.census import take_census
@@ -196,21 +197,6 @@ def read_only(folder: Path) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def as_nobody() -> Iterator[None]:
-    """Give up root's right to look everywhere and to write everywhere; without it, these tests mean what they say anyway."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.setegid(65534)
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-
-
 def test_a_full_disk_is_reported_with_numbers_and_leaves_nothing(small_disk: Path) -> None:
     store = LocalStore(small_disk / "cache")
     store.put("blobs/aa/small", b"s" * 100)
@@ -330,22 +316,6 @@ def test_a_cache_on_a_whole_disk_has_a_lost_and_found(shared_folder: Path) -> No
         (root / name).chmod(0o755)
 
 
-@pytest.fixture
-def shared_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that every user may look into; pytest's own are for the one who runs it."""
-    opened = [(path, path.stat().st_mode) for path in tmp_path.parents if path.owner() == tmp_path.owner() and _is_ours(path)]
-    for path, _ in opened:
-        path.chmod(0o755)
-    tmp_path.chmod(0o755)
-    yield tmp_path
-    for path, mode in opened:
-        path.chmod(mode)
-
-
-def _is_ours(path: Path) -> bool:
-    return path.name.startswith("pytest-")
-
-
 # Things in the way
 
 
@@ -382,6 +352,21 @@ def test_a_link_to_a_folder_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to(tmp_path / "real")
     publish(open_local(tmp_path / "cache"))
     assert open_local(tmp_path / "real").resolve(TINY) is not None
+
+
+def test_links_that_lead_nowhere_for_this_user_are_no_objects(shared_folder: Path) -> None:
+    root, closed = shared_folder / "cache", shared_folder / "closed"
+    publish(open_local(root))
+    before = sorted(files(root))
+    (closed / "inside").mkdir(parents=True)
+    for name, target in (("loop", "loop"), ("gone", "nothing"), ("in_a_file", "/etc/passwd/x"), ("closed", closed / "inside")):
+        (root / name).symlink_to(target)
+    closed.chmod(0)
+    try:
+        with as_nobody():
+            assert sorted(take_census(open_local(root)).entries) == before
+    finally:
+        closed.chmod(0o755)
 
 
 def test_opening_and_reading_make_no_folder(tmp_path: Path) -> None:

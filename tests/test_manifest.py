@@ -22,6 +22,7 @@ sha256s = st.binary(min_size=32, max_size=32).map(lambda value: Digest("sha256",
 names = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,30}", fullmatch=True)
 texts = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=30)
 sizes = st.integers(0, (1 << 48) - 1)
+file_sizes = st.integers(0, 256 << 20)
 dimensions = st.integers(1, (1 << 31) - 1)
 tiles = st.none() | st.tuples(dimensions, dimensions)
 shapes = st.lists(dimensions, min_size=1, max_size=8).map(tuple)
@@ -42,7 +43,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         architecture=draw(texts),
         policy=draw(texts),
         packs=tuple(PackEntry(name, blob, tuple(pack)) for name, blob, pack in entries if pack),
-        files=tuple(FileEntry(name, blob, draw(sizes)) for name, blob, pack in entries if not pack),
+        files=tuple(FileEntry(name, blob, draw(file_sizes)) for name, blob, pack in entries if not pack),
         provenance=draw(provenances),
     )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -265,6 +267,36 @@ def test_waiting_for_another_process_is_cut_short() -> None:
     with pytest.raises(DeviceError, match="held by process 4242"):
         device._ask(f"[print({log!r}, flush=True), __import__('time').sleep(600)]", 300)
     assert time.monotonic() - began < 120
+
+
+def test_who_interrupts_the_question_leaves_no_process_that_waits_for_the_device(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    waits = (
+        f"[__import__('pathlib').Path({str(told)!r}).write_text(str(__import__('os').getpid())), __import__('time').sleep(600)]"
+    )
+
+    def interrupt() -> None:
+        while not (told.exists() and told.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        device._ask(waits, 300)
+    thread.join()
+    deadline = time.monotonic() + 60
+    while _is_running(int(told.read_text())):
+        assert time.monotonic() < deadline, "the process is still there"
+        time.sleep(0.05)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        stat = Path("/proc", str(pid), "stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"  # it has ended, and nobody has asked how
 
 
 def test_a_device_that_never_answers_is_given_up() -> None:

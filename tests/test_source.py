@@ -481,6 +481,14 @@ def test_server_that_is_no_hub_is_unavailable(run: Run, answer: bytes) -> None:
 # Offline
 
 
+@pytest.mark.parametrize("name", ["config.json", "vocab.txt"])
+def test_a_file_that_would_fill_the_memory_is_not_read(tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate((32 << 20) + 1)
+    with pytest.raises(CheckpointError, match=f"{name} of .* has 33,554,433 bytes: that is no {name}"):
+        open_source(str(tmp_path)).read(name)
+
+
 def test_offline_opens_no_socket_and_gives_the_same_files(run: Run) -> None:
     commit = run.hub.add(REPO, FILES)
     online = run(FETCH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ttbert.errors import InputError
+from ttbert.errors import InputError, NoSpaceError, TtbertError
+from ttbert.squad.document import write_json
 from ttbert.squad.journal import Journal, Record
 from ttbert.squad.pipe import Closed, Pipe
 
@@ -82,6 +84,22 @@ def test_unfinished_journal_is_not_overwritten_and_a_finished_one_is(tmp_path: P
         assert not journal.done
     with Journal(path, {"a": 1}, resume=True) as journal:
         assert not journal.done
+
+
+def test_a_run_whose_end_cannot_be_noted_is_told_how_to_go_on(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal", {"a": 1}, resume=False) as journal:
+        (tmp_path / "journal.finished").symlink_to("no/such/folder")
+        with pytest.raises(TtbertError, match="cannot be written") as caught:
+            journal.finish()
+    assert "--resume" in caught.value.hint
+
+
+def test_a_full_disk_leaves_the_file_that_was_there_and_nothing_of_the_new_one(small_disk: Path) -> None:
+    path = small_disk / "run.json"
+    write_json(path, ["old"])
+    with pytest.raises(NoSpaceError):
+        write_json(path, ["new"] * 100_000)
+    assert [each.name for each in small_disk.iterdir()] == ["run.json"] and json.loads(path.read_text()) == ["old"]
 
 
 def test_two_runs_cannot_write_one_journal(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -469,15 +470,17 @@ def test_what_is_condemned_in_the_shared_store_is_read_once(places: Places, prox
     assert proxy.count("GET", "/condemned") == 2
 
 
-def test_a_damaged_model_is_not_pushed(places: Places) -> None:
+@pytest.mark.parametrize(("happens", "says"), [(flip_bit, "is damaged"), (Path.unlink, "is missing; config.json needs it")])
+def test_a_damaged_model_is_not_pushed(places: Places, happens: Callable[[Path], object], says: str) -> None:
+    """Nor one of which somebody deletes a blob meanwhile."""
     assert places.local
     near = open_local(Path(places.local))
     published = publish(near)
-    flip_bit(blob_path(Path(places.local), FILES["config.json"]))
+    happens(blob_path(Path(places.local), FILES["config.json"]))
     model = find_model(take_census(near), str(TINY))
     far = replace(places, cache=places.cache + "-other").open().authority
     assert model.entry
-    with pytest.raises(IntegrityError, match="is damaged"):
+    with pytest.raises(IntegrityError, match=says):
         push(near, far, model.ref, model.entry, published)
     assert far.resolve(TINY) is None and list(far.store.list("manifests")) == []
 

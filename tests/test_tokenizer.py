@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -121,6 +122,22 @@ def test_words_that_look_like_line_ends_are_words(tmp_path: Path) -> None:
     ours = Tokenizer.from_buffer(build_tokenizer({"vocab.txt": odd}, 48))
     assert ours.token_to_id("z") == 5 + 25 + 3
     assert ours.encode("a z").ids == BertTokenizer(str(tmp_path / "vocab.txt"))("a z")["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "cannot be read: Precompiled"),
+        ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "takes no text: chunk size must be non-zero"),
+        ({"model": {**json.loads(BUNDLED["tokenizer.json"])["model"], "unk_token": "[NONE]"}}, "takes no text: .*UNK"),
+    ],
+    ids=["normalizer", "pre_tokenizer", "unknown words"],
+)
+def test_tokenizer_that_no_text_can_be_given_is_a_checkpoint_error(changes: dict[str, Any], says: str) -> None:
+    """Of the first two, the library in Rust panics."""
+    document = {**json.loads(BUNDLED["tokenizer.json"]), **changes}
+    with pytest.raises(CheckpointError, match=says):
+        build_tokenizer({"tokenizer.json": json.dumps(document).encode()}, WORDS)
 
 
 def test_tokenizer_file_goes_before_the_vocabulary() -> None:

@@ -138,9 +138,8 @@ def test_truncation_and_padding_in_the_file_are_ignored(encoder):
     assert window.ids.tolist() == encoder.windows("who?", "the red fox jumps.")[0].ids.tolist()
 
 
-def test_special_ids_and_the_size_of_the_vocabulary_are_the_files(encoder):
+def test_special_ids_are_the_files(encoder):
     assert (encoder.pad_id, encoder.cls_id, encoder.sep_id) == (0, 2, 3)
-    assert encoder.vocab_size == len(VOCAB)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"null", b"\xff\xfe", b"[" * 10_000, small_tokenizer()[:-20]])
@@ -148,6 +147,19 @@ def test_a_malformed_file_is_a_checkpoint_error(content):
     with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read") as caught:
         Encoder(content)
     assert "BERT" in caught.value.hint
+
+
+def test_words_of_which_the_model_has_no_embedding_are_a_checkpoint_error():
+    """A device would read what lies behind the table."""
+    Encoder(small_tokenizer(), vocabulary=len(VOCAB))
+    with pytest.raises(CheckpointError, match=f"a word number {len(VOCAB) - 1}, but the model only {len(VOCAB) - 1} words"):
+        Encoder(small_tokenizer(), vocabulary=len(VOCAB) - 1)
+
+
+def test_a_file_at_which_the_library_panics_is_a_checkpoint_error():
+    document = {**json.loads(small_tokenizer()), "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):
+        Encoder(json.dumps(document).encode())
 
 
 def test_a_tokenizer_of_another_kind_is_a_checkpoint_error():

@@ -8,7 +8,7 @@ import click
 import pytest
 from program import ttbert
 
-from ttbert.cli.units import parse_days, parse_hours, parse_size
+from ttbert.cli.units import NumberRange, parse_days, parse_hours, parse_size
 
 HOUR, DAY = 3600.0, 24 * 3600.0
 
@@ -29,7 +29,7 @@ def test_size_is_in_bytes_of_decimal_and_binary_units(text: str, size: int) -> N
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "MB", "-1MB", "1e3", "5 parsecs", "1,5GB", "nan", "1 2", "٣MB"])
+@pytest.mark.parametrize("text", ["", "MB", "-1MB", "1e3", "5 parsecs", "1,5GB", "nan", "1 2", "٣MB", "9" * 400])
 def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is not a size; write 500MB"):
         parse_size(text)
@@ -47,6 +47,14 @@ def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
 )
 def test_time_without_a_unit_is_in_that_of_the_option(text: str, days: float, hours: float) -> None:
     assert (parse_days(text), parse_hours(text)) == (days, hours)
+
+
+@pytest.mark.parametrize("number", ["nan", "-1", "101", "inf", "x"])
+def test_what_is_no_number_of_a_range_is_refused(number: str) -> None:
+    """A run that ends when NaN seconds are over would never end."""
+    assert NumberRange(0, 100).convert("7.5", None, None) == 7.5
+    with pytest.raises(click.BadParameter):
+        NumberRange(0, 100).convert(number, None, None)
 
 
 @pytest.mark.parametrize("text", ["", "d", "-1d", "5 parsecs", "1D", "inf", "9999999w"])

@@ -125,6 +125,14 @@ class Interrupted(TtbertError):
     exit_code = 130
 
 
+def or_panic(*kinds: type[Exception]) -> tuple[type[BaseException], ...]:
+    """These errors, and what libraries in Rust raise for a mistake of their own: `except or_panic(ValueError)`.
+
+    That is no Exception, each library has another one, and none can be imported; it is there once it was raised.
+    """
+    return (*kinds, *(each for each in BaseException.__subclasses__() if each.__name__ == "PanicException"))
+
+
 class ReportedError(TtbertError):
     """The error, of any kind, with which a process that ttbert started failed; `told` if that has told the user of it."""
 

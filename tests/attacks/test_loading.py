@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from ttbert.cache.cache import Cache, Cached, open_cache
+from ttbert.cache.cache import Cache, Cached, manifest_key, open_cache
 from ttbert.cache.digest import blake3_of
+from ttbert.cache.manifest import Manifest, Outline
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import BUNDLED, Wanted
 from ttbert.errors import IntegrityError
@@ -43,6 +44,26 @@ LIES: dict[str, Callable[[bytes], bytes]] = {
     "another type": lambda content: content[:278] + b"\0" + content[279:],
     "no header at all": lambda content: bytes(len(content)),
 }
+
+
+def test_a_tensor_of_another_size_is_refused_before_it_is_read_into_memory(cache: Cache, cached: Cached) -> None:
+    first, *others = cached.manifest.packs
+    tensors = (replace(first.tensors[0], size=1 << 48), *first.tensors[1:])
+    manifest = replace(cached.manifest, packs=(replace(first, tensors=tensors), *others))
+    with pytest.raises(IntegrityError, match=r"embeddings\.word should be: that takes [0-9,]+ bytes, not 281,474,976,710,656"):
+        CachedModel(cache, Cached(blake3_of(manifest.to_bytes()), manifest))
+
+
+def test_a_file_that_would_fill_the_memory_is_refused_before_it_is_read(cache: Cache, cached: Cached) -> None:
+    config, *others = cached.manifest.files
+    manifest = replace(cached.manifest, files=(replace(config, blob=blake3_of(b"large"), size=1 << 40), *others))
+    content = manifest.to_bytes()
+    for kind in (Manifest, Outline):
+        with pytest.raises(IntegrityError, match=r"config\.json has 1,099,511,627,776 bytes"):
+            kind.parse(content, "it")
+    cache.store.put(manifest_key(blake3_of(content)), content)
+    with pytest.raises(IntegrityError, match="which is no file that goes beside tensors"):
+        cache.manifest(blake3_of(content))
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)

@@ -219,14 +219,15 @@ def test_what_was_deleted_can_be_published_again(store: Store) -> None:
     assert store.get("blobs/aa/one") == b"again"
 
 
-def test_quarantine_keeps_the_bytes_and_frees_the_key(store: Store) -> None:
+@pytest.mark.parametrize("key", ["blobs/aa/one", f"refs/local%2F{'%D0%B6' * 40}:bfp8/00000001", "/".join(["x.y"] * 170)])
+def test_quarantine_keeps_the_bytes_and_frees_the_key(store: Store, key: str) -> None:
     places = set()
     for content in (b"damaged", b"damaged again"):
-        store.put("blobs/aa/one", content)
-        moved = store.quarantine("blobs/aa/one")
+        store.put(key, content)
+        moved = store.quarantine(key)
         places.add(moved)
         assert moved.startswith("quarantine/") and store.get(moved) == content
-        assert store.head("blobs/aa/one") is None
+        assert store.head(key) is None
     assert {entry.key for entry in store.list("quarantine")} == places and len(places) == 2
 
 

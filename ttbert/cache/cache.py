@@ -59,14 +59,6 @@ class Cached(Outlined):
 
 
 @dataclass(frozen=True)
-class Missing:
-    """A blob that a manifest names and the store does not have in the right size."""
-
-    entry: PackEntry | FileEntry
-    found: int | None
-
-
-@dataclass(frozen=True)
 class BlobDraft:
     """A blob that is written and that nobody sees. Closed before it is published, it leaves nothing."""
 
@@ -169,12 +161,12 @@ class Cache:
         for cache in filter(None, (self.near, self.authority)):
             stamp(cache.store, digest)
 
-    def missing(self, manifest: Outline) -> list[Missing]:
+    def missing(self, manifest: Outline) -> list[PackEntry | FileEntry]:
         """Entries whose blob is absent or of another size. Digests are checked when blobs are loaded, and by `verify`."""
         blobs = manifest.blobs()
         found = dict(zip(blobs, self.store.map(self.store.head, map(blob_key, blobs)), strict=True))
         sizes = {blob: entry.size if entry else None for blob, entry in found.items()}
-        return [Missing(each, sizes[each.blob]) for each in manifest.entries() if sizes[each.blob] != each.size]
+        return [each for each in manifest.entries() if sizes[each.blob] != each.size]
 
     def find(self, action: Digest) -> Cached | None:
         """The complete result of a conversion, or None: not done yet, or no longer whole. UntrustedError as of `manifest`."""
@@ -417,7 +409,7 @@ class Cache:
         absent = self.authority.missing(manifest)
         if absent:
             raise CacheError(
-                f"{len(absent)} of {len(manifest.blobs())} blobs vanished from {self.store.url}, {absent[0].entry.name} first",
+                f"{len(absent)} of {len(manifest.blobs())} blobs vanished from {self.store.url}, {absent[0].name} first",
                 "somebody is deleting there; convert again",
             )
 

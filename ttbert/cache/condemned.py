@@ -5,6 +5,7 @@ No store can delete an object on the condition that no other one leads to it. So
     gc/RECORD/condemned         what is to be deleted, written when nothing led to it any more
     gc/RECORD/reprieved/...     a writer's word that it relies on some of that after all
     gc/RECORD/sweeping/...      a collector's word that it is deleting now, and for how many seconds at most
+    gc/clock/...                a collector asks what time it is there
 
 *Mark*: a collector writes the record, and deletes nothing. *Sweep*: when the record is older than the grace period, a
 collector writes `sweeping`, looks at everything that counts (refs, stamps, reprieves), deletes what is still in nobody's way,
@@ -55,12 +56,15 @@ _OWN, _REFS = ("blobs/", "manifests/", "actions/"), ("refs/",)
 """What may be condemned, wherever the record came from."""
 
 _LONGEST = 900.0
-"""Seconds that a writer waits for a sweep at most, whatever the sweep says of itself."""
+"""Seconds that a writer waits for a sweep at most, whatever that says of itself, or longer where changes are seen late."""
 
 _FORGOTTEN = 3600.0
 """Seconds after which a sweep that lost its record has certainly ended, even where clocks differ."""
 
 _PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+
+_TOLD = 300
+"""Characters of a reason that are kept: it may hold the path of a folder, and be that of many thousand objects."""
 
 _SILENT = 5.0
 """Seconds that a writer waits for a collector without a word."""
@@ -101,8 +105,8 @@ def condemn(store: Store, refs: Iterable[CondemnedRef], objects: Mapping[str, st
     name = uuid.uuid4().hex
     document = {
         "schema": _RECORD,
-        "refs": [{"folder": each.folder, "number": each.number, "reason": each.reason} for each in refs],
-        "objects": [{"key": key, "reason": reason} for key, reason in sorted(objects.items())],
+        "refs": [{"folder": each.folder, "number": each.number, "reason": each.reason[:_TOLD]} for each in refs],
+        "objects": [{"key": key, "reason": reason[:_TOLD]} for key, reason in sorted(objects.items())],
     }
     store.put(f"{FOLDER}/{name}/condemned", canonical(document))
     record = read_record(store, name)
@@ -185,13 +189,14 @@ class Objections:
 
     def _sweeping(self, entries: list[Entry], folders: set[str]) -> dict[str, float]:
         """The announcements of sweeps, and until when each may act by what was seen before."""
+        longest = max(_LONGEST, _lasts(self._store, LOOKS[-1]))
         found = {}
         for entry in entries:
             if entry.key.rpartition("/")[0].removesuffix("/sweeping") in folders and "/sweeping/" in entry.key:
                 with contextlib.suppress(KeyError, IntegrityError, IncompatibleError):
                     fields = Fields.parse(read_twice(self._store, entry.key, 1000), entry.key)
                     fields.schema(_SWEEPING)
-                    found[entry.key] = entry.modified + min(fields.size("seconds"), _LONGEST)
+                    found[entry.key] = entry.modified + min(fields.size("seconds"), longest)
         return found
 
     def _wait(self, sweeping: dict[str, float], now: float) -> None:
@@ -213,7 +218,7 @@ class Sweeper:
 
     def __init__(self, store: Store, record: Condemned) -> None:
         self._store, self._record = store, record
-        self._settles = 2 * store.capabilities.seen_within
+        self._settles = _settles(store)
         self._until = 0.0
         self._announced: list[str] = []
 
@@ -224,9 +229,8 @@ class Sweeper:
         announcement has made its own be seen.
         """
         self._until = time.monotonic() + self._settles + seconds
-        lasts = self._settles + seconds + self._store.capabilities.done_within
         key = f"{self._record.folder}/sweeping/{uuid.uuid4().hex}"
-        self._store.put(key, canonical({"schema": _SWEEPING, "seconds": math.ceil(lasts)}))
+        self._store.put(key, canonical({"schema": _SWEEPING, "seconds": math.ceil(_lasts(self._store, seconds))}))
         self._announced.append(key)
         entry = self._store.head(key)
         time.sleep(self._settles)
@@ -270,6 +274,16 @@ class Sweeper:
         """Say that nothing is deleted any more."""
         while self._announced:
             self._store.delete(self._announced.pop())
+
+
+def _settles(store: Store) -> float:
+    """Seconds from an announcement until it and what writers wrote before they could see it are seen everywhere."""
+    return 2 * store.capabilities.seen_within
+
+
+def _lasts(store: Store, look: float) -> float:
+    """Seconds from an announcement until nothing is deleted any more by the look after it, which is good for so long."""
+    return _settles(store) + look + store.capabilities.done_within
 
 
 def _key(fields: Fields, name: str, prefixes: tuple[str, ...]) -> str:

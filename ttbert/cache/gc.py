@@ -138,9 +138,10 @@ def plan_gc(
 
 
 def _read_records(cache: Cache, census: Census) -> tuple[list[Condemned], list[str]]:
-    """The records of what is condemned, and the folders of those that another version of ttbert wrote.
+    """The records of what is condemned, the oldest first, and the folders of those that another version of ttbert wrote.
 
-    A damaged one is no record, and its remains are leftovers.
+    Of several that one collection wrote, the one with the refs comes first. A damaged one is no record, and its remains are
+    leftovers.
     """
     found, foreign = [], []
     for name in record_names(census.below("gc")):
@@ -153,7 +154,7 @@ def _read_records(cache: Cache, census: Census) -> tuple[list[Condemned], list[s
             continue
         if record:
             found.append(record)
-    return sorted(found, key=lambda record: record.since), foreign
+    return sorted(found, key=lambda record: (record.since, not record.refs)), foreign
 
 
 def _without(used: Mapping[str, set[str]], refs: Iterable[CondemnedRef]) -> dict[str, set[str]]:

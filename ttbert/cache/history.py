@@ -8,11 +8,11 @@ there. An older meaning matters, a lost history alone does not: people delete ca
 from __future__ import annotations
 
 import contextlib
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import IncompatibleError, IntegrityError
+from ..files import replace_file
 from ..text import count_text
 from .digest import Digest, blake3_of
 from .document import Fields, canonical
@@ -80,15 +80,9 @@ class Memory:
                 "manifest": str(manifest) if manifest else None,
             }
         )
-        path = self._path(self._folder, store, ref)
-        temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
         with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            try:
-                temporary.write_bytes(content)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            replace_file(self._path(self._folder, store, ref), content)
 
     def _path(self, folder: Path, store: Store, ref: Ref) -> Path:
         return folder / blake3_of(f"{store.url}\n{ref.quoted}".encode("utf-8", "surrogateescape")).hex

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import getpass
 import os
 import platform
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from ..errors import FULL, CacheError, InputError, NoSpaceError, StoreReadOnly
+from ..paths import is_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -137,7 +139,10 @@ def find_signer(name: str | None) -> PrivateKey | None:
     if name:
         return PrivateKey(name, key_folder() / _plain(name))
     path = key_folder() / DEFAULT
-    return PrivateKey(DEFAULT, path) if path.exists() else None
+    with contextlib.suppress(OSError):  # of one that may not be looked at, signing tells: nothing goes unsigned for that
+        if not path.exists():
+            return None
+    return PrivateKey(DEFAULT, path)
 
 
 def own_keys() -> tuple[PublicKey, ...]:
@@ -165,11 +170,15 @@ def read_public_key(text: str) -> PublicKey:
     hint = "give the file of a public key, its line `ssh-ed25519 AAAA... NAME`, or the name of a key of your own"
     if text.startswith(f"{_KIND.decode()} "):
         return parse_public_line(text, "what was given", DEFAULT, hint)
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:  # of a ~user who does not exist
+        raise InputError(f"the public key {text:.200} cannot be found: {error}", hint) from error
     own = _public_path(key_folder() / text) if _NAME.fullmatch(text) else path
-    if not path.is_file() and own.is_file():
+    if not is_file(path) and is_file(own):
         path = own
-    return parse_public_line(_read(path, f"the public key {text}", hint).decode("utf-8", "replace"), str(path), path.stem, hint)
+    line = _read(path, f"the public key {text:.200}", hint).decode("utf-8", "replace")
+    return parse_public_line(line, str(path), path.stem, hint)
 
 
 def trust(key: PublicKey, name: str | None = None) -> PublicKey:

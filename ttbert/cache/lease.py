@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import CacheError, IncompatibleError, IntegrityError, StoreUnavailable, TtbertError
+from .clock import read_clock
 from .digest import Digest
 from .document import Fields, canonical
 from .stores.store import Entry, Store
@@ -36,6 +37,8 @@ LASTS = 30.0
 """Seconds without a renewal after which a holder is taken for dead."""
 _POLL = 1.0
 _LARGEST = 10_000
+_PIDS = (1 << 22) + 1
+"""More than any number of a process on Linux."""
 
 T = TypeVar("T")
 
@@ -220,11 +223,7 @@ class _Lease:
     def _now(self) -> float:
         """The time by the store's clock, which is asked once, by writing."""
         if self._offset is None:
-            key = f"leases/clock/{uuid.uuid4().hex}"
-            self._store.put(key, b"")
-            entry = self._store.head(key)
-            self._delete(key)
-            self._offset = (entry.modified if entry else time.time()) - time.monotonic()
+            self._offset = read_clock(self._store, "leases") - time.monotonic()
         return time.monotonic() + self._offset
 
 
@@ -249,10 +248,23 @@ def _identity(pid: int) -> dict[str, object]:
 
 def _is_dead(holder: dict[str, Any]) -> bool:
     """Whether the holder ran on this machine, where that can be seen, and does not any more."""
-    here = _identity(os.getpid())
-    if (holder.get("boot"), holder.get("pids")) != (here["boot"], here["pids"]) or type(holder.get("pid")) is not int:
+    here, pid = _identity(os.getpid()), holder.get("pid")
+    if (holder.get("boot"), holder.get("pids")) != (here["boot"], here["pids"]):
+        return False
+    if type(pid) is not int or not 0 < pid < _PIDS:
         return False
     try:
-        return _identity(holder["pid"])["started"] != holder.get("started")
+        return _identity(pid)["started"] != holder.get("started")
     except OSError:
+        return not _is_hidden(pid)
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process of somebody else's which /proc does not show, as where it is mounted with `hidepid`."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
         return True
+    return False

@@ -27,6 +27,8 @@ DTYPES = ("bfloat16", "bfloat8_b", "bfloat4_b")
 LAYOUTS = ("tile", "row_major")
 _Kind = TypeVar("_Kind", bound="Outline")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+_LARGEST_FILE = 256 << 20
+"""Bytes that a file beside the packs may have, which is read into memory: the tokenizers of BERTs have 1 to 5 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +218,9 @@ def _parse(kind: Callable[..., _Kind], content: bytes, where: str, pack: Callabl
     sizes = outline.blobs()
     if any(each.size != sizes[each.blob] for each in entries):
         raise fields.wrong("a blob has two sizes")
+    for file in outline.files:
+        if file.size > _LARGEST_FILE:
+            raise fields.wrong(f"{file.name} has {file.size:,} bytes, which is no file that goes beside tensors")
     return outline
 
 

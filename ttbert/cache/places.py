@@ -52,7 +52,7 @@ class Places:
                     f"{self.cache} is reached over the network, and there is no local tier (offline)",
                     "name one with --local, or leave --offline away",
                 )
-            return OfflineCache(near, user_trust(signer))
+            return OfflineCache(near, user_trust(signer), self.read_only)
         counters = Counters()
         far: Store = open_store(self.cache, lambda: counters.count("retry"), self.shared_group)
         if isinstance(far, LocalStore) and near:

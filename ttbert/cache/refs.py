@@ -25,7 +25,10 @@ from .document import Fields, canonical
 from .stores.store import Store, read_twice
 
 SCHEMA = "ttbert.ref/2"
-_TEXT = re.compile(r"(?P<name>[^@:\s]+)(?:@(?P<revision>[^:\s]+))?(?::(?P<policy>[a-z0-9_]+))?")
+_STEERING = r"\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+"""What would steer the terminal that a name is printed on, or cannot be printed: no name holds any of it."""
+
+_TEXT = re.compile(rf"(?P<name>[^@:\s{_STEERING}]+)(?:@(?P<revision>[^:\s{_STEERING}]+))?(?::(?P<policy>[a-z0-9_]+))?")
 _NUMBER = re.compile(r"[0-9]{8}|[1-9][0-9]{8,}")
 LARGEST_ENTRY = 64 << 10
 """Bytes that an entry may have."""
@@ -54,7 +57,7 @@ class Ref:
         text = str(self)
         if parse_ref(text) != (self.name, self.revision, self.policy) or text.startswith("."):
             raise InputError(f"{text!r:.60} cannot be a ref", "give the model a plain name: `ttbert convert MODEL --name NAME`")
-        quoted = quote(text, safe="@:", errors="surrogateescape")
+        quoted = quote(text, safe="@:")
         if len(quoted) > 250:
             raise InputError(
                 f"the name {text[:60]!r}... is too long for a ref", "give it a shorter one: `ttbert convert MODEL --name NAME`"
@@ -276,7 +279,7 @@ def parse_key(key: str) -> tuple[Ref, int] | None:
 @lru_cache(maxsize=1)  # the entries of one history follow one another
 def _ref_of(quoted: str) -> Ref | None:
     """The ref whose entries lie in a folder of that name; None for what is no ref's."""
-    match = _TEXT.fullmatch(unquote(quoted, errors="surrogateescape"))
+    match = _TEXT.fullmatch(unquote(quoted))
     if match is None or match["policy"] is None:
         return None
     ref = Ref(match["name"], match["revision"], match["policy"])

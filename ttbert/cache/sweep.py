@@ -10,21 +10,30 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
-from ..errors import NoSpaceError, StoreUnavailable
+from ..errors import CacheError, NoSpaceError, StoreUnavailable
 from .cache import Cache
 from .census import Census, take_census
-from .condemned import LOOKS, Condemned, Sweeper, condemn, read_record
+from .clock import read_clock
+from .condemned import FOLDER, LOOKS, Condemned, CondemnedRef, Sweeper, condemn, read_record
 from .gc import GRACE, Limits, Plan, plan_gc
 from .lease import LASTS, is_held
 from .reach import OWN, Scope, find_unused, keys_in_use, union
-from .stores.store import Entry, is_temporary
+from .stores.store import Entry, Store, is_temporary
 
 _log = logging.getLogger(__name__)
 
 _ROOM = 8
 """Blobs that make room on a full disk: as many as there are files and folders to be made, in case it is out of those."""
+
+_AHEAD = 1800.0
+"""Seconds by which the clocks may differ: half of what the shortest-lived leftovers are given."""
+
+_PORTION = 100_000
+"""Objects that one record names, for all of them to fit into a document."""
 
 
 def run_gc(cache: Cache, plan: Plan, looks: tuple[float, ...] = LOOKS) -> int:
@@ -32,8 +41,10 @@ def run_gc(cache: Cache, plan: Plan, looks: tuple[float, ...] = LOOKS) -> int:
 
     A look at the cache is acted on for the first of so many seconds; where looking takes most of them, for the next.
     StoreUnavailable where it takes longer than the last. NoSpaceError where what is to be done cannot be written down, and
-    nothing goes that could make room for it.
+    nothing goes that could make room for it. CacheError where this machine's clock, by which the plan tells ages, is ahead of
+    the store's.
     """
+    _check_clock(cache.store)
     freed = sum(_remove_leftover(cache, waste.entry) for waste in plan.leftovers)
     try:
         return freed + _collect(cache, plan, looks)
@@ -46,8 +57,8 @@ def run_gc(cache: Cache, plan: Plan, looks: tuple[float, ...] = LOOKS) -> int:
 
 def _collect(cache: Cache, plan: Plan, looks: tuple[float, ...]) -> int:
     freed, names = 0, list(plan.ripe)
-    if plan.condemns:
-        record = condemn(cache.store, plan.condemn_refs, {each.entry.key: each.reason for each in plan.condemn})
+    for refs, objects in _portions(plan):
+        record = condemn(cache.store, refs, objects)
         if plan.grace == 0:
             names.append(record.name)
     for name in names:
@@ -158,6 +169,24 @@ def _make_room(cache: Cache, plan: Plan) -> int:
     going = (waste.entry for waste in (*now.delete, *(() if now.grace else now.condemn)))
     blobs = sorted((entry for entry in going if entry.key.startswith("blobs/")), key=lambda entry: entry.size)
     return sum(entry.size for entry in blobs[-_ROOM:] if cache.store.delete(entry.key))
+
+
+def _check_clock(store: Store) -> None:
+    with suppress(NoSpaceError):  # nobody can tell, and what is left behind may be what fills the disk
+        ahead = time.time() - read_clock(store, FOLDER)
+        if ahead > _AHEAD:
+            raise CacheError(
+                f"this machine's clock is {ahead / 3600:.1f} hours ahead of that of {store.url}: everything there seems older "
+                "than it is; nothing was deleted",
+                "set the clocks by NTP; `ttbert cache doctor` shows how they differ",
+            )
+
+
+def _portions(plan: Plan) -> Iterator[tuple[tuple[CondemnedRef, ...], dict[str, str]]]:
+    """What is to be condemned, a record each. The refs are in the first: what they lead to stays until they are forgotten."""
+    for start in range(0, max(1, len(plan.condemn)) if plan.condemns else 0, _PORTION):
+        objects = {each.entry.key: each.reason for each in plan.condemn[start : start + _PORTION]}
+        yield () if start else plan.condemn_refs, objects
 
 
 def _remove_leftover(cache: Cache, entry: Entry) -> int:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from ..errors import CacheError, IntegrityError, StoreReadOnly, UntrustedError
 from . import refs
 from .blob import Blob
-from .cache import Begin, Cache, Cached, Missing, Outlined, action_entry, action_key, blob_key, manifest_key, silently
+from .cache import Begin, Cache, Cached, Outlined, action_entry, action_key, blob_key, manifest_key, silently
 from .counters import Counters
 from .digest import Digest
 from .local_tier import LocalTier
@@ -95,7 +95,7 @@ class TieredCache(Cache):
         except CacheError:
             return super().read_outline(digest)
 
-    def missing(self, manifest: Outline) -> list[Missing]:
+    def missing(self, manifest: Outline) -> list[PackEntry | FileEntry]:
         here = self.near.missing(manifest)
         return super().missing(manifest) if here else []
 

@@ -9,8 +9,9 @@ from functools import partial
 from ..threads import map_ahead
 from . import refs
 from .blob import check_end, read_blob
-from .cache import Begin, Cache, Cached, blob_key, silently
+from .cache import Begin, Cache, Cached, silently
 from .digest import Digest, blake3_of
+from .manifest import FileEntry, PackEntry
 from .refs import Ref, RefEntry
 from .stores.store import Store, read_twice
 from .trust import copy_signatures
@@ -23,21 +24,20 @@ def push(near: Cache, far: Cache, ref: Ref, entry: RefEntry, cached: Cached, beg
 
     A name that has no history there, or the beginning of the one here, goes on with the very entries of here, so that their
     signatures hold. Another history goes on by an entry of its own. Whoever pushes signs what is new there, if they can.
-    IntegrityError for a damaged blob here, which is not published; then nothing leads to those that were.
+    IntegrityError for a blob that is damaged or missing here, which is not published; then nothing leads to those that were.
     """
 
-    def one(blob: tuple[str, int]) -> None:
-        key, size = blob
-        where = near.store.url + "/" + key
-        with near.store.open(key) as stream, read_blob(stream, digests[key], size, where) as checked:
+    def one(entry: PackEntry | FileEntry) -> None:
+        where = near.where(entry, entry)
+        with near.open(entry) as stream, read_blob(stream, entry.blob, entry.size, where) as checked:
             check_end(stream, where)
             far.publish_blob(checked.view())
-        progress(size)
+        progress(entry.size)
 
-    lacking = {each.entry.blob: each.entry.size for each in far.missing(cached.manifest)}
-    digests = {blob_key(digest): digest for digest in lacking}
+    entries = {entry.blob: entry for entry in far.missing(cached.manifest)}
+    lacking = {blob: entry.size for blob, entry in entries.items()}
     progress = (begin if lacking else silently)(lacking)
-    for _ in map_ahead(far.store.streams, one, ((blob_key(digest), size) for digest, size in lacking.items())):
+    for _ in map_ahead(far.store.streams, one, entries.values()):
         pass
     copy_signatures(near.store, far.store, "manifest", cached.digest)
     published = far.publish_manifest(cached.manifest)

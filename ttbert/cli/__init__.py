@@ -16,7 +16,7 @@ import click
 
 from .. import __version__
 from ..console import Remarks, open_streams, show, tell, tell_error
-from ..errors import InputError, Interrupted, NoSpaceError, ReportedError, TtbertError
+from ..errors import InputError, Interrupted, NoSpaceError, ReportedError, TtbertError, or_panic
 from .bench import bench_command
 from .cache import cache_commands
 from .doctor import doctor_command
@@ -80,7 +80,7 @@ def main() -> None:
         sys.exit(interrupted.exit_code)
     except TtbertError as error:
         _leave(error)
-    except Exception as error:
+    except or_panic(Exception) as error:
         traced = "" if _debugging() else "run it again with TTBERT_DEBUG=1 for the traceback, and "
         unknown = TtbertError(
             f"ttbert failed in a way it should not: {type(error).__name__}: {error}", f"{traced}please report it"

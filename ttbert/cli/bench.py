@@ -24,6 +24,7 @@ from .options import (
     trace_option,
 )
 from .tiers import supply_to_load
+from .units import NumberRange
 
 if TYPE_CHECKING:
     from ..cache.places import Places
@@ -42,9 +43,7 @@ _board_option = click.option(
 @_board_option
 @batch_option
 @trace_option
-@click.option(
-    "--seconds", type=click.FloatRange(0, 3600), default=5.0, show_default=True, help="How long to run batch after batch."
-)
+@click.option("--seconds", type=NumberRange(0, 3600), default=5.0, show_default=True, help="How long to run batch after batch.")
 @places_option
 @offline_option
 @progress_option
@@ -90,7 +89,8 @@ def bench_command(
     loaded.require_answer_head()
     tokens = min(TOKENS, loaded.shape.positions)
     tell(f"measuring {model} ({policy}) on {target.name}, {target.chips * batch} inputs of {tokens} tokens at once")
-    batches = list(whole_batches(Encoder(loaded.tokenizer, tokens), built_in_questions(), target.chips * batch))
+    encoder = Encoder(loaded.tokenizer, tokens, vocabulary=loaded.shape.vocabulary)
+    batches = list(whole_batches(encoder, built_in_questions(), target.chips * batch))
     measured = measure(target, loaded, batches, batch, tokens, seconds)
     below = None
     if measured.pcc is not None and not measured.pcc >= LEAST_PCC and policy != "bfp4":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from .options import (
     trace_option,
 )
 from .tiers import supply
+from .units import NumberRange
 
 if TYPE_CHECKING:
     from ..cache.cache import Cache
@@ -44,16 +44,6 @@ if TYPE_CHECKING:
     from ..squad.subject import Subject
 
 _CHANGES_SHOWN = 3
-
-
-class _Points(click.FloatRange):
-    """Points of F1. NaN is within no range, and no score would be below it."""
-
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
-        points: float = super().convert(value, parameter, context)
-        if math.isnan(points):
-            self.fail(f"{value!r} is not a number.", parameter, context)
-        return points
 
 
 @click.group("squad", invoke_without_command=True, subcommand_metavar="[diff A B]")
@@ -93,9 +83,12 @@ class _Points(click.FloatRange):
     help="Run another one too, on the CPU: `cpu` (the same model), `float32` (its checkpoint, not converted), a policy such as "
     "`bf16`, or another model.",
 )
-@click.option("--fail-below", type=_Points(0, 100), metavar="F1", help="Exit code 13 if F1 is lower.")
+@click.option("--fail-below", type=NumberRange(0, 100), metavar="F1", help="Exit code 13 if F1 is lower.")
 @click.option(
-    "--max-drop", type=_Points(-100, 100), metavar="F1", help="Exit code 13 if F1 is lower by more than the one of --compare."
+    "--max-drop",
+    type=NumberRange(-100, 100),
+    metavar="F1",
+    help="Exit code 13 if F1 is lower by more than the one of --compare.",
 )
 @places_option
 @offline_option

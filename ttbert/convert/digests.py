@@ -19,12 +19,12 @@ from functools import partial
 from pathlib import Path
 from threading import Event, Lock
 from typing import BinaryIO
-from uuid import uuid4
 
 import blake3
 import platformdirs
 
 from ..cache.digest import Digest, blake3_of, sha256_of_file
+from ..files import replace_file
 from .mapped import Look, MappedFile
 
 _LARGE = 16 << 20
@@ -48,7 +48,7 @@ def recall_sha256(path: Path) -> Digest | None:
     size = path.stat().st_size
     if size < _LARGE:
         return sha256_of_file(path)
-    if not any(notes_folder().glob(f"{size}-*")):
+    if not _is_noted(size):
         return None
     return _read_note(_note(size, _hash_pieces(path, size)))
 
@@ -178,6 +178,13 @@ def _text(note: Path, digest: Digest) -> str:
     return f"{digest}\n{blake3_of(f'{note.name} {digest}'.encode())}\n"
 
 
+def _is_noted(size: int) -> bool:
+    """Whether a file of that size is noted. Nothing is where notes may not be looked at."""
+    with contextlib.suppress(OSError):
+        return any(notes_folder().glob(f"{size}-*"))
+    return False
+
+
 def _read_note(note: Path) -> Digest | None:
     try:
         text = note.read_text()
@@ -188,11 +195,5 @@ def _read_note(note: Path) -> Digest | None:
 
 
 def _write_note(note: Path, digest: Digest) -> None:
-    temporary = note.with_name(f".{uuid4().hex}")
     with contextlib.suppress(OSError):  # where nothing can be noted, it is computed again
-        note.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(_text(note, digest))
-            temporary.replace(note)
-        finally:
-            temporary.unlink(missing_ok=True)  # of a full disk
+        replace_file(note, _text(note, digest).encode())

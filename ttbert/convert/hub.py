@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from uuid import uuid4
 
 from ..cache.digest import Digest
 from ..errors import (
@@ -25,6 +24,8 @@ from ..errors import (
     StoreUnavailable,
     TtbertError,
 )
+from ..files import replace_file
+from ..paths import is_file, is_folder
 from .source import Source, SourceFile, size_of
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -86,13 +87,7 @@ class HubSource(Source):
         ref, commit = _repo_cache(self.label) / "refs" / self._revision, (self.commit or "").encode()
         if self._revision == self.commit or (ref.is_file() and ref.read_bytes() == commit):
             return
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        temporary = ref.with_name(f"{ref.name}.{uuid4().hex[:8]}.tmp")
-        try:
-            temporary.write_bytes(commit)
-            temporary.replace(ref)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_file(ref, commit)
 
 
 class HubCacheSource(Source):
@@ -115,9 +110,9 @@ class HubCacheSource(Source):
             except (OSError, UnicodeDecodeError) as error:
                 raise _not_cached(f"{repo} at revision {self._revision}") from error
         self._snapshot = _repo_cache(repo) / "snapshots" / commit
-        if _COMMIT.fullmatch(commit) is None or not self._snapshot.is_dir():
+        if _COMMIT.fullmatch(commit) is None or not is_folder(self._snapshot):
             raise _not_cached(f"{repo} at revision {self._revision}")
-        found = sorted(path for path in self._snapshot.rglob("*") if path.is_file())
+        found = sorted(path for path in self._snapshot.rglob("*") if is_file(path))
         names = [(path, path.relative_to(self._snapshot).as_posix()) for path in found]
         super().__init__(repo, commit, [SourceFile(name, size_of(path), None) for path, name in names])
 

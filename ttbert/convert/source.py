@@ -22,10 +22,13 @@ from types import MappingProxyType
 
 from ..cache.digest import Digest
 from ..errors import CheckpointError, IntegrityError, TtbertError, UnreadableError
+from ..paths import is_file, is_there
 from .digests import compute_sha256, recall_sha256
 from .mapped import changed
 
 _SAVED = "give a model saved by transformers' save_pretrained()"
+_LARGEST_READ = 32 << 20
+"""Bytes of a file that is read into memory whole: configurations and tokenizers of BERTs have 5 MB at most."""
 _READABLE = "look at who owns it and whether you may read it"
 
 
@@ -81,7 +84,9 @@ class Source(ABC):
         return self._paths[name]
 
     def read(self, name: str) -> bytes:
-        """The content of a small file; raises what `path` does, and CheckpointError if it cannot be read."""
+        """The content of a small file; raises what `path` does, and CheckpointError if it cannot be read or is not small."""
+        if name in self.files and (size := self.files[name].size) > _LARGEST_READ:
+            raise CheckpointError(f"{name} of {self.label} has {size:,} bytes: that is no {name}", _SAVED)
         path = self.path(name)
         with _reading(path):
             return path.read_bytes()
@@ -162,7 +167,7 @@ class FolderSource(Source):
         except OSError as error:
             raise UnreadableError(f"the folder {folder} cannot be read: {error.strerror}", _READABLE) from error
         # A broken link is listed too: passing over it would silently choose another file of weights.
-        found = [entry for entry in entries if entry.is_file() or (entry.is_symlink() and not entry.exists())]
+        found = [entry for entry in entries if is_file(entry) or (entry.is_symlink() and not is_there(entry))]
         super().__init__(label or str(self._folder), None, [SourceFile(entry.name, size_of(entry), None) for entry in found])
 
     def _locate(self, name: str) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from ..cache.cache import Cache, Cached, require_lasting
 from ..child import python_command
@@ -50,7 +52,7 @@ def _require_whole(wanted: Wanted, cache: Cache) -> None:
     cached = cache.resolve(wanted.ref)
     lacking = cache.missing(cached.manifest) if cached else []
     if cached and lacking:
-        names = ", ".join(each.entry.name for each in lacking[:8]) + (", ..." if len(lacking) > 8 else "")
+        names = ", ".join(each.name for each in lacking[:8]) + (", ..." if len(lacking) > 8 else "")
         parts = len(list(cached.manifest.entries()))
         raise NotCached(
             f"{wanted.ref} lacks {len(lacking)} of its {parts} parts in {cache.store.url} (offline): {names}",
@@ -66,14 +68,22 @@ def _convert_elsewhere(wanted: Wanted, places: Sequence[str]) -> None:
     if wanted.offline:
         options.append("--offline")
     command = python_command("from ttbert.__main__ import main; main()", "convert", *options, "--", wanted.model)
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
-    if done.returncode:
-        raise _failure(done)
+    # In a session of its own, where Ctrl-C does not reach it: it is interrupted once, by this process, and ends in good order.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            said, _ = process.communicate()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            with suppress(ValueError):  # it was done just now, or had not begun
+                raise ReportedError.parse(process.communicate()[0]) from None
+            raise
+    if process.returncode:
+        raise _failure(process.returncode, said)
 
 
-def _failure(done: subprocess.CompletedProcess[bytes]) -> TtbertError:
+def _failure(returncode: int, said: bytes) -> TtbertError:
     try:
-        return ReportedError.parse(done.stdout)
+        return ReportedError.parse(said)
     except ValueError:
-        ended = f"was ended by signal {-done.returncode}" if done.returncode < 0 else f"left with {done.returncode}"
+        ended = f"was ended by signal {-returncode}" if returncode < 0 else f"left with {returncode}"
         return TtbertError(f"the conversion {ended} and gave no reason", "is memory short? try `ttbert convert` alone")

@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, or_panic
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -22,6 +22,9 @@ _SETTINGS = {
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
+
+_PROBE = "a \N{LINEAR B SYLLABLE B008 A}"
+"""A text with a word that few vocabularies have."""
 
 
 def tokenizer_files(names: Collection[str]) -> tuple[str, ...]:
@@ -41,6 +44,7 @@ def build_tokenizer(files: dict[str, bytes], vocabulary: int) -> bytes:
     absent = [token for token in _SPECIAL if tokenizer.token_to_id(token) is None]
     if absent:
         raise CheckpointError(f"the tokenizer has no {', '.join(absent)}", "is it the tokenizer of a BERT?")
+    _check_encodes(tokenizer)
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if largest >= vocabulary:
         raise CheckpointError(
@@ -76,8 +80,16 @@ def _read(content: bytes) -> Tokenizer:
 
     try:
         return Tokenizer.from_buffer(content)
-    except ValueError as error:
+    except or_panic(ValueError) as error:
         raise CheckpointError(f"tokenizer.json cannot be read: {error}", "download the checkpoint again") from error
+
+
+def _check_encodes(tokenizer: Tokenizer) -> None:
+    """CheckpointError for settings that are found to be impossible only by a text."""
+    try:
+        tokenizer.encode(_PROBE, add_special_tokens=False)
+    except or_panic(Exception) as error:  # Exception itself is what the library raises
+        raise CheckpointError(f"the tokenizer takes no text: {error}", "is it the tokenizer of a BERT?") from error
 
 
 def _from_vocabulary(content: bytes, settings: dict[str, Any]) -> Tokenizer:

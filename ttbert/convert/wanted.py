@@ -7,6 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import paths
 from ..cache.refs import Ref
 from ..errors import InputError
 from .hub import open_hub_source
@@ -64,7 +65,7 @@ def is_folder(model: str) -> bool:
     """Whether `model` means a local folder: something is there, or it looks like a path, so that it cannot be an id."""
     if model in (".", "..") or model.startswith(("./", "../", "/", "~")):
         return True
-    return bool(model) and Path(model).exists()
+    return bool(model) and paths.is_there(Path(model))
 
 
 def open_source(model: str, revision: str | None = None, offline: bool = False) -> Source:
@@ -78,10 +79,10 @@ def open_source(model: str, revision: str | None = None, offline: bool = False) 
             folder = Path(model).expanduser()
         except RuntimeError as error:
             raise InputError(f"there is no folder {model}: {error}", _MODEL) from error
-        if not folder.is_dir():
-            if folder.is_file():
+        if not paths.is_folder(folder):
+            if paths.is_file(folder):
                 raise InputError(f"{model} is a file", "give the folder that it is in")
-            raise InputError(f"the folder {model} is not there", _MODEL)
+            raise InputError(f"the folder {model:.200} is not there, or may not be looked into", _MODEL)
         if revision is not None:
             raise InputError(f"{model} is a folder, which has no revisions", "leave out --revision")
         path = str(folder.resolve())

@@ -22,6 +22,8 @@ from .recipe import MEMORY, payload_size
 HEADER_SIZE = 384
 """Bytes before the packed tensor, the length included, for every rank up to eight."""
 
+_HINT = "convert the model again, and look at who wrote it"
+
 _DTYPES = {"bfloat16": 0, "bfloat8_b": 3, "bfloat4_b": 4}
 _RANKS = range(1, 9)
 
@@ -77,19 +79,27 @@ def check_header(content: bytes | memoryview, entry: TensorEntry, where: str) ->
     `content` is the file or at least its first 384 bytes. IntegrityError, naming `where`, unless TT-NN will find in it
     exactly the tensor that the manifest tells of.
     """
-    what = f"{where} is no {entry.dtype} tensor of shape {entry.shape} in layout {entry.layout}, as {entry.name} should be"
-    hint = "convert the model again, and look at who wrote it"
     try:
         expected = header(entry.shape, entry.dtype, entry.layout)
     except ValueError as error:
-        raise IntegrityError(f"{where}: {entry.name}: TT-NN stores {error}", hint) from error
+        raise IntegrityError(f"{where}: {entry.name}: TT-NN stores {error}", _HINT) from error
     tile = (TILE, TILE) if entry.layout == "tile" else None
-    size = HEADER_SIZE + payload_size(entry.shape, entry.dtype, entry.layout)
     if entry.tile != tile or entry.memory != MEMORY:
-        raise IntegrityError(f"{what}: of tiles {entry.tile} in {entry.memory}, TT-NN stores none", hint)
-    if entry.size != size:
-        raise IntegrityError(f"{what}: that takes {size:,} bytes, not {entry.size:,}", hint)
+        raise _another(entry, where, f"of tiles {entry.tile} in {entry.memory}, TT-NN stores none")
+    check_size(entry, where)
     found = bytes(content[:HEADER_SIZE])
     if found != expected:
         position = next((i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), len(found))
-        raise IntegrityError(f"{what}: its header differs from byte {position} on", hint)
+        raise _another(entry, where, f"its header differs from byte {position} on")
+
+
+def check_size(entry: TensorEntry, where: str) -> None:
+    """IntegrityError, naming `where`, unless the file of such a tensor has as many bytes as its entry says."""
+    size = HEADER_SIZE + payload_size(entry.shape, entry.dtype, entry.layout)
+    if entry.size != size:
+        raise _another(entry, where, f"that takes {size:,} bytes, not {entry.size:,}")
+
+
+def _another(entry: TensorEntry, where: str, why: str) -> IntegrityError:
+    expected = f"no {entry.dtype} tensor of shape {entry.shape} in layout {entry.layout}, as {entry.name} should be"
+    return IntegrityError(f"{where} is {expected}: {why}", _HINT)

@@ -131,7 +131,8 @@ def _compare(device: Any, ttnn: Any, request: Request) -> Any:
 
     model = _open(request)
     plan = plan_bert(model.shape, request.batch, request.tokens, chip_of(device, ttnn), request.policy)
-    batch = next(whole_batches(Encoder(model.tokenizer, request.tokens), request.questions, request.batch))
+    encoder = Encoder(model.tokenizer, request.tokens, vocabulary=model.shape.vocabulary)
+    batch = next(whole_batches(encoder, request.questions, request.batch))
     contexts = [request.questions[window.example][1] for window in batch.windows]
     return asdict(compare(ttnn, device, plan, model, batch, contexts))
 

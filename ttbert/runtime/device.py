@@ -197,3 +197,4 @@ def _ask(expression: str, seconds: float) -> Any:
         raise device_error(text.rpartition("RuntimeError: ")[2] if "RuntimeError: " in text else text)
     finally:
         clock.cancel()
+        process.kill()  # nothing where it has ended; one that waits for a device does not end by the user's Ctrl-C

@@ -22,7 +22,7 @@ from ..model import BertShape, parse_config
 from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
 from ..recipe.recipe import CONFIG, RECIPE, TOKENIZER, matches
-from ..recipe.tensorbin import HEADER_SIZE, check_header
+from ..recipe.tensorbin import HEADER_SIZE, check_header, check_size
 from ..threads import begun_ahead
 from ..tt import first_line, import_ttnn
 
@@ -117,3 +117,5 @@ class CachedModel:
                 f"manifest {self.digest.short} was converted by a recipe that this version of ttbert does not run",
                 "convert the model again; both results can stay in the cache",
             )
+        for tensor in self.manifest.tensors:  # before anybody reads so many bytes into memory
+            check_size(tensor, f"manifest {self.digest.short}")

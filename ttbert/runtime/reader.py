@@ -38,24 +38,24 @@ class Reader:
     `answer` or `rank` is all that most programs need; they do `prepare`, `run` and `decode` in turn.
     """
 
-    def __init__(self, runtime: Runtime, tokenizer: bytes, tokens: int, rows: int, any_shape: bool) -> None:
-        """For windows of at most `tokens` tokens, in batches of (rows, tokens).
+    def __init__(self, runtime: Runtime, model: CachedModel, tokens: int, rows: int, any_shape: bool) -> None:
+        """The model that the runtime has loaded, for windows of at most `tokens` tokens in batches of (rows, tokens).
 
         A runtime that takes batches of `any_shape` gets them with no empty row, and as long as their longest window.
-        `tokenizer` is a `tokenizer.json`.
         """
         self.runtime = runtime
-        self._tokenizer, self._tokens = tokenizer, tokens
+        self._model, self._tokens = model, tokens
         self._rows, self._any_shape = rows, any_shape
 
     @cached_property
     def _encoder(self) -> Encoder:
-        return Encoder(self._tokenizer, self._tokens)
+        return Encoder(self._model.tokenizer, self._tokens, vocabulary=self._model.shape.vocabulary)
 
     def answer(self, questions: Sequence[tuple[str, str]]) -> list[Answer]:
         """The best answer to each (question, passage). A long passage is read in windows that overlap.
 
-        InputError for a question that is too long, TtbertError for a model that overflows.
+        InputError for a question that is too long, CheckpointError for a tokenizer that is not the model's, TtbertError for a
+        model that overflows.
         """
         return [best for best, *_ in self.rank(questions, 1)]
 
@@ -108,7 +108,7 @@ class Reader:
 
 @contextmanager
 def open_reader(target: Target, model: CachedModel, batch: int) -> Iterator[Reader]:
-    """The model loaded on the target, to read `batch` windows at once on each chip: of 384 tokens on a device, or of as many
+    """The model, loaded on the target, to read `batch` windows at once on each chip: of 384 tokens on a device, or of as many
     as the model has positions for, and on the processor as long as the longest of a batch.
 
     CheckpointError for a model that has no question-answering head, and errors as of `open_runtime`.
@@ -116,4 +116,4 @@ def open_reader(target: Target, model: CachedModel, batch: int) -> Iterator[Read
     model.require_answer_head()
     tokens = min(TOKENS, model.shape.positions)
     with open_runtime(target, model, batch, tokens) as runtime:
-        yield Reader(runtime, model.tokenizer, tokens, target.chips * batch, any_shape=not target.is_device)
+        yield Reader(runtime, model, tokens, target.chips * batch, any_shape=not target.is_device)

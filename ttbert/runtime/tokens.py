@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 
-from ..errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError, or_panic
 
 IntArray = npt.NDArray[np.int32]
 
@@ -61,10 +61,12 @@ class Encoder:
 
     Windows are of at most `tokens` tokens and overlap by `stride`, by default 128, or half a window if that is less. The
     file's own truncation and padding are ignored. CheckpointError if it is not a WordPiece tokenizer with BERT's special
-    tokens. `vocab_size` is one more than the largest id, to compare with the model's embedding table.
+    tokens, or gives ids from `vocabulary` on, of which the model has no embedding.
     """
 
-    def __init__(self, tokenizer_json: bytes, tokens: int = TOKENS, stride: int | None = None) -> None:
+    def __init__(
+        self, tokenizer_json: bytes, tokens: int = TOKENS, stride: int | None = None, vocabulary: int | None = None
+    ) -> None:
         if stride is None:
             stride = min(STRIDE, tokens // 2)
         if not 0 <= stride < tokens - _SPECIAL_TOKENS:
@@ -76,7 +78,11 @@ class Encoder:
         self.cls_id = vocab["[CLS]"]
         self.sep_id = vocab["[SEP]"]
         self.pad_id = vocab["[PAD]"]
-        self.vocab_size = max(vocab.values()) + 1
+        if vocabulary is not None and max(vocab.values()) >= vocabulary:
+            raise CheckpointError(
+                f"the tokenizer has a word number {max(vocab.values())}, but the model only {vocabulary} words",
+                "does the tokenizer belong to these weights?",
+            )
 
     def windows(self, question: str, context: str, example: int = 0) -> list[Window]:
         """All windows of one example, in the order of the context; one without context tokens if there are none.
@@ -193,7 +199,7 @@ def _read_tokenizer(content: bytes) -> Tokenizer:
     hint = "it must be the tokenizer.json of a BERT model, as save_pretrained() of a fast tokenizer writes it"
     try:
         tokenizer = Tokenizer.from_buffer(content)
-    except ValueError as error:
+    except or_panic(ValueError) as error:
         raise CheckpointError(f"tokenizer.json cannot be read: {error}", hint) from error
     if not isinstance(tokenizer.model, WordPiece):
         raise CheckpointError(f"the tokenizer is {type(tokenizer.model).__name__}, not WordPiece", hint)

@@ -13,11 +13,12 @@ with the comparison if there was one.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ..errors import FULL, InputError, NoSpaceError, StoreReadOnly
+from ..files import replace_file
+from ..paths import is_file, is_folder
 
 SCHEMA = "ttbert.squad/1"
 RUN, PREDICTIONS, NULL_ODDS, N_BEST = "run.json", "predictions.json", "null_odds.json", "nbest_predictions.json"
@@ -26,8 +27,8 @@ REPORT = "report.json"
 
 def read_document(path: Path) -> dict[str, Any]:
     """What `result_document` made, from a file or from the folder that it is in. InputError for anything else."""
-    candidates = [path / RUN, path / REPORT] if path.is_dir() else [path]
-    found = next((each for each in candidates if each.is_file()), None)
+    candidates = [path / RUN, path / REPORT] if is_folder(path) else [path]
+    found = next(filter(is_file, candidates), None)
     hint = "give a folder that --output or --report of `ttbert squad` wrote, or the run.json or report.json in it"
     if found is None:
         raise InputError(f"{path} is no result of a run", hint)
@@ -46,11 +47,8 @@ def write_json(path: Path, document: object) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file at once, so that nobody reads half of one."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
+        replace_file(path, text.encode())
     except OSError as error:
         kind = NoSpaceError if error.errno in FULL else StoreReadOnly
         raise kind(f"{path} cannot be written: {error.strerror}", "make room, or choose another folder") from error

@@ -19,7 +19,8 @@ import fcntl
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -113,8 +114,9 @@ class Journal:
 
     def finish(self) -> None:
         """Note that nothing is missing any more."""
-        os.fsync(self._file)
-        _finished_marker(self._path).touch()
+        with self._told():
+            os.fsync(self._file)
+            _finished_marker(self._path).touch()
 
     def _go_on(self, content: bytes, head: bytes) -> None:
         if not content.startswith(_MAGIC) or b"\n" not in content[len(_MAGIC) :]:
@@ -148,9 +150,14 @@ class Journal:
 
     def _write(self, content: bytes) -> None:
         view = memoryview(content)
-        try:
+        with self._told():
             while view:
                 view = view[os.write(self._file, view) :]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             kind = NoSpaceError if error.errno in FULL else TtbertError
             raise kind(f"{self._path} cannot be written: {error.strerror}", "make room, then go on with --resume") from error

@@ -162,5 +162,4 @@ def load_float32(wanted: Wanted) -> Subject:
 
 
 def _encoder(tokenizer: bytes, shape: BertShape) -> Encoder:
-    tokens = min(TOKENS, shape.positions)
-    return Encoder(tokenizer, tokens)
+    return Encoder(tokenizer, min(TOKENS, shape.positions), vocabulary=shape.vocabulary)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from ...errors import InputError, StoreReadOnly, StoreUnavailable, TtbertError
-from .store import Capabilities, Entry, Store, check_key, is_key
+from .store import Capabilities, Entry, Store, check_key, is_key, quarantine_key
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
 """What they raise for a key that names nothing: the last one where a part of it is an object."""
@@ -103,7 +103,7 @@ class FsspecStore(Store):
         return True
 
     def quarantine(self, key: str) -> str:
-        moved = f"quarantine/{key.replace('/', '_')}@{time.time_ns()}"
+        moved = quarantine_key(key)
         self.put(moved, self.get(key))
         self.delete(key)
         return moved

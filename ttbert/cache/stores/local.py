@@ -20,7 +20,6 @@ import pwd
 import shlex
 import shutil
 import stat
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -30,8 +29,9 @@ from types import TracebackType
 from typing import BinaryIO
 
 from ...errors import FULL, CacheError, InputError, NoSpaceError, StoreReadOnly, StoreUnavailable, TtbertError
+from ...paths import is_folder
 from .mounts import find_mount, nearest_existing
-from .store import Capabilities, Entry, R, Store, T, check_key, is_key, is_temporary
+from .store import Capabilities, Entry, R, Store, T, check_key, is_key, is_temporary, quarantine_key
 
 _FORBIDDEN = {errno.EACCES, errno.EPERM}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -150,7 +150,7 @@ class LocalStore(Store):
         return True
 
     def quarantine(self, key: str) -> str:
-        moved = f"quarantine/{key.replace('/', '_')}@{time.time_ns()}"
+        moved = quarantine_key(key)
         source, target = self._path(key), self._path(moved)
         if self.head(key) is None:
             raise KeyError(key)
@@ -277,6 +277,8 @@ class LocalStore(Store):
             except FileNotFoundError:
                 continue
             except OSError as error:
+                if item.is_symlink():  # somebody's own, which leads nowhere for this user
+                    continue
                 raise self.explain(error, folder / item.name) from error
             if stat.S_ISREG(status.st_mode):
                 yield Entry(key, status.st_size, status.st_mtime)
@@ -358,7 +360,7 @@ class Draft:
                     raise StoreUnavailable(
                         f"{self._store.url} is on a file system without hard links, so nothing can be published there "
                         "exactly once",
-                        "choose a folder on a local disk or on NFS with --cache or TTBERT_CACHE",
+                        f"choose a folder on a local disk or on NFS with {self._store.chosen_with}",
                     ) from error
                 raise
             self._remove()
@@ -430,7 +432,7 @@ def _check_group(folder: Path, group: str) -> None:
         raise InputError(f"there is no group {group!r:.60} on this machine", "see `id` for yours") from None
     if os.geteuid() != 0 and wanted not in (*os.getgroups(), os.getegid()):
         raise InputError(f"you are not in the group {group}", "see `id` for yours, or ask who looks after this machine")
-    if not folder.is_dir():
+    if not is_folder(folder):
         return
     status, there = folder.stat(), shlex.quote(str(folder))
     if status.st_gid != wanted or status.st_mode & _SHARED & ~0o005 != _SHARED & ~0o005:

@@ -32,7 +32,7 @@ from ...errors import StoreReadOnly, StoreUnavailable, TtbertError
 from ...threads import check_wanted
 from .access import PATIENCE, Access, Connector, Patience
 from .pieces import PieceStream
-from .store import Capabilities, Entry, Store, check_key, is_key
+from .store import Capabilities, Entry, Store, check_key, is_key, quarantine_key
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
@@ -127,13 +127,13 @@ class ObjectStore(Store):
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         check_key(key)
         if length == 0:
-            return self._nothing(key, start)
+            return self._nothing(key)
         span: Any = {"offset": start} if length is None else (start, start + length)
         options: Any = {"range": span} if start or length is not None else {}
         try:
             return self._try(key, lambda: obstore.get(self._client, key, options=options).buffer().to_bytes())
         except _OutOfRange:
-            return self._nothing(key, start)
+            return self._nothing(key)
 
     def head(self, key: str) -> Entry | None:
         check_key(key)
@@ -160,7 +160,7 @@ class ObjectStore(Store):
 
     def quarantine(self, key: str) -> str:
         check_key(key)
-        moved = f"quarantine/{key.replace('/', '_')}@{time.time_ns()}"
+        moved = quarantine_key(key)
         self._try(key, lambda: obstore.copy(self._client, key, moved, overwrite=True), writing=True)
         self.delete(key)
         return moved
@@ -212,7 +212,7 @@ class ObjectStore(Store):
         except (KeyError, _OutOfRange):
             raise _changed(f"{self.url}/{key}") from None
 
-    def _nothing(self, key: str, start: int) -> bytes:
+    def _nothing(self, key: str) -> bytes:
         """The empty part of an object that is there."""
         if self.head(key) is None:
             raise KeyError(key)

@@ -20,6 +20,7 @@ no lock is needed.
 from __future__ import annotations
 
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _KEY = re.compile(r"(?:[A-Za-z0-9_%@:+=~,-][A-Za-z0-9._%@:+=~,-]*/)*[A-Za-z0-9_%@:+=~,-][A-Za-z0-9._%@:+=~,-]*")
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")
 _READINGS = 10
+_TOLD = 200
+"""Characters of a key that its name in quarantine has: a part of a key may have 255."""
 _LOOKS = 32
 """Questions to a store at a time. Each is mostly waiting for the network, and a BERT-large has 53 blobs."""
 T = TypeVar("T")
@@ -141,6 +144,11 @@ class Store(ABC):
 def is_key(text: str) -> bool:
     """Whether this can name an object: it leads nowhere else, and is no temporary file's name."""
     return len(text) <= 700 and _KEY.fullmatch(text) is not None and all(len(part) <= 255 for part in text.split("/"))
+
+
+def quarantine_key(key: str) -> str:
+    """A key for a damaged object in quarantine: new each time, and with the end of the object's own, which may be too long."""
+    return f"quarantine/{key.replace('/', '_')[-_TOLD:].lstrip('.')}@{time.time_ns()}"
 
 
 def is_temporary(key: str) -> bool:
