@@ -22,12 +22,21 @@ from .used import last_used
 _SHORTEST = 4
 """Characters of a digest that can stand for all of it."""
 
-_NAMES = re.compile(
-    r"(?:blobs|manifests|actions)/([0-9a-f]{2})/\1[0-9a-f]{62}"
-    r"|gc/[0-9a-f]{32}/.+|probes/[0-9a-f]{32}|leases/(?:[0-9a-f]{64}|clock)/.+|quarantine/.+@[0-9]+"
-    r"|(?:refs|signatures|used)/.+"  # whose names are looked at where they are read
-)
-"""The names that objects are given. Other programs have folders that are called blobs, refs or manifests, too."""
+_BY_DIGEST = r"([0-9a-f]{2})/\1[0-9a-f]{62}"
+_NAMES = {
+    folder: re.compile(f"{folder}/{name}")
+    for folder, name in {
+        "blobs": _BY_DIGEST,
+        "manifests": _BY_DIGEST,
+        "actions": _BY_DIGEST,
+        "gc": "(?:[0-9a-f]{32}|clock)/.+",
+        "probes": "[0-9a-f]{32}",
+        "leases": "(?:[0-9a-f]{64}|clock)/.+",
+        "quarantine": ".+@[0-9]+",
+    }.items()
+}
+"""The names that objects are given. Other programs have folders that are called blobs or manifests, too. Names in refs,
+signatures and used are looked at where they are read."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,8 @@ class Census:
 
     def below(self, folder: str) -> tuple[Entry, ...]:
         """The objects in a folder at the top, such as `blobs`; what others put there is none, and is left alone."""
-        return tuple(entry for entry in self._by_folder.get(folder, ()) if _NAMES.fullmatch(entry.key))
+        entries, names = self._by_folder.get(folder, ()), _NAMES.get(folder)
+        return tuple(entry for entry in entries if names.fullmatch(entry.key)) if names else entries
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
