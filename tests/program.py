@@ -86,6 +86,17 @@ def make_hook(folder: Path, code: str) -> Path:
     return folder
 
 
+HELD = """
+import os, sys, time
+def hold(event, arguments):
+    if event == "os.link":
+        open({told!r}, "w").close()
+        time.sleep(600)
+sys.addaudithook(hold)
+"""
+"""A hook: the first object that is published waits for ten minutes, which a file `told` tells."""
+
+
 def imported(done: Done) -> set[str]:
     """The modules that a process imported that ran with PYTHONPROFILEIMPORTTIME=1."""
     lines = (line for line in done.err.splitlines() if line.startswith("import time:"))

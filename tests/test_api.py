@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from program import environment, objects, ttbert
+from program import HELD, environment, make_hook, objects, ttbert
 
 from ttbert.api import Answer, TtbertError, load_model, open_reader
 from ttbert.demo.inputs import built_in_questions
@@ -98,6 +100,19 @@ def test_a_model_that_is_not_in_the_cache_is_converted_once(tmp_path: Path) -> N
     before = objects(folder)
     again = load_model("bundled", cache=str(folder), policy="bf16")
     assert first.digest == again.digest and first.manifest.policy == "bf16" and objects(folder) == before
+
+
+def test_ctrl_c_during_a_conversion_is_a_keyboard_interrupt(tmp_path: Path) -> None:
+    told, cache = tmp_path / "told", tmp_path / "cache"
+    env = environment(hook=make_hook(tmp_path / "hook", HELD.format(told=str(told))), TTBERT_CACHE=str(cache))
+    program = 'from ttbert.api import load_model\ntry: load_model("bundled")\nexcept KeyboardInterrupt: print("left")'
+    with subprocess.Popen([sys.executable, "-c", program], env=env, stdout=subprocess.PIPE, text=True) as process:
+        while not told.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=100)[0] == "left\n"
+    assert not [key for key in objects(cache) if ".tmp-" in key or key.startswith("leases/")]
 
 
 def test_the_cache_is_the_one_that_variables_and_settings_name(

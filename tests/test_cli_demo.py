@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from program import NO_SOCKETS, command, environment, imported, make_hook, objects, ttbert
+from program import HELD, NO_SOCKETS, command, environment, imported, make_hook, objects, ttbert
 
 from ttbert.cache.cache import open_cache
 from ttbert.cache.refs import Ref
@@ -202,16 +202,6 @@ def test_a_service_that_has_no_home_gets_its_answers(tiny_folder: Path, tiny_cac
 def test_what_is_not_there_and_may_not_be_published_is_not_announced(tiny_folder: Path, tmp_path: Path) -> None:
     arguments = ("demo", "--model", tiny_folder, "--batch", "1", "--cache", tmp_path / "cache", "--read-only")
     ttbert(*arguments).failed_at_once(9, f"is not in the cache {tmp_path / 'cache'}, which is used for reading only here")
-
-
-HELD = """
-import os, sys, time
-def hold(event, arguments):
-    if event == "os.link":
-        open({told!r}, "w").close()
-        time.sleep(600)
-sys.addaudithook(hold)
-"""
 
 
 @pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["the process", "its group, as Ctrl-C does"])

@@ -13,7 +13,7 @@ from .boards import AUTO, BOARDS, CPU
 from .cache.places import user_places
 from .convert.supply import supply_model
 from .convert.wanted import Wanted
-from .errors import InputError, TtbertError
+from .errors import InputError, Interrupted, ReportedError, TtbertError
 from .recipe.policy import FLOAT32, POLICIES, PRECISIONS
 from .runtime import reader
 from .runtime.loader import CachedModel
@@ -44,7 +44,12 @@ def load_model(
     places = user_places(*(None if each is None else fspath(each) for each in (cache, local)))
     wanted = Wanted(fspath(model), revision, policy, offline)
     opened = places.open(offline)
-    cached = supply_model(wanted, opened, places.options(), on_miss=lambda plan: None)
+    try:
+        cached = supply_model(wanted, opened, places.options(), on_miss=lambda plan: None)
+    except ReportedError as error:
+        if error.exit_code == Interrupted.exit_code:  # with this process, by one Ctrl-C
+            raise KeyboardInterrupt from error
+        raise
     opened.fetch_as_read(cached, wanted.ref)
     return CachedModel(opened, cached)
 
