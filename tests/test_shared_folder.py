@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import shlex
@@ -14,7 +15,7 @@ from models import TINY, open_local, publish
 
 from ttbert.cache.lock import machine_lock
 from ttbert.cache.stores.local import LocalStore, open_folder
-from ttbert.errors import InputError
+from ttbert.errors import CacheError, InputError
 
 GROUP = "daemon" if os.geteuid() == 0 else grp.getgrgid(os.getegid()).gr_name
 KEY = "blobs/aa/one"
@@ -143,3 +144,21 @@ def open_folder_cache(root: Path, group: str | None = None):  # type: ignore[no-
     from ttbert.cache.cache import Cache
 
     return Cache(open_folder(root, group))
+
+
+def test_who_may_write_in_the_folder_too_cannot_have_files_elsewhere_opened_to_others(tmp_path: Path) -> None:
+    """By putting a link in the place of a file that is on its way."""
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    secret.chmod(0o600)
+    root = tmp_path / "shared"
+    root.mkdir()
+    root.chmod(0o777)
+    with LocalStore(root).draft("blobs/aa/one", 1) as draft:
+        draft.write(b"1")
+        (temporary,) = (root / "blobs/aa").iterdir()
+        temporary.unlink()
+        temporary.symlink_to(secret)
+        with contextlib.suppress(CacheError):
+            draft.publish()
+    assert secret.stat().st_mode & 0o777 == 0o600 and secret.read_text() == "mine"

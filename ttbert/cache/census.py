@@ -61,8 +61,8 @@ class Census:
 
     @property
     def is_there(self) -> bool:
-        """Whether a cache is there: once a model was, the history of its name stays. Files of others make none."""
-        return bool(self.histories or self.blobs or self.manifests or self.actions)
+        """Whether a cache is there, be it one that is just begun. Files of others make none."""
+        return bool(self.histories) or any(map(self.below, ("blobs", "manifests", "actions", "leases", "gc", "quarantine")))
 
     @cached_property
     def blobs(self) -> dict[str, Entry]:

@@ -97,7 +97,7 @@ def gc_command(
     elif plan.deletes and not dry_run:
         say(f"freed {size_text(freed)}")
     if not dry_run and freed < sum(waste.entry.size for waste in _deleted(plan)):
-        tell("note: the rest stays: it was used, named or published since it was condemned, or so its age by the clock says")
+        tell("note: the rest stays: unless a warning says why, it is newer than its sentence, by the clock, or in use again")
     if plan.broken:
         _explain(plan)
         click.get_current_context().exit(IntegrityError.exit_code)

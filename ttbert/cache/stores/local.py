@@ -191,8 +191,8 @@ class LocalStore(Store):
         path = self.root / ".locks" / name
         with contextlib.suppress(OSError):
             self._make_folder(path.parent)
-            path.touch(exist_ok=False)
-            self.share(path, 0o666)
+            with path.open("xb") as file:
+                self.share(file.fileno(), 0o666)
         return path
 
     def _path(self, key: str) -> Path:
@@ -235,24 +235,28 @@ class LocalStore(Store):
                 if not (stat.S_ISDIR(found) or (stat.S_ISLNK(found) and each.is_dir())):
                     raise
                 continue  # made by somebody else, and theirs
-            if each == self.root:
-                self._found()
-            elif each.is_relative_to(self.root):
-                self.share(each, 0o3777)
+            with _open_folder(each, os.O_NOFOLLOW) as made:
+                if each == self.root:
+                    self._found(made)
+                elif each.is_relative_to(self.root):
+                    self.share(made, 0o3777)
             _sync_folder(each.parent)
 
-    def _found(self) -> None:
+    def _found(self, made: int) -> None:
         """Give the folder of the store, just made, to the group that it is to be shared with."""
         if self._group:
-            os.chown(self.root, -1, grp.getgrnam(self._group).gr_gid)
-            self.root.chmod(_SHARED)
+            os.fchown(made, -1, grp.getgrnam(self._group).gr_gid)
+            os.fchmod(made, _SHARED)
 
-    def share(self, made: Path, bits: int) -> None:
-        """Let those use a new file or folder who may use the store."""
+    def share(self, made: int, bits: int) -> None:
+        """Let those use a new file or folder, which is open, who may use the store.
+
+        By its path it might be another one by now: who may write there, too, can put a link in its place.
+        """
         mode = self.root.stat().st_mode & bits
-        if stat.S_IMODE(made.stat().st_mode) != mode:
+        if stat.S_IMODE(os.fstat(made).st_mode) != mode:
             with contextlib.suppress(PermissionError):  # a file system that has no modes
-                made.chmod(mode)
+                os.fchmod(made, mode)
 
     def _walk(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
         """Files below a folder by their keys, in the order of these; one that vanishes meanwhile is left out."""
@@ -344,9 +348,9 @@ class Draft:
         One that is not `lasting` may be gone after a power cut, or damaged, until the store's `sync` of it is done.
         """
         with self._explained():
-            self._store.share(self._temporary, 0o666)
+            self._store.share(self._file.fileno(), 0o666)
             if self._is_synced:
-                os.utime(self._temporary)  # the age of an object begins when it is published
+                os.utime(self._file.fileno())  # the age of an object begins when it is published
             elif lasting:
                 os.fsync(self._file.fileno())
             if os.fstat(self._file.fileno()).st_size != self._size:
@@ -459,9 +463,15 @@ def _sync_name(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with _open_folder(folder) as descriptor:
         os.fsync(descriptor)
+
+
+@contextmanager
+def _open_folder(folder: Path, flags: int = 0) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | flags)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
 
