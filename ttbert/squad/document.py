@@ -36,9 +36,26 @@ def read_document(path: Path) -> dict[str, Any]:
         document = json.loads(found.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{found} cannot be read: {error}", hint) from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+    if not _is_result(document):
         raise InputError(f"{found} is not a result that this version of ttbert reads", hint)
-    return document
+    return document  # type: ignore[no-any-return]
+
+
+def _is_result(document: Any) -> bool:
+    """Whether it has all that a comparison looks at."""
+    try:
+        provenance, questions = document["provenance"], document["questions"]
+        texts = [provenance["data"]["digest"], *(provenance[name] for name in ("model", "policy", "board"))]
+        texts += [each[name] for each in questions for name in ("id", "answer")]
+        numbers = [each[name] for each in questions for name in ("exact", "f1", "null_score")]
+        numbers.append(provenance["data"]["questions"])
+        return (
+            document["schema"] == SCHEMA
+            and all(isinstance(each, str) for each in texts)
+            and all(type(each) in (int, float) for each in numbers)
+        )
+    except (LookupError, TypeError):
+        return False
 
 
 def write_json(path: Path, document: object) -> None:
