@@ -20,11 +20,11 @@ def python_command(program: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}\n{program}", *arguments]
 
 
-def end_with(parent: int) -> None:
-    """Have this process interrupted when the thread of `parent`, a process's number, that started it has ended, however it did.
+def end_with(parent: int, how: int = signal.SIGINT) -> None:
+    """Have this process get a signal once the thread that started it has ended, however it did; `parent` is its process.
 
-    For a process in a session of its own, which nothing else would tell.
+    For a process in a session of its own, which nothing else would tell, or one that no usual signal ends.
     """
-    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGINT)
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, how)
     if os.getppid() != parent:  # it ended before that
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), how)
