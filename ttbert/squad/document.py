@@ -59,11 +59,12 @@ def _is_result(document: Any) -> bool:
 
 
 def write_json(path: Path, document: object) -> None:
+    """Replace a file by a document, as `write_text` does."""
     write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file at once, so that nobody reads half of one."""
+    """Replace a file, or make it and its folder, so that nobody reads half of one. NoSpaceError or StoreReadOnly where not."""
     try:
         replace_file(path, text.encode())
     except OSError as error:
