@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import Progress, passage, plain, say, show, styled, table, tell
-from ..errors import CacheError, InputError, NotCached
+from ..errors import InputError, NoSpaceError, NotCached, StoreUnavailable
 from ..text import count_text, size_text
 from .options import (
     batch_option,
@@ -121,7 +121,7 @@ def convert_command(
     if not conversion.hit:
         try:
             cache.fetch(conversion.cached, conversion.ref)  # its blobs are on this machine: now what leads to them is, too
-        except CacheError as error:  # what was asked for is done all the same
+        except (NoSpaceError, StoreUnavailable) as error:  # what was asked for is done all the same
             tell(f"warning: {error.message}; the model is in {cache.store.url}, and not whole here")
     _report_conversion(conversion, cache, time.perf_counter() - started, as_json)
 
