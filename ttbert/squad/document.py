@@ -66,7 +66,7 @@ def write_json(path: Path, document: object) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replace a file, or make it and its folder, so that nobody reads half of one. NoSpaceError or StoreReadOnly where not."""
     try:
-        replace_file(path, text.encode())
+        replace_file(path, text.encode("utf-8", "backslashreplace"))  # the name of a file of questions need not be Unicode
     except OSError as error:
         kind = NoSpaceError if error.errno in FULL else StoreReadOnly
         raise kind(f"{path} cannot be written: {error.strerror}", "make room, or choose another folder") from error
