@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -25,6 +24,8 @@ def end_with(parent: int, how: int = signal.SIGINT) -> None:
 
     For a process in a session of its own, which nothing else would tell, or one that no usual signal ends.
     """
+    import ctypes  # which the process that starts others does without
+
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, how)
     if os.getppid() != parent:  # it ended before that
         os.kill(os.getpid(), how)
