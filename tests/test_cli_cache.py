@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -150,6 +151,18 @@ def test_ls_tells_sizes_and_what_is_shared(root: Path) -> None:
         (str(TINY), 6021, 3000, "complete"),
         (str(OTHER), 7021, 4000, "complete"),
     ]
+
+
+def test_a_file_that_is_to_be_written_in_ten_thousand_years_is_listed(small_disk: Path) -> None:
+    """As whoever may write to a shared folder can say; on btrfs, ZFS and tmpfs it is kept."""
+    root = small_disk / "cache"
+    cache = open_local(root)
+    publish(cache)
+    (entry,) = cache.store.list("refs")
+    os.utime(root / entry.key, (1e12, 1e12))
+    assert [row["last_used"] for row in run(root, "ls", "--json").succeeded().document] == ["9999-12-31"]
+    run(root, "show", "tiny").succeeded()
+    run(root, "gc", "--max-size", "0", "--yes").succeeded()
 
 
 def test_ls_sorts(root: Path) -> None:

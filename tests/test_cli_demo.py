@@ -223,7 +223,29 @@ def test_an_interrupted_demo_leaves_nothing_of_the_conversion_it_began(
         send(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=100)
     assert (process.returncode, out, err.count(b"interrupted;"), b"Traceback" in err) == (130, b"", 1, False), err
-    assert not [key for key in objects(cache) if ".tmp-" in key or key.startswith("leases/")]
+    assert not _of_conversions(cache)
+
+
+def test_a_demo_that_is_killed_leaves_nothing_of_the_conversion_it_began(tiny_folder: Path, tmp_path: Path) -> None:
+    told, cache = tmp_path / "told", tmp_path / "cache"
+    hook = make_hook(tmp_path / "hook", HELD.format(told=str(told)))
+    with subprocess.Popen(
+        command("demo", "--model", tiny_folder, "--cache", cache), env=environment(hook=hook), stderr=subprocess.DEVNULL
+    ) as process:
+        while not told.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    deadline = time.monotonic() + 60
+    while _of_conversions(cache):
+        assert time.monotonic() < deadline, "the conversion is still at work"
+        time.sleep(0.05)
+
+
+def _of_conversions(cache: Path) -> list[str]:
+    """What a conversion that is at work has in a cache, or one that was killed."""
+    found = [f"{folder}/{name}" for folder, _, names in os.walk(cache) for name in names]
+    return [path for path in found if "/.tmp-" in path or path.startswith(f"{cache}/leases/")]
 
 
 def test_offline_without_the_default_model_names_the_bundled_one(tmp_path: Path) -> None:

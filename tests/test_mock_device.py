@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ttbert.child import python_command
 from ttbert.errors import BoardError, DeviceError
 from ttbert.runtime import device
 from ttbert.runtime.mock import MOCK_BOARDS, mock_environment, temporary_mock_environment
@@ -271,9 +272,6 @@ def test_waiting_for_another_process_is_cut_short() -> None:
 
 def test_who_interrupts_the_question_leaves_no_process_that_waits_for_the_device(tmp_path: Path) -> None:
     told = tmp_path / "pid"
-    waits = (
-        f"[__import__('pathlib').Path({str(told)!r}).write_text(str(__import__('os').getpid())), __import__('time').sleep(600)]"
-    )
 
     def interrupt() -> None:
         while not (told.exists() and told.read_text()):
@@ -283,10 +281,31 @@ def test_who_interrupts_the_question_leaves_no_process_that_waits_for_the_device
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        device._ask(waits, 300)
+        device._ask(_long_question(told), 300)
     thread.join()
+    _wait_until_it_ends(int(told.read_text()))
+
+
+def test_who_is_killed_over_the_question_leaves_no_process_either(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    asks = f"from ttbert.runtime import device\ndevice._ask({_long_question(told)!r}, 300)"
+    with subprocess.Popen(python_command(asks)) as process:
+        while not (told.exists() and told.read_text()):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    _wait_until_it_ends(int(told.read_text()))
+
+
+def _long_question(told: Path) -> str:
+    """One that takes ten minutes, after the process that answers it has told its number."""
+    tell = f"__import__('pathlib').Path({str(told)!r}).write_text(str(__import__('os').getpid()))"
+    return f"[{tell}, __import__('time').sleep(600)]"
+
+
+def _wait_until_it_ends(pid: int) -> None:
     deadline = time.monotonic() + 60
-    while _is_running(int(told.read_text())):
+    while _is_running(pid):
         assert time.monotonic() < deadline, "the process is still there"
         time.sleep(0.05)
 

@@ -11,6 +11,8 @@ import tiny
 from models import open_local, publish
 from program import Done, command, environment, objects, ttbert
 
+from ttbert.cache.refs import Ref
+
 
 def run_with(streams: str, *arguments: object) -> Done:
     """The command with its streams redirected in the shell's words, and buffered as they are for most users."""
@@ -29,6 +31,22 @@ def test_a_result_that_does_not_fit_on_the_disk_is_an_error_of_two_lines(json: t
     publish(open_local(tmp_path))
     run_with(">/dev/full", "cache", "ls", "--cache", tmp_path, *json).failed_at_once(10, "no space left")
     run_with(">/dev/full", "cache", "show", "nope", "--cache", tmp_path, *json).failed_at_once(2, "is called 'nope'")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8", "utf-8:strict", "ascii"])
+def test_what_the_terminal_has_no_letters_for_is_written_as_an_escape(encoding: str, tmp_path: Path) -> None:
+    """Names of others in a shared cache, and folders whose names are no text."""
+    name, root = "local/\N{CYRILLIC SMALL LETTER ZHE}\N{GRINNING FACE}", tmp_path / "b\udcff"
+    publish(open_local(root), Ref(name, None, "bfp8"), repo=name)
+
+    def run(*arguments: str) -> Done:
+        return ttbert("cache", *arguments, "--cache", root, PYTHONIOENCODING=encoding).succeeded()
+
+    (row,) = run("ls", "--json").document
+    assert (row["ref"], row["repo"]) == (f"{name}:bfp8", name)
+    assert run("info", "--json").document["cache"] == str(root)
+    for verb in (("ls",), ("info",), ("show", row["manifest"]), ("verify",)):
+        assert run(*verb).out
 
 
 def test_a_reader_that_is_gone_is_told_nothing(tmp_path: Path) -> None:

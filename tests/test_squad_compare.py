@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from ttbert.errors import AccuracyError, InputError
 from ttbert.squad.compare import bootstrap, compare_documents, logits_correlation
+from ttbert.squad.document import SCHEMA, read_document
 
 
 def result(name: str, rows: list[tuple[str, str, float]], digest: str = "blake3:1", total: int = 3) -> dict[str, Any]:
@@ -47,6 +50,25 @@ def test_only_questions_of_both_count() -> None:
         compare_documents(FIRST, result("other", [("z", "", 1.0)]))
     with pytest.raises(InputError, match="different data"):
         compare_documents(FIRST, result("other", [("a", "", 1.0)], "blake3:2"))
+
+
+def test_a_file_that_lacks_what_is_compared_is_no_result(tmp_path: Path) -> None:
+    path, whole = tmp_path / "run.json", {**FIRST, "schema": SCHEMA}
+    path.write_text(json.dumps(whole))
+    assert read_document(tmp_path) == whole
+    for part, names in (
+        (lambda found: found, ("schema", "provenance", "questions")),
+        (lambda found: found["provenance"], ("model", "policy", "board", "data")),
+        (lambda found: found["provenance"]["data"], ("digest", "questions")),
+        (lambda found: found["questions"][1], ("id", "answer", "exact", "f1", "null_score")),
+    ):
+        for name in names:
+            for odd in (None, [1]):
+                damaged = json.loads(json.dumps(whole))
+                part(damaged)[name] = odd
+                path.write_text(json.dumps(damaged))
+                with pytest.raises(InputError, match="is not a result that this version of ttbert reads"):
+                    read_document(path)
 
 
 @settings(max_examples=20, deadline=None)

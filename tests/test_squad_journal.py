@@ -94,6 +94,11 @@ def test_a_run_whose_end_cannot_be_noted_is_told_how_to_go_on(tmp_path: Path) ->
     assert "--resume" in caught.value.hint
 
 
+def test_a_result_of_questions_in_a_file_whose_name_is_no_text_is_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"source": "b\udcff.json"})
+    assert json.loads((tmp_path / "run.json").read_bytes()) == {"source": "b\udcff.json"}
+
+
 def test_a_full_disk_leaves_the_file_that_was_there_and_nothing_of_the_new_one(small_disk: Path) -> None:
     path = small_disk / "run.json"
     write_json(path, ["old"])

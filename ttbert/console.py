@@ -6,6 +6,8 @@ elsewhere.
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import logging
 import os
@@ -36,18 +38,23 @@ _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 
 
 def open_streams() -> None:
-    """Put /dev/null where the shell left nothing, as with `2>&-`.
+    """Have each of the three be there, and results be written whatever is in them.
 
-    The next file to be opened would get that number, and all that libraries print there.
+    Where the shell left nothing, as with `2>&-`, the next file to be opened would get that number, and all that libraries
+    print there. What the encoding of stdout does not have, such as a model's Cyrillic name in Latin-1, becomes an escape, as
+    on stderr.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def show(document: object) -> None:
-    """A result as JSON, on stdout."""
-    say(json.dumps(document, indent=2, ensure_ascii=False))
+    """A result as JSON, on stdout; all in ASCII unless that is UTF-8, as whoever reads it may take it to be."""
+    is_unicode = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
+    say(json.dumps(document, indent=2, ensure_ascii=not is_unicode))
 
 
 def show_result(document: dict[str, Any], failure: TtbertError | None) -> None:

@@ -23,8 +23,11 @@ WIDEST_GRID = 8
 
 ARCHITECTURES = ("BertForQuestionAnswering", "BertModel")
 
-_TOO_MANY = 1 << 24
-"""Layers, words or units that no model has."""
+_MOST_LAYERS = 1000
+"""More than any model has. For each of them there are tensors to be planned, before one of the checkpoint is looked at."""
+
+_MOST = (1 << 24) - 1
+"""More words or units than any model has."""
 
 _ABSENT: dict[str, Any] = {
     "position_embedding_type": "absolute",
@@ -94,7 +97,7 @@ def parse_config(content: bytes, where: str) -> BertShape:
         raise CheckpointError(f"{where} is not a JSON object", "download the checkpoint again")
     shape = BertShape(
         architecture=_architecture(config, where),
-        layers=_count(config, "num_hidden_layers", where),
+        layers=_count(config, "num_hidden_layers", where, _MOST_LAYERS),
         hidden=_count(config, "hidden_size", where),
         heads=_count(config, "num_attention_heads", where),
         intermediate=_count(config, "intermediate_size", where),
@@ -147,10 +150,10 @@ def _check_widths(shape: BertShape, where: str) -> None:
             )
 
 
-def _count(config: dict[str, Any], name: str, where: str) -> int:
+def _count(config: dict[str, Any], name: str, where: str, most: int = _MOST) -> int:
     value = config.get(name)
-    if type(value) is not int or not 0 < value < _TOO_MANY:
-        what = f"{name} is {value!r:.80}, not a whole number from 1 to {_TOO_MANY - 1:,}"
+    if type(value) is not int or not 0 < value <= most:
+        what = f"{name} is {value!r:.80}, not a whole number from 1 to {most:,}"
         raise CheckpointError(f"{where}: {what}", "is it the config.json of a BERT?")
     return value
 

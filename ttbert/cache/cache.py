@@ -198,9 +198,11 @@ class Cache:
         return self.manifest(latest.means.manifest) if latest.means else None
 
     def read_ref(self, ref: Ref) -> RefEntry | None:
+        """What a ref means, whoever says so, to be looked at; errors as of `refs.read_entry`, None where it is not known."""
         return refs.read_ref(self.store, ref)
 
     def list_refs(self) -> Iterator[Ref]:
+        """Every ref that has a history, those that were removed among them."""
         return refs.list_refs(self.store)
 
     def to_fetch(self, manifest: Manifest) -> dict[Digest, int]:

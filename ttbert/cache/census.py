@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from functools import cached_property, partial
 
 from ..errors import CacheError, InputError, NotCached
@@ -37,6 +38,8 @@ _NAMES = {
 }
 """The names that objects are given. Other programs have folders that are called blobs or manifests, too. Names in refs,
 signatures and used are looked at where they are read."""
+
+_LAST_SECOND = datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone.utc).timestamp()
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,10 @@ class Census:
         named = self.entries.get(entry_key(model.ref, self.newest(folder)))
         loaded = self._stamps.get(model.entry.manifest, 0.0) if model.entry else 0.0
         return max(loaded, named.modified if named else 0.0)
+
+    def last_day(self, model: Model) -> str:
+        """The day until whose end that is, in UTC, as 2026-11-27; the last one of all where a file's age is out of range."""
+        return f"{datetime.fromtimestamp(min(self.last_used(model) - 1, _LAST_SECOND), timezone.utc):%Y-%m-%d}"
 
     @cached_property
     def histories(self) -> dict[str, list[int]]:

@@ -99,6 +99,7 @@ class Fields:
         return value
 
     def digest(self, name: str) -> Digest:
+        """A digest of either kind, as of a checkpoint's file."""
         try:
             return Digest.parse(self.take(name, str))
         except ValueError as error:
@@ -116,6 +117,7 @@ class Fields:
         return [Fields(each, f"{self.where}: {name}[{i}]") for i, each in enumerate(self.take(name, list))]
 
     def object(self, name: str) -> Fields:
+        """The fields of an object in this one, to be taken and `done` with in turn."""
         return Fields(self.take(name, dict), f"{self.where}: {name}")
 
     def strings(self, name: str) -> Mapping[str, str]:
@@ -151,4 +153,5 @@ class Fields:
             raise self.wrong(f"{name!r} holds control characters: {text!r:.60}")
 
     def wrong(self, what: str) -> IntegrityError:
+        """The error for what is wrong with this object, to be raised."""
         return IntegrityError(f"{self.where}: {what}", "run `ttbert cache verify --repair`, or use a newer ttbert")

@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 from ..errors import CacheError, IncompatibleError, IntegrityError
 from .cache import Cache, action_key, blob_key, manifest_key
@@ -174,7 +173,7 @@ def _give_up(
         folder, last = model.ref.folder, census.last_used(model)
         if folder not in used or last > now or not scope.has(folder):
             continue
-        day = f"{datetime.fromtimestamp(last - 1, timezone.utc):%Y-%m-%d}"
+        day = census.last_day(model)
         if limits.older_than is not None and now - last >= limits.older_than:
             reason = f"of {model.ref}, last used on {day}"
         elif limits.max_size is not None and size > limits.max_size:

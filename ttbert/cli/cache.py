@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import asdict, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -373,7 +372,7 @@ def _model_row(model: Model, census: Census) -> dict[str, Any]:
         "bytes": _size(model),
         "own_bytes": census.own_size(model.cached) if model.cached else 0,
         "created": _created(model),
-        "last_used": f"{datetime.fromtimestamp(census.last_used(model) - 1, timezone.utc):%Y-%m-%d}",
+        "last_used": census.last_day(model),
         "state": model.problem or "complete",
     }
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import Progress, passage, plain, say, show, styled, table, tell
-from ..errors import CacheError, InputError, NotCached
+from ..errors import InputError, NoSpaceError, NotCached, StoreUnavailable
 from ..text import count_text, size_text
 from .cache import note_beginning
 from .options import (
@@ -192,7 +192,7 @@ def _keep_copy(conversion: Conversion, cache: Cache) -> None:
     """Have what was published here, too: its blobs are, as far as there was room, and what leads to them comes now."""
     try:
         cache.fetch(conversion.cached, conversion.ref)
-    except CacheError as error:  # what was asked for is done all the same
+    except (NoSpaceError, StoreUnavailable) as error:  # what was asked for is done all the same
         tell(f"warning: {error.message}; the model is in {cache.store.url}, and not whole here")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -67,7 +68,8 @@ def _convert_elsewhere(wanted: Wanted, places: Sequence[str]) -> None:
         options += ["--revision", wanted.revision]
     if wanted.offline:
         options.append("--offline")
-    command = python_command("from ttbert.__main__ import main; main()", "convert", *options, "--", wanted.model)
+    program = f"from ttbert.child import end_with; end_with({os.getpid()}); from ttbert.__main__ import main; main()"
+    command = python_command(program, "convert", *options, "--", wanted.model)
     # In a session of its own, where Ctrl-C does not reach it: it is interrupted once, by this process, and ends in good order.
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
         try:

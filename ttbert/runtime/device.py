@@ -10,7 +10,9 @@ its own, which can be ended where TT-NN waits for ever (`probe`); `open_device` 
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -168,8 +170,12 @@ def open_device(command_queues: int = 1) -> Iterator[Any]:
 
 def _ask(expression: str, seconds: float) -> Any:
     """The value of an expression of TT-NN, found in a process of its own with this one's devices."""
-    # TT-NN loads torch where it is installed, which takes ten times as long as all the rest.
-    program = f"import json, sys\nsys.modules['torch'] = None\nimport ttnn\nprint('\\nanswer:' + json.dumps({expression}))"
+    # TT-NN waits for a device in a way that only SIGKILL ends. And it loads torch where that is installed, which takes ten
+    # times as long as all the rest.
+    program = (
+        f"import json, sys\nfrom ttbert.child import end_with\nend_with({os.getpid()}, {int(signal.SIGKILL)})\n"
+        f"sys.modules['torch'] = None\nimport ttnn\nprint('\\nanswer:' + json.dumps({expression}))"
+    )
     settings = {"TT_METAL_LOGGER_LEVEL": "warning", "LOGURU_LEVEL": "ERROR"}  # some causes are in the log alone
     process = subprocess.Popen(
         python_command(program),
@@ -197,4 +203,4 @@ def _ask(expression: str, seconds: float) -> Any:
         raise device_error(text.rpartition("RuntimeError: ")[2] if "RuntimeError: " in text else text)
     finally:
         clock.cancel()
-        process.kill()  # nothing where it has ended; one that waits for a device does not end by the user's Ctrl-C
+        process.kill()  # nothing where it has ended

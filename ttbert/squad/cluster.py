@@ -69,6 +69,7 @@ class Worker:
         return describe_machine(subject, self._runtime)
 
     def run(self, batch: Batch) -> tuple[Logits, Logits, float]:
+        """Start and end logits, each (rows, tokens), and the seconds in which the model was busy with them."""
         begun = time.perf_counter()
         starts, ends = self._runtime.run(batch)
         return np.ascontiguousarray(starts), np.ascontiguousarray(ends), time.perf_counter() - begun
@@ -171,6 +172,7 @@ class Cluster:
         self.loading = time.perf_counter() - started
 
     def stream(self, jobs: Iterable[Job]) -> Iterator[Ran]:
+        """Every batch once, as they become ready; ClusterError when the last worker is lost, and what a worker raises."""
         todo = iter(jobs)
         again: deque[Job] = deque()
         free = deque(self._slots * _UNDER_WAY)

@@ -36,19 +36,37 @@ def read_document(path: Path) -> dict[str, Any]:
         document = json.loads(found.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{found} cannot be read: {error}", hint) from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+    if not _is_result(document):
         raise InputError(f"{found} is not a result that this version of ttbert reads", hint)
-    return document
+    return document  # type: ignore[no-any-return]
+
+
+def _is_result(document: Any) -> bool:
+    """Whether it has all that a comparison looks at."""
+    try:
+        provenance, questions = document["provenance"], document["questions"]
+        texts = [provenance["data"]["digest"], *(provenance[name] for name in ("model", "policy", "board"))]
+        texts += [each[name] for each in questions for name in ("id", "answer")]
+        numbers = [each[name] for each in questions for name in ("exact", "f1", "null_score")]
+        numbers.append(provenance["data"]["questions"])
+        return (
+            document["schema"] == SCHEMA
+            and all(isinstance(each, str) for each in texts)
+            and all(type(each) in (int, float) for each in numbers)
+        )
+    except (LookupError, TypeError):
+        return False
 
 
 def write_json(path: Path, document: object) -> None:
+    """Replace a file by a document, as `write_text` does."""
     write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file at once, so that nobody reads half of one."""
+    """Replace a file, or make it and its folder, so that nobody reads half of one. NoSpaceError or StoreReadOnly where not."""
     try:
-        replace_file(path, text.encode())
+        replace_file(path, text.encode("utf-8", "backslashreplace"))  # the name of a file of questions need not be Unicode
     except OSError as error:
         kind = NoSpaceError if error.errno in FULL else StoreReadOnly
         raise kind(f"{path} cannot be written: {error.strerror}", "make room, or choose another folder") from error

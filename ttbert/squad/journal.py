@@ -58,6 +58,7 @@ class Record:
 
     @classmethod
     def parse(cls, number: int, payload: bytes) -> Record:
+        """The record of a payload, whose digest is right."""
         (rows,) = struct.unpack_from("<I", payload)
         places = tuple((int(a), int(b), int(c)) for a, b, c in np.frombuffer(payload, "<u4", 3 * rows, 4).reshape(rows, 3))
         cuts = np.cumsum([tokens for _, _, tokens in places] * 2)[:-1]
