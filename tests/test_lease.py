@@ -274,4 +274,6 @@ def test_a_holder_whom_this_user_cannot_see_is_not_taken_for_dead(shared_folder:
     mount = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", mount, "sh", *python_command(HIDDEN, str(folder))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    if done.stderr.startswith(("unshare:", "mount:")):
+        pytest.skip(f"needs the right to mount /proc: {done.stderr.strip()}")
     assert done.stdout == "what the other one made False\n", done.stderr
