@@ -16,10 +16,21 @@ from models import COMMIT, files
 
 from ttbert.cache.digest import Digest, blake3_of
 from ttbert.cache.history import read_log
-from ttbert.cache.refs import LogEntry, Ref, RefEntry, key_in, list_refs, move_ref, parse_ref, read_latest, read_ref
+from ttbert.cache.refs import (
+    LogEntry,
+    Ref,
+    RefEntry,
+    entry_numbers,
+    key_in,
+    list_refs,
+    move_ref,
+    parse_ref,
+    read_latest,
+    read_ref,
+)
 from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.stores.store import Entry, is_key
-from ttbert.errors import InputError, IntegrityError
+from ttbert.errors import CacheError, InputError, IntegrityError
 
 HUB = Ref("someone/bert-large", "main", "bfp8")
 ONE, TWO = blake3_of(b"one"), blake3_of(b"two")
@@ -288,6 +299,22 @@ def test_a_name_that_would_steer_the_terminal_is_none_whoever_wrote_it(store: Lo
         store.put(key_in(planted, 1), LogEntry(planted, 1, None, None, "2026-01-01T00:00:00+00:00").to_bytes())
     move(store, HUB, ONE)
     assert list(list_refs(store)) == [HUB]
+
+
+@pytest.mark.parametrize("digits", [13, 18, 255])
+def test_a_number_that_no_history_reaches_is_none_and_does_not_block_the_name(store: LocalStore, digits: int) -> None:
+    move(store, HUB, ONE)
+    store.put(f"{HUB.folder}/{'9' * digits}", b"planted")
+    assert meaning(store, HUB) == ONE
+    move(store, HUB, TWO)
+    assert meaning(store, HUB) == TWO and entry_numbers(store, HUB) == [1, 2]
+
+
+def test_after_the_last_number_of_all_a_name_is_not_moved_in_vain(store: LocalStore) -> None:
+    store.put(key_in(HUB.folder, 10**12 - 1), b"planted")
+    with pytest.raises(CacheError, match="no number for another entry") as caught:
+        move(store, HUB, ONE)
+    assert "remove it" in caught.value.hint
 
 
 @given(st.text(max_size=40), st.none() | st.text(max_size=40), st.sampled_from(["bfp8", "bf16", "exact_1"]))

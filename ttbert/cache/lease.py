@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import random
+import re
 import threading
 import time
 import uuid
@@ -37,6 +38,8 @@ LASTS = 30.0
 """Seconds without a renewal after which a holder is taken for dead."""
 _POLL = 1.0
 _LARGEST = 10_000
+_NUMBER = re.compile(r"[0-9]{8,12}")
+"""Of a renewal: of one a second, there would be enough for thirty thousand years."""
 _PIDS = (1 << 22) + 1
 """More than any number of a process on Linux."""
 
@@ -86,7 +89,7 @@ def leased(
 
 def is_held(key: str) -> bool:
     """Whether an object below `leases/` says that somebody is at work."""
-    return key.rpartition("/")[2].isdecimal()
+    return _NUMBER.fullmatch(key.rpartition("/")[2]) is not None
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ _STEERING = r"\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\ud
 """What would steer the terminal that a name is printed on, or cannot be printed: no name holds any of it."""
 
 _TEXT = re.compile(rf"(?P<name>[^@:\s{_STEERING}]+)(?:@(?P<revision>[^:\s{_STEERING}]+))?(?::(?P<policy>[a-z0-9_]+))?")
-_NUMBER = re.compile(r"[0-9]{8}|[1-9][0-9]{8,}")
+_NUMBER = re.compile(r"[0-9]{8}|[1-9][0-9]{8,11}")
+"""An entry's number as its key has it: with more digits than any history gets, it would be the last for ever."""
 LARGEST_ENTRY = 64 << 10
 """Bytes that an entry may have."""
 _TRIES = 100
@@ -226,6 +227,11 @@ def move_ref(
         if after is not None and last != after:
             return None
         latest, before, number = None, None, last + 1
+        if not _NUMBER.fullmatch(f"{number:08d}"):
+            raise CacheError(
+                f"{ref} cannot be moved: after {store.url}/{entry_key(ref, last)} there is no number for another entry",
+                "look who put that there, and remove it",
+            )
         if last:
             try:
                 content = read_twice(store, entry_key(ref, last), LARGEST_ENTRY + 1)  # its digest goes into the next entry
