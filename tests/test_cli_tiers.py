@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -360,3 +362,19 @@ def test_a_cache_that_begins_where_one_may_have_been_meant_is_told_of(url: str, 
     assert f"is the first model in {url}-mistyped" in ttbert(*push).succeeded().err
     assert "note:" not in ttbert(*push).succeeded().err
     assert "note:" not in ttbert("convert", folder, XDG_CACHE_HOME=str(tmp_path / "home")).succeeded().err
+
+
+def test_a_model_converted_from_a_folder_is_run_by_its_name_where_that_folder_is_not(url: str, tmp_path: Path) -> None:
+    folder = tiny.write(tmp_path / "my-bert", tiny.checkpoint())
+    ttbert("convert", folder, *both(url, tmp_path / "publisher")).succeeded()
+    ttbert("convert", folder, "--name", "team/qa", *both(url, tmp_path / "publisher")).succeeded()
+    shutil.rmtree(folder)
+    questions = tmp_path / "questions.json"
+    questions.write_text(json.dumps([{"context": "the cat sat on the mat", "question": "who sat"}]))
+    for name in ("local/my-bert", "team/qa"):
+        local = tmp_path / name.replace("/", "-")
+        demo = ("demo", "--model", name, "--batch", "1", "--input", questions, *both(url, local))
+        ttbert(*demo).succeeded()
+        ttbert(*demo, "--offline").succeeded()
+    done = ttbert("demo", "--model", "team/qa", "--revision", "main", *both(url, tmp_path / "other"))
+    done.failed(11, "the list of files of team/qa could not be fetched")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..cache.keys import PrivateKey
     from ..cache.places import Places
     from ..cache.refs import Ref
-    from ..convert.convert import Plan
+    from ..convert.convert import Conversion, Plan
     from ..convert.wanted import Wanted
     from ..model import BertShape
 
@@ -36,18 +36,18 @@ def supply(wanted: Wanted, places: Places, cache: Cache, require: Require = lamb
 
     `require` is asked before it is converted.
     """
-    cached = _find_or_convert(wanted, places, cache, require)
-    bring_near(wanted.model, cache, cached, wanted.ref)
-    return cached
+    found = _find_or_convert(wanted, places, cache, require)
+    bring_near(wanted.model, cache, found.cached, found.ref)
+    return found.cached
 
 
 def supply_to_load(wanted: Wanted, places: Places, cache: Cache) -> Cached:
     """The same for a model that this process loads next: it is copied to this machine on its way to where it is loaded."""
-    cached = _find_or_convert(wanted, places, cache)
+    found = _find_or_convert(wanted, places, cache)
     command = click.get_current_context()
-    cache.fetch_as_read(cached, wanted.ref, _shown(f"fetching {wanted.model}", command.with_resource))
+    cache.fetch_as_read(found.cached, found.ref, _shown(f"fetching {wanted.model}", command.with_resource))
     command.call_on_close(partial(_flush, cache))
-    return cached
+    return found.cached
 
 
 def _flush(cache: Cache) -> None:
@@ -57,7 +57,7 @@ def _flush(cache: Cache) -> None:
         tell(f"warning: {error.message}; the copy here may not last, or not be found offline")
 
 
-def _find_or_convert(wanted: Wanted, places: Places, cache: Cache, require: Require = lambda shape: None) -> Cached:
+def _find_or_convert(wanted: Wanted, places: Places, cache: Cache, require: Require = lambda shape: None) -> Conversion:
     from ..cache.stores.readonly import WAY_OUT
     from ..convert.supply import supply_model
 
@@ -73,18 +73,20 @@ def _find_or_convert(wanted: Wanted, places: Places, cache: Cache, require: Requ
     try:
         return supply_model(wanted, cache, [*places.options(), *progress_options()], on_miss)
     except StoreUnavailable as error:
-        if cache.near is None or not _is_whole(wanted, cache.near):
+        here = _find_whole(wanted, cache.near) if cache.near else None
+        if here is None or cache.near is None:
             raise
-        hint = f"{error.hint}; or add --offline: all of {wanted.ref} is in {cache.near.store.url}"
+        hint = f"{error.hint}; or add --offline: all of {here.ref} is in {cache.near.store.url}"
         raise StoreUnavailable(error.message, hint) from error
 
 
-def _is_whole(wanted: Wanted, near: Cache) -> bool:
-    """Whether a model can be used from the local tier alone."""
+def _find_whole(wanted: Wanted, near: Cache) -> Conversion | None:
+    """A model that can be used from the local tier alone."""
+    from ..convert.convert import find_by_name
+
     with suppress(CacheError):
-        cached = near.resolve(wanted.ref)
-        return cached is not None and not near.missing(cached.manifest)
-    return False
+        return find_by_name(wanted, near)
+    return None
 
 
 def bring_near(label: str, cache: Cache, cached: Cached, ref: Ref | None) -> int:

@@ -122,11 +122,12 @@ def find_converted(plan: Plan, cache: Cache) -> Conversion | None:
 
 
 def find_by_name(wanted: Wanted, cache: Cache) -> Conversion | None:
-    """What the ref of a model leads to, if all of it is there. Whether the hub has something newer is not asked."""
-    cached = cache.resolve(wanted.ref)
-    if cached is None or cache.missing(cached.manifest):
-        return None
-    return Conversion(cached, wanted.ref, hit=True)
+    """What a name of the model leads to, if all of it is there. Whether the hub has something newer is not asked."""
+    for ref in wanted.refs:
+        cached = cache.resolve(ref)
+        if cached and not cache.missing(cached.manifest):
+            return Conversion(cached, ref, hit=True)
+    return None
 
 
 def convert(

@@ -8,25 +8,25 @@ import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from ..cache.cache import Cache, Cached, require_lasting
+from ..cache.cache import Cache, require_lasting
 from ..child import python_command
 from ..errors import NotCached, ReportedError, StoreUnavailable, TtbertError
-from .convert import Plan, find_by_name, find_converted, plan_conversion
+from .convert import Conversion, Plan, find_by_name, find_converted, plan_conversion
 from .wanted import Wanted
 
 
-def supply_model(wanted: Wanted, cache: Cache, options: Sequence[str], on_miss: Callable[[Plan], None]) -> Cached:
+def supply_model(wanted: Wanted, cache: Cache, options: Sequence[str], on_miss: Callable[[Plan], None]) -> Conversion:
     """The wanted model from the cache, converted first on a miss, after a call of `on_miss`, which may refuse it by an error.
 
     `options` are what names that cache to a command of ttbert.
 
-    A hub model is found by its name alone and then needs no network. A folder is found by its content, which may have
-    changed since it was converted.
+    A hub model, or one that was filed under a name of its own, is found by that alone and then needs no network. A folder is
+    found by its content, which may have changed since it was converted.
     """
     if wanted.is_on_the_hub:
         found = find_by_name(wanted, cache)
         if found:
-            return found.cached
+            return found
     try:
         plan = plan_conversion(wanted)
     except (NotCached, StoreUnavailable) as error:
@@ -35,7 +35,7 @@ def supply_model(wanted: Wanted, cache: Cache, options: Sequence[str], on_miss: 
         raise type(error)(error.message, f"{error.hint}; --model bundled needs no network") from error
     found = find_converted(plan, cache)
     if found:
-        return found.cached
+        return found
     require_lasting(cache)
     on_miss(plan)
     _convert_elsewhere(wanted, options)
@@ -45,7 +45,7 @@ def supply_model(wanted: Wanted, cache: Cache, options: Sequence[str], on_miss: 
             f"{wanted.model} was converted, but is not whole in {cache.store.url}",
             "is somebody deleting there, or changing the model? convert it again",
         )
-    return found.cached
+    return found
 
 
 def _require_whole(wanted: Wanted, cache: Cache) -> None:

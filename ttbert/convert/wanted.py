@@ -52,6 +52,12 @@ class Wanted:
         folder = unicodedata.normalize("NFC", Path(self.model).expanduser().resolve().name)
         return Ref(f"local/{_UNUSUAL.sub('-', folder)}", None, self.policy)
 
+    @property
+    def refs(self) -> tuple[Ref, ...]:
+        """Where it may lie: where `convert` files it; and an id without a revision may be a name of the cache's as well."""
+        is_a_name = self.is_on_the_hub and self.name is None and self.revision is None
+        return (self.ref, Ref(self.model, None, self.policy)) if is_a_name else (self.ref,)
+
     def open_source(self) -> Source:
         """Its files. InputError for a revision of what has none, and all that `open_source` raises."""
         if self.model != BUNDLED:
