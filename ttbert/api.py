@@ -33,7 +33,7 @@ def load_model(
     local: str | PathLike[str] | None = None,
     offline: bool = False,
 ) -> CachedModel:
-    """A model of the cache, converted first if it is not there: an id on the hub, a folder, or `bundled`.
+    """A model of the cache, converted first if it is not there: an id on the hub, a folder, `bundled`, or a name in the cache.
 
     Everything means what it means to `ttbert demo`, defaults, variables and settings included. The tensors are read when they
     are asked for. A conversion runs in a process of its own and shows its progress on stderr.
@@ -45,13 +45,13 @@ def load_model(
     wanted = Wanted(fspath(model), revision, policy, offline)
     opened = places.open(offline)
     try:
-        cached = supply_model(wanted, opened, places.options(), on_miss=lambda plan: None)
+        found = supply_model(wanted, opened, places.options(), on_miss=lambda plan: None)
     except ReportedError as error:
         if error.exit_code == Interrupted.exit_code:  # with this process, by one Ctrl-C
             raise KeyboardInterrupt from error
         raise
-    opened.fetch_as_read(cached, wanted.ref)
-    return CachedModel(opened, cached)
+    opened.fetch_as_read(found.cached, found.ref)
+    return CachedModel(opened, found.cached)
 
 
 def open_reader(
