@@ -115,8 +115,8 @@ def damaged(where: str, what: str) -> IntegrityError:
     """The error for stored bytes that are not what they should be."""
     return IntegrityError(
         f"{where} is damaged: {what}; nothing of it was used",
-        "`ttbert cache pull REF` mends a local tier; elsewhere `ttbert cache verify --repair` moves it to quarantine and "
-        "says what makes it anew",
+        "`ttbert cache verify --repair` moves it to quarantine and says what makes it anew; if it is a copy in a local tier, "
+        "`ttbert cache pull REF` fetches it again",
     )
 
 
