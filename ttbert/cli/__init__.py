@@ -17,6 +17,7 @@ import click
 from .. import __version__
 from ..console import Remarks, open_streams, show, tell, tell_error
 from ..errors import InputError, Interrupted, NoSpaceError, ReportedError, TtbertError, or_panic
+from ..tt import first_line
 from .bench import bench_command
 from .cache import cache_commands
 from .doctor import doctor_command
@@ -83,7 +84,7 @@ def main() -> None:
     except or_panic(Exception) as error:
         traced = "" if _debugging() else "run it again with TTBERT_DEBUG=1 for the traceback, and "
         unknown = TtbertError(
-            f"ttbert failed in a way it should not: {type(error).__name__}: {error}", f"{traced}please report it"
+            f"ttbert failed in a way it should not: {type(error).__name__}: {first_line(error)}", f"{traced}please report it"
         )
         unknown.__cause__ = error
         _leave(unknown)

@@ -43,7 +43,8 @@ class Wanted:
         """Where `convert` files it: under its hub id and revision, or under `local/FOLDER`."""
         if self.name is not None:
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._/-]*", self.name):
-                raise InputError(f"{self.name!r} cannot be a name", "use letters, digits, and . _ - /")
+                hint = "use letters of ASCII, digits and . _ - /, and begin with a letter, a digit or _"
+                raise InputError(f"{self.name!r:.60} cannot be a name", hint)
             return Ref(self.name, None, self.policy)
         if self.is_on_the_hub:
             return Ref(self.model, self.revision or "main", self.policy)
