@@ -83,14 +83,13 @@ def bench_command(
     from ..demo.inputs import built_in_questions
     from ..runtime.bench import measure
     from ..runtime.loader import CachedModel
-    from ..runtime.tokens import TOKENS, Encoder, whole_batches
+    from ..runtime.tokens import TOKENS, whole_batches
 
     loaded = CachedModel(cache, cached)
     loaded.require_answer_head()
     tokens = min(TOKENS, loaded.shape.positions)
     tell(f"measuring {model} ({policy}) on {target.name}, {target.chips * batch} inputs of {tokens} tokens at once")
-    encoder = Encoder(loaded.tokenizer, tokens, vocabulary=loaded.shape.vocabulary)
-    batches = list(whole_batches(encoder, built_in_questions(), target.chips * batch))
+    batches = list(whole_batches(loaded.encoder(tokens), built_in_questions(), target.chips * batch))
     measured = measure(target, loaded, batches, batch, tokens, seconds)
     below = None
     if measured.pcc is not None and not measured.pcc >= LEAST_PCC and policy != "bfp4":

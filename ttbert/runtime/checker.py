@@ -127,12 +127,11 @@ def _compare(device: Any, ttnn: Any, request: Request) -> Any:
     from .check import compare
     from .lower import chip_of
     from .plan import plan_bert
-    from .tokens import Encoder, whole_batches
+    from .tokens import whole_batches
 
     model = _open(request)
     plan = plan_bert(model.shape, request.batch, request.tokens, chip_of(device, ttnn), request.policy)
-    encoder = Encoder(model.tokenizer, request.tokens, vocabulary=model.shape.vocabulary)
-    batch = next(whole_batches(encoder, request.questions, request.batch))
+    batch = next(whole_batches(model.encoder(request.tokens), request.questions, request.batch))
     contexts = [request.questions[window.example][1] for window in batch.windows]
     return asdict(compare(ttnn, device, plan, model, batch, contexts))
 

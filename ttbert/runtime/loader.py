@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..cache.blob import Blob, damaged
 from ..cache.cache import Cache, Cached
@@ -25,6 +25,9 @@ from ..recipe.recipe import CONFIG, RECIPE, TOKENIZER, matches
 from ..recipe.tensorbin import HEADER_SIZE, check_header, check_size
 from ..threads import begun_ahead
 from ..tt import first_line, import_ttnn
+
+if TYPE_CHECKING:
+    from .tokens import Encoder
 
 _AHEAD = 8
 """Packs that are read before they are asked for, which bounds the memory that waits: under 100 MB of a BERT-large."""
@@ -51,6 +54,12 @@ class CachedModel:
     def require_answer_head(self) -> None:
         """CheckpointError for a model that cannot answer questions."""
         self.shape.require_answer_head(self.manifest.provenance.repo)
+
+    def encoder(self, tokens: int) -> Encoder:
+        """What makes windows of at most `tokens` tokens for it. CheckpointError for a tokenizer that is not the model's."""
+        from .tokens import Encoder  # and tokenizers, which nobody needs for the weights alone
+
+        return Encoder(self.tokenizer, tokens, vocabulary=self.shape.vocabulary)
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -49,7 +49,7 @@ class Reader:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        return Encoder(self._model.tokenizer, self._tokens, vocabulary=self._model.shape.vocabulary)
+        return self._model.encoder(self._tokens)
 
     def answer(self, questions: Sequence[tuple[str, str]]) -> list[Answer]:
         """The best answer to each (question, passage). A long passage is read in windows that overlap.
