@@ -20,6 +20,9 @@ from .refs import Ref, RefEntry, entry_key, parse_key
 from .stores.store import Entry
 from .used import last_used
 
+SLIP = "is something not mounted, or is there a slip of the pen?"
+"""What to ask oneself where a cache is not there, or begins."""
+
 _SHORTEST = 4
 """Characters of a digest that can stand for all of it."""
 
@@ -173,7 +176,7 @@ def require_cache(census: Census) -> None:
     if not census.is_there:
         raise NotCached(
             f"there is no cache in {census.url}",
-            "see `ttbert cache info`; is something not mounted, or is there a slip of the pen?",
+            f"see `ttbert cache info`; {SLIP}",
         )
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ..cache.refs import Ref
     from ..cache.verify import Verdict
 
-_SLIP = "is something not mounted, or is there a slip of the pen?"
-
 
 @click.group("cache")
 def cache_commands() -> None:
@@ -346,15 +344,19 @@ def _may_publish(cache: Cache, places: Places) -> str:
 
 def note_absence(cache: Cache, census: Census) -> None:
     """Tell of a cache that is not there, which looks like an empty one."""
+    from ..cache.census import SLIP
+
     if not census.is_there:
-        tell(f"note: there is no cache in {cache.store.url} yet; {_SLIP}")
+        tell(f"note: there is no cache in {cache.store.url} yet; {SLIP}")
 
 
 def note_beginning(cache: Cache, ref: Ref) -> None:
     """Tell of a cache that begins with the model just filed under `ref`, unless it is in the usual place."""
+    from ..cache.census import SLIP
+
     url = cache.store.url
     if url != default_cache() and set(cache.authority.list_refs()) == {ref}:
-        tell(f"note: {ref} is the first model in {url}; if there should be others: {_SLIP}")
+        tell(f"note: {ref} is the first model in {url}; if there should be others: {SLIP}")
 
 
 def _by_kind(census: Census) -> dict[str, dict[str, int]]:
