@@ -131,15 +131,16 @@ def test_interrupted_conversion_says_so_in_one_line_and_leaves_nothing(undisturb
 INTERRUPT = """
 import os, signal, sys
 def interrupt(event, arguments):
-    if event == "import" and arguments[0] == {module!r}:
+    if (event, arguments[0] if event == "import" else "") == {at!r}:
         os.kill(os.getpid(), signal.SIGINT)
 sys.addaudithook(interrupt)
 """
 
 
-@pytest.mark.parametrize("module", ["ttbert.convert.convert", "huggingface_hub", "flatbuffers"])
+@pytest.mark.parametrize("module", ["ttbert.convert.convert", "huggingface_hub", "flatbuffers", "(its first thread)"])
 def test_process_interrupted_while_it_starts_says_so_too(tmp_path: Path, module: str) -> None:
-    hook = make_hook(tmp_path / "hook", INTERRUPT.format(module=module))
+    at = ("_thread.start_new_thread", "") if module == "(its first thread)" else ("import", module)
+    hook = make_hook(tmp_path / "hook", INTERRUPT.format(at=at))
     model = "org/model" if module == "huggingface_hub" else tiny.write(tmp_path / "tiny", tiny.checkpoint())
     done = ttbert("convert", model, "--cache", tmp_path / "cache", hook=hook)
     assert done.exit_code == 130 and done.out == ""
@@ -149,5 +150,5 @@ def test_process_interrupted_while_it_starts_says_so_too(tmp_path: Path, module:
 
 
 def test_process_interrupted_before_it_has_imported_the_command_line_is_quiet(tmp_path: Path) -> None:
-    done = ttbert("--help", hook=make_hook(tmp_path / "hook", INTERRUPT.format(module="click")))
+    done = ttbert("--help", hook=make_hook(tmp_path / "hook", INTERRUPT.format(at=("import", "click"))))
     assert done.exit_code == 130 and done.out == done.err == ""

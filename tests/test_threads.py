@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from concurrent.futures import CancelledError
 from contextlib import closing
 from itertools import count
@@ -9,7 +11,7 @@ from threading import Event, get_ident
 
 import pytest
 
-from ttbert.threads import check_wanted, map_ahead
+from ttbert.threads import Threads, check_wanted, map_ahead
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
@@ -64,3 +66,16 @@ def test_who_is_at_work_is_told_when_nobody_wants_more() -> None:
     assert told and len(told) <= 2
     check_wanted()
     assert list(map_ahead(2, lambda item: check_wanted(), [1])) == [None]
+
+
+def test_a_thread_in_whose_start_ctrl_c_came_is_waited_for() -> None:
+    over = Event()
+
+    def work() -> None:
+        Event().wait(0.2)
+        over.set()
+
+    with pytest.raises(KeyboardInterrupt), Threads(1, lambda: os.kill(os.getpid(), signal.SIGINT)) as threads:
+        threads.submit(work)
+        Event().wait(60)  # Ctrl-C ends this at the latest
+    assert over.is_set()

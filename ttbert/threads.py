@@ -1,4 +1,4 @@
-"""Several threads that do the same for one item after another."""
+"""Several threads that do the same for one item after another, and all of which end before their work does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from threading import Event, local
+from threading import Event, Thread, current_thread, local
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -17,6 +17,27 @@ R = TypeVar("R")
 _AHEAD = 64
 
 _of_thread = local()
+
+
+class Threads(ThreadPoolExecutor):
+    """Threads that are all waited for at its end, among them one in whose start the main thread was interrupted.
+
+    That one runs, though the base class never hears of it: unless it is waited for, it works on what nobody cleans up any more.
+    """
+
+    def __init__(self, threads: int, begin: Callable[[], None] = lambda: None) -> None:
+        self._begun: list[Thread] = []
+        super().__init__(threads, initializer=partial(_begin, self._begun, begin))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        while wait and self._begun:
+            self._begun.pop().join()
+
+
+def _begin(begun: list[Thread], begin: Callable[[], None]) -> None:
+    begun.append(current_thread())
+    begin()
 
 
 def map_ahead(threads: int, function: Callable[[T], R], items: Iterable[T], ahead: int = _AHEAD) -> Generator[R, None, None]:
@@ -35,7 +56,7 @@ def begun_ahead(
 ) -> Iterator[Generator[R, None, None]]:
     """The same inside of `with`, begun before anybody takes the first; leaving it closes it."""
     stop = Event()
-    with ThreadPoolExecutor(threads, initializer=partial(setattr, _of_thread, "stop", stop)) as workers:
+    with Threads(threads, partial(setattr, _of_thread, "stop", stop)) as workers:
         waiting: deque[Future[R]] = deque()
         left = iter(items)
 

@@ -168,8 +168,8 @@ class _Lease:
         """Keep it until the end of `with`, then give it back."""
         ended = threading.Event()
         thread = threading.Thread(target=self._renew, args=(ended,), daemon=True, name="lease")
-        thread.start()
         try:
+            thread.start()  # and it runs, even if Ctrl-C comes here
             yield
         except StoreUnavailable:
             ended.set()  # and nobody waits for a store that does not answer: the lease ends by itself
@@ -181,7 +181,8 @@ class _Lease:
 
     def _give_back(self, ended: threading.Event, thread: threading.Thread) -> None:
         ended.set()
-        thread.join()
+        if thread.is_alive():
+            thread.join()
         self._delete(self._key(self._number))
         with suppress(CacheError):
             if self._tried > self._number and self._is_mine(self._tried):  # a renewal of which no answer came

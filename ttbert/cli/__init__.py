@@ -62,11 +62,11 @@ for command in (*tier_commands, *trust_commands):
 
 def main() -> None:
     """The entry point: every error ends here, as two lines and an exit code."""
-    open_streams()
-    logging.getLogger("ttbert").addHandler(Remarks())
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not in the background of a shell
-        _take_interrupts()
     try:
+        open_streams()
+        logging.getLogger("ttbert").addHandler(Remarks())
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not in the background of a shell
+            _take_interrupts()
         left_with = cli.main(prog_name="ttbert", standalone_mode=False)  # None after all went well
         sys.exit(left_with)
     except click.ClickException as error:

@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, as_completed
 from functools import partial
 from pathlib import Path
 from threading import Event, Lock
@@ -25,6 +25,7 @@ import platformdirs
 
 from ..cache.digest import Digest, blake3_of, sha256_of_file
 from ..files import replace_file
+from ..threads import Threads
 from .mapped import Look, MappedFile
 
 _LARGE = 16 << 20
@@ -159,7 +160,7 @@ def _fill(descriptor: int, buffer: memoryview, start: int) -> int:
 
 def _run(work: Callable[[], None], count: int, stop: Event) -> None:
     """Do the same in several threads. The first error, or an interrupt, sets `stop`, and ends all of them."""
-    with ThreadPoolExecutor(count) as threads:
+    with Threads(count) as threads:
         try:
             for each in as_completed([threads.submit(work) for _ in range(count)]):
                 each.result()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from math import prod
 from threading import Semaphore, local
@@ -18,6 +18,7 @@ from ..errors import TtbertError
 from ..recipe.bert import canonical_names, check_tensors
 from ..recipe.recipe import MEMORY, PackRecipe, Recipe, TensorRecipe
 from ..recipe.steps import Array, run_steps
+from ..threads import Threads
 from .checkpoint import open_checkpoint
 from .codec import choose_codec
 from .source import Source
@@ -59,6 +60,9 @@ class Maker:
         self._free: defaultdict[int, list[memoryview]] = defaultdict(list)
         self._of_thread = local()
         self._is_over = False
+        self._threads = Threads(_THREADS)
+        self._left = deque(recipe.packs)
+        self._made: deque[tuple[PackRecipe, Future[Made]]] = deque()
 
     @property
     def packer(self) -> str:
@@ -66,8 +70,6 @@ class Maker:
         return self._codec.name
 
     def __enter__(self) -> Maker:
-        self._threads = ThreadPoolExecutor(_THREADS)
-        self._made = deque((pack, self._threads.submit(self._make, pack)) for pack in self._recipe.packs)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -81,6 +83,9 @@ class Maker:
 
     def packs(self) -> Iterator[tuple[PackRecipe, Future[Made]]]:
         """Every pack in turn, made or still to be made. Whoever is done with one calls `give_back`."""
+        while self._left:
+            pack = self._left.popleft()
+            self._made.append((pack, self._threads.submit(self._make, pack)))
         while self._made:
             yield self._made.popleft()  # whoever takes it holds it alone
 

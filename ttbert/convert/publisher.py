@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from threading import Event
 from types import TracebackType
 
 from ..cache.cache import BlobDraft, Cache
 from ..cache.manifest import PackEntry
 from ..recipe.recipe import PackRecipe
+from ..threads import Threads
 from .maker import Made, Maker
 
 _THREADS = 4
@@ -24,7 +25,7 @@ class Publisher:
 
     def __init__(self, maker: Maker, cache: Cache) -> None:
         self._maker, self._cache = maker, cache
-        self._threads = ThreadPoolExecutor(_THREADS)
+        self._threads = Threads(_THREADS)
         self._written: list[Future[tuple[PackEntry, BlobDraft | None]]] = []
         self._drafts: list[BlobDraft] = []
         self._is_wanted, self._is_over = Event(), False

@@ -13,7 +13,7 @@ import hashlib
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from types import MappingProxyType
 from ..cache.digest import Digest
 from ..errors import CheckpointError, IntegrityError, TtbertError, UnreadableError
 from ..paths import is_file, is_there
+from ..threads import Threads
 from .digests import compute_sha256, recall_sha256
 from .mapped import changed
 
@@ -105,7 +106,7 @@ class Source(ABC):
     def hashing(self, names: Iterable[str]) -> Iterator[None]:
         """Inside of `with`, files are hashed by threads of their own, one after another, and `digest` waits for them."""
         stop = Event()
-        with ThreadPoolExecutor(1) as thread:
+        with Threads(1) as thread:
             try:
                 self._computed = {name: thread.submit(compute_sha256, self.path(name), stop) for name in names}
                 yield

@@ -373,8 +373,10 @@ class Draft:
             return True
 
     def close(self) -> None:
-        self._file.close()
-        self._remove()
+        try:
+            self._file.close()
+        finally:  # Ctrl-C may come once it is closed
+            self._remove()
 
     def __enter__(self) -> Draft:
         return self
