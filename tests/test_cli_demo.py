@@ -204,9 +204,13 @@ def test_what_is_not_there_and_may_not_be_published_is_not_announced(tiny_folder
     ttbert(*arguments).failed_at_once(9, f"is not in the cache {tmp_path / 'cache'}, which is used for reading only here")
 
 
-@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["the process", "its group, as Ctrl-C does"])
+@pytest.mark.parametrize(
+    ("send", "how"),
+    [(os.kill, signal.SIGINT), (os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM), (os.killpg, signal.SIGHUP)],
+    ids=["the process", "its group, as Ctrl-C does", "terminated", "without its terminal"],
+)
 def test_an_interrupted_demo_leaves_nothing_of_the_conversion_it_began(
-    tiny_folder: Path, tmp_path: Path, send: Callable[[int, int], None]
+    tiny_folder: Path, tmp_path: Path, send: Callable[[int, int], None], how: signal.Signals
 ) -> None:
     told, cache = tmp_path / "told", tmp_path / "cache"
     hook = make_hook(tmp_path / "hook", HELD.format(told=str(told)))
@@ -220,9 +224,10 @@ def test_an_interrupted_demo_leaves_nothing_of_the_conversion_it_began(
         while not told.exists():
             assert process.poll() is None
             time.sleep(0.02)
-        send(process.pid, signal.SIGINT)
+        send(process.pid, how)
         out, err = process.communicate(timeout=100)
-    assert (process.returncode, out, err.count(b"interrupted;"), b"Traceback" in err) == (130, b"", 1, False), err
+    by = b"interrupted;" if how is signal.SIGINT else b"interrupted by %s;" % how.name.encode()
+    assert (process.returncode, out, err.count(by), b"Traceback" in err) == (128 + how, b"", 1, False), err
     assert not _of_conversions(cache)
 
 

@@ -117,15 +117,26 @@ def test_two_conversions_at_once_both_succeed_and_leave_one_copy(undisturbed: Un
     assert contents(found) == contents(undisturbed.objects) and len(found) == len(undisturbed.objects)
 
 
-def test_interrupted_conversion_says_so_in_one_line_and_leaves_nothing(undisturbed: Undisturbed, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda how: how.name)
+def test_interrupted_conversion_says_so_in_one_line_and_leaves_nothing(
+    undisturbed: Undisturbed, tmp_path: Path, how: signal.Signals
+) -> None:
+    by = "" if how is signal.SIGINT else f" by {how.name}"
     for step in range(1, undisturbed.steps - 10, 20):
         cache = tmp_path / str(step)
         arguments = ("convert", undisturbed.folder)
-        done, _ = undisturbed.forks.run(*arguments, cache=cache, kill_at=step, kill_with=signal.SIGINT)
-        assert done.exit_code == 130 and done.out == "", step
-        assert done.err.split("\n")[-2] == "interrupted; nothing incomplete was published" and "Traceback" not in done.err
-        assert not [path for path in objects(cache) if "/." in path or path.startswith("refs")], step
+        done, _ = undisturbed.forks.run(*arguments, cache=cache, kill_at=step, kill_with=how)
+        assert done.exit_code == 128 + how and done.out == "", step
+        assert done.err.split("\n")[-2] == f"interrupted{by}; nothing incomplete was published" and "Traceback" not in done.err
+        assert not [path for path in objects(cache) if "/." in path or path.startswith(("refs", "leases"))], step
         assert convert(undisturbed, cache).succeeded().document["manifest"] == undisturbed.manifest
+
+
+def test_what_a_process_was_told_to_ignore_it_ignores(tmp_path: Path) -> None:
+    hook = make_hook(tmp_path / "hook", INTERRUPT.format(at=("import", "ttbert.convert.convert")).replace("SIGINT", "SIGHUP"))
+    folder = tiny.write(tmp_path / "tiny", tiny.checkpoint())
+    nohup = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command("convert", folder, "--cache", tmp_path / "cache")]
+    assert subprocess.run(nohup, env=environment(hook=hook), capture_output=True, timeout=100, check=False).returncode == 0
 
 
 INTERRUPT = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -83,12 +84,15 @@ def test_machine_lost_in_the_middle_changes_nothing(nodes: Nodes, place: Path, t
     assert timings(tmp_path)["workers"] == 2 and timings(tmp_path)["resumed_batches"] == 0
 
 
-def test_interrupted_run_of_a_cluster_goes_on_without_one(nodes: Nodes, place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
+def test_interrupted_run_of_a_cluster_goes_on_without_one(
+    nodes: Nodes, place: Path, tmp_path: Path, how: signal.Signals
+) -> None:
     process = start(nodes, *arguments(place, tmp_path, "--ray", nodes.address))
     wait_for_batches(process, tmp_path)
-    subprocess.run([*nodes.head.inside, "kill", "-INT", str(process.pid)], check=True)
+    subprocess.run([*nodes.head.inside, "kill", f"-{how}", str(process.pid)], check=True)
     done = finish(process)
-    assert done.exit_code == 130 and "--resume" in done.err and "Traceback" not in done.err
+    assert done.exit_code == 128 + how and "--resume" in done.err and "Traceback" not in done.err
     ttbert(*arguments(place, tmp_path, "--resume"), **ONE_THREAD).succeeded()
     assert 0 < timings(tmp_path)["resumed_batches"] < BATCHES
     assert files(tmp_path) == files(place / "alone")

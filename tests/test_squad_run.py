@@ -89,7 +89,7 @@ def test_files_are_in_the_official_format(whole: tuple[Path, Done]) -> None:
     assert run["provenance"]["manifest"].startswith("blake3:") and run["timings"]["busy_share"] > 0.5
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "SIGINT"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
 def test_interrupted_run_goes_on_to_the_very_same_result(
     run: Callable[..., Done], place: Path, whole: tuple[Path, Done], tmp_path: Path, how: signal.Signals
 ) -> None:
@@ -103,9 +103,9 @@ def test_interrupted_run_goes_on_to_the_very_same_result(
         time.sleep(0.005)
     process.send_signal(how)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == (-9 if how is signal.SIGKILL else 130)
+    assert process.returncode == (-9 if how is signal.SIGKILL else 128 + how)
     assert not (tmp_path / PREDICTIONS).exists()
-    if how is signal.SIGINT:
+    if how is not signal.SIGKILL:
         assert b"--resume" in err and b"Traceback" not in err
         error = json.loads(out)["error"]
         assert error["kind"] == "Interrupted" and str(tmp_path) in error["message"] and "--resume" in error["hint"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 
 
 class TtbertError(Exception):
@@ -119,10 +120,24 @@ class ClusterError(TtbertError):
     exit_code = 14
 
 
+class Stop(KeyboardInterrupt):
+    """A signal asks the process to end: raised in its main thread, and handled, as Ctrl-C is."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 class Interrupted(TtbertError):
-    """The user stopped the command."""
+    """The command was stopped, by Ctrl-C or another signal: that of `stop`. The exit code is the one of shells for it."""
 
     exit_code = 130
+
+    def __init__(self, stop: BaseException | None, what: str, hint: str = "") -> None:
+        number = stop.number if isinstance(stop, Stop) else signal.SIGINT
+        by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+        super().__init__(f"interrupted{by}; {what}", hint)
+        self.exit_code = 128 + number
 
 
 def or_panic(*kinds: type[Exception]) -> tuple[type[BaseException], ...]:

@@ -16,7 +16,7 @@ import click
 
 from .. import __version__
 from ..console import Remarks, open_streams, show, tell, tell_error
-from ..errors import InputError, Interrupted, NoSpaceError, ReportedError, TtbertError, or_panic
+from ..errors import InputError, Interrupted, NoSpaceError, ReportedError, Stop, TtbertError, or_panic
 from ..tt import first_line
 from .bench import bench_command
 from .cache import cache_commands
@@ -31,6 +31,9 @@ from .trust import trust_commands
 
 _HELP: type[Exception] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 """What newer versions of click raise for a group without a command."""
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks a process to end: Ctrl-C, a scheduler or a service manager, a terminal that is gone."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -65,8 +68,7 @@ def main() -> None:
     try:
         open_streams()
         logging.getLogger("ttbert").addHandler(Remarks())
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not in the background of a shell
-            _take_interrupts()
+        _take_signals()
         left_with = cli.main(prog_name="ttbert", standalone_mode=False)  # None after all went well
         sys.exit(left_with)
     except click.ClickException as error:
@@ -74,8 +76,8 @@ def main() -> None:
             tell(error.format_message())
             sys.exit(error.exit_code)
         _leave(_mistake(error))
-    except (click.Abort, KeyboardInterrupt):
-        interrupted = Interrupted("interrupted; nothing incomplete was published")
+    except (click.Abort, KeyboardInterrupt) as stop:
+        interrupted = Interrupted(stop.__cause__ or stop, "nothing incomplete was published")
         tell(interrupted.message)
         _show_error(interrupted)
         sys.exit(interrupted.exit_code)
@@ -90,30 +92,33 @@ def main() -> None:
         _leave(unknown)
 
 
-def _take_interrupts() -> None:
-    """Have all that is under way end in good order at the first interrupt, which a dead network may delay; a second one ends
-    the process at once. That leaves nothing incomplete either.
+def _take_signals() -> None:
+    """Have all that is under way end in good order at the first signal that asks for the end, which a dead network may delay;
+    a second one ends the process at once. That leaves nothing incomplete either.
     """
     heard, hears = os.pipe()
     os.set_blocking(hears, False)
     signal.set_wakeup_fd(hears, warn_on_full_buffer=False)
-    signal.signal(signal.SIGINT, _interrupt)
-    threading.Thread(target=_answer_interrupts, args=(heard,), daemon=True).start()
+    for number in _ENDING:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # not in the background, nor by nohup
+            signal.signal(number, _stop)
+    threading.Thread(target=_answer_signals, args=(heard,), daemon=True).start()
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    raise KeyboardInterrupt
+def _stop(number: int, frame: FrameType | None) -> None:
+    for each in _ENDING:
+        if signal.getsignal(each) is _stop:
+            signal.signal(each, signal.SIG_DFL)
+    raise Stop(number)
 
 
-def _answer_interrupts(heard: int) -> None:
+def _answer_signals(heard: int) -> None:
     """In a thread, since Python calls a handler only when the main thread is back from whatever it waits for, and for a silent
     server that may be a while."""
-    os.read(heard, 1)
-    if not select.select([heard], [], [], 1.0)[0]:
+    first = os.read(heard, 1)[0]
+    if not select.select([heard], [], [], 1.0)[0] and first == signal.SIGINT:
         tell("waiting for what is under way; Ctrl-C once more ends it at once")
-    os.read(heard, 1)
-    os._exit(Interrupted.exit_code)
+    os._exit(128 + os.read(heard, 1)[0])
 
 
 def _mistake(error: click.ClickException) -> InputError:

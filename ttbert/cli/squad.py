@@ -262,10 +262,9 @@ def _run(
                     bar.advance(None if target.is_mock else (each.exact, each.f1), each.replayed)
 
                 result, logits = score(run, options.resume, advance, keep_logits)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"interrupted; what is finished is in {run.output}", "the same command with --resume goes on from there"
-            ) from None
+        except KeyboardInterrupt as stop:
+            kept = f"what is finished is in {run.output}"
+            raise Interrupted(stop, kept, "the same command with --resume goes on from there") from None
         return result, logits, run.output
 
 

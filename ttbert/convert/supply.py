@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from ..cache.cache import Cache, require_lasting
 from ..child import python_command
-from ..errors import NotCached, ReportedError, StoreUnavailable, TtbertError
+from ..errors import NotCached, ReportedError, Stop, StoreUnavailable, TtbertError
 from .convert import Conversion, Plan, find_by_name, find_converted, plan_conversion
 from .wanted import Wanted
 
@@ -70,12 +70,12 @@ def _convert_elsewhere(wanted: Wanted, places: Sequence[str]) -> None:
         options.append("--offline")
     program = f"from ttbert.child import end_with; end_with({os.getpid()}); from ttbert.__main__ import main; main()"
     command = python_command(program, "convert", *options, "--", wanted.model)
-    # In a session of its own, where Ctrl-C does not reach it: it is interrupted once, by this process, and ends in good order.
+    # In a session of its own, where Ctrl-C does not reach it: it is stopped once, by this process, and ends in good order.
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
         try:
             said, _ = process.communicate()
-        except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)
+        except KeyboardInterrupt as stop:
+            process.send_signal(stop.number if isinstance(stop, Stop) else signal.SIGINT)
             with suppress(ValueError):  # it was done just now, or had not begun
                 raise ReportedError.parse(process.communicate()[0]) from None
             raise

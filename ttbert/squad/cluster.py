@@ -13,6 +13,7 @@ processor, and each computes with as many threads as the process that was starte
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sys
 import time
@@ -92,12 +93,15 @@ def open_cluster(address: str, subject: Subject, tell: Callable[[str], None]) ->
         raise TtbertError("the package `ray` is not installed", "pip install 'ttbert[ray]'") from error
     hint = "start it with `ray start --head`, and run this on one of its machines"
     _reach(address, hint)
+    terminated = signal.getsignal(signal.SIGTERM)
     with redirect_stdout(sys.stderr):  # Ray prints there what befalls its nodes, where only results belong
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
         except Exception as error:  # whatever gRPC and its dozen exceptions have to say
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ClusterError(f"no Ray cluster at {address}: {first}", hint) from error
+        finally:
+            signal.signal(signal.SIGTERM, terminated)  # which Ray would end with an exit code of its own
         cluster = Cluster(ray, address, subject.target.board, tell)
         try:
             cluster.start(subject)
