@@ -108,7 +108,7 @@ def test_second_conversion_is_a_hit_and_imports_nothing_that_converts(converted:
 
 def test_people_are_told_of_a_hit_in_one_line_without_progress(converted: Converted) -> None:
     done = ttbert("convert", converted.folder, "--cache", converted.cache).succeeded()
-    assert done.out.startswith("local/tiny:bfp8: already in the cache, nothing to do\n") and converted.manifest in done.out
+    assert done.out.startswith("local/tiny:bfp8: already in the cache, nothing converted\n") and converted.manifest in done.out
     assert done.err == ""
 
 

@@ -262,7 +262,7 @@ def _report_conversion(conversion: Conversion, cache: Cache, seconds: float, as_
     if healed is not None:
         done = f"converted again in {seconds:.1f} s: the very bytes that are stored"
     else:
-        done = "already in the cache, nothing to do" if conversion.hit else f"converted in {seconds:.1f} s"
+        done = "already in the cache, nothing converted" if conversion.hit else f"converted in {seconds:.1f} s"
     say(f"{conversion.ref}: {done}")
     if healed:
         say(f"  healed    {', '.join(healed)}: damaged or missing in the cache, and sound now")
