@@ -90,6 +90,7 @@ def _serve() -> None:
     import ttbert.cli.cache
     import ttbert.convert.convert  # noqa: F401
 
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has the tests ignore
     for line in sys.stdin:
         task = json.loads(line)
         with tempfile.TemporaryDirectory() as folder:

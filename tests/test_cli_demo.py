@@ -213,7 +213,8 @@ def test_an_interrupted_demo_leaves_nothing_of_the_conversion_it_began(
     tiny_folder: Path, tmp_path: Path, send: Callable[[int, int], None], how: signal.Signals
 ) -> None:
     told, cache = tmp_path / "told", tmp_path / "cache"
-    hook = make_hook(tmp_path / "hook", HELD.format(told=str(told)))
+    not_ignored = f"import signal; signal.signal({int(how)}, signal.SIG_DFL)\n" if how is signal.SIGHUP else ""  # as by nohup
+    hook = make_hook(tmp_path / "hook", not_ignored + HELD.format(told=str(told)))
     with subprocess.Popen(
         command("demo", "--model", tiny_folder, "--cache", cache),
         env=environment(hook=hook),
