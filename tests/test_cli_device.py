@@ -97,7 +97,7 @@ def test_missing_compiler_of_kernels_is_said_in_two_lines(place: Path) -> None:
         pytest.skip("SFPI is installed, so its absence cannot be tested")
     del env["TT_METAL_RUNTIME_ROOT"]
     done = ttbert("demo", "--model", "bundled", "--cache", place / "cache", env=env, TTBERT_BOARD="auto")
-    done.failed_at_once(12, "SFPI, the compiler of TT-NN's kernels, is not installed", "ttnn.download_sfpi")
+    done.failed_at_once(12, "SFPI, the compiler of TT-NN's kernels, is not installed", "tenstorrent/sfpi/releases")
 
 
 def test_read_only_cache_serves_a_device(on: Callable[..., Done], place: Path, small_disk: Path) -> None:
