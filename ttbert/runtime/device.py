@@ -93,7 +93,17 @@ _CAUSES = [
         "the device's firmware does not answer",
         _RESET,
     ),
-    (r"TIMEOUT: device timeout", "the device does not answer", _RESET),
+    (
+        r"TIMEOUT: device timeout|NOC\d appears hung|waiting for physical cores to finish|Timeout waiting for Ethernet core service"
+        r"|for ARC to respond|Timeout waiting for ARC|Memory barrier timed out",
+        "the device does not answer",
+        _RESET,
+    ),
+    (
+        r"shm_open\(\) failed for mutex (\S+) errno: 13",
+        "the lock /dev/shm/{0} is another user's",
+        "remove it once nobody uses a device",
+    ),
     (
         r"mesh graph descriptor path must be specified for CUSTOM cluster type",
         "the cards here are none that TT-NN uses together",
