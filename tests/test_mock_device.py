@@ -483,8 +483,8 @@ def test_a_device_that_never_answers_is_given_up() -> None:
         ("Device 0: Timeout (10000 ms) waiting for physical cores to finish: (x=1,y=2).", "the device does not answer"),
         ("Timeout waiting for Ethernet core service remote IO request flush.", "the device does not answer"),
         (
-            "shm_open() failed for mutex TT_UMD_LOCK.CHIP_IN_USE_0_PCIe errno: 13",
-            "the lock /dev/shm/TT_UMD_LOCK.CHIP_IN_USE_0_PCIe is another user's",
+            "shm_open() failed for mutex CHIP_IN_USE_0_PCIe errno: 13",
+            "the lock CHIP_IN_USE_0_PCIe, in /dev/shm, is another user's",
         ),
         (
             "TT_FATAL @ /a.cpp:1: x\ninfo:\nCustom fabric mesh graph descriptor path must be specified for CUSTOM cluster type",

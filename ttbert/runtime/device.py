@@ -94,15 +94,15 @@ _CAUSES = [
         _RESET,
     ),
     (
-        r"TIMEOUT: device timeout|NOC\d appears hung|waiting for physical cores to finish|Timeout waiting for Ethernet core service"
+        r"TIMEOUT: device timeout|NOC\d appears hung|waiting for physical cores to finish|Timeout waiting for Ethernet core"
         r"|for ARC to respond|Timeout waiting for ARC|Memory barrier timed out",
         "the device does not answer",
         _RESET,
     ),
     (
         r"shm_open\(\) failed for mutex (\S+) errno: 13",
-        "the lock /dev/shm/{0} is another user's",
-        "remove it once nobody uses a device",
+        "the lock {0}, in /dev/shm, is another user's",
+        "remove /dev/shm/TT_UMD_LOCK.* once nobody uses a device",
     ),
     (
         r"mesh graph descriptor path must be specified for CUSTOM cluster type",
