@@ -235,13 +235,15 @@ def test_a_missing_compiler_is_a_device_error(folder: Path) -> None:
     assert "sfpi_version=" in Path(_wheel(), "tt_metal", "sfpi-version").read_text(), "the hint names a file that is not there"
 
 
-def test_no_folder_is_written_to_but_the_users_own(folder: Path, tmp_path: Path) -> None:
-    environment = mock_environment("n150", folder) | {"HOME": str(tmp_path / "home")}
+def test_no_folder_is_written_to_but_the_temporary_one(folder: Path, tmp_path: Path) -> None:
+    """Neither the working folder nor a home, which may both be read-only."""
+    for name in ("working", "temporary"):
+        (tmp_path / name).mkdir()
+    environment = mock_environment("n150", folder) | {"HOME": "/proc/nobody", "TMPDIR": str(tmp_path / "temporary")}
     del environment["TT_METAL_LOGS_PATH"]
-    (tmp_path / "working").mkdir()
     in_process(environment, OPENED + "    probe()\n", cwd=tmp_path / "working")
     assert not list((tmp_path / "working").iterdir())
-    assert (tmp_path / "home" / ".cache" / "tt-metal-logs").is_dir()
+    assert [each.name for each in (tmp_path / "temporary").glob("tt-*")] == [f"tt-metal-logs-{os.getuid()}"]
 
 
 @no_card
@@ -485,6 +487,10 @@ def test_a_device_that_never_answers_is_given_up() -> None:
         (
             "shm_open() failed for mutex CHIP_IN_USE_0_PCIe errno: 13",
             "the lock CHIP_IN_USE_0_PCIe, in /dev/shm, is another user's",
+        ),
+        (
+            "filesystem error: cannot create directories: Read-only file system [/logs/generated/watcher/]",
+            "TT-NN cannot make the folder /logs/generated/watcher/: Read-only file system",
         ),
         (
             "TT_FATAL @ /a.cpp:1: x\ninfo:\nCustom fabric mesh graph descriptor path must be specified for CUSTOM cluster type",

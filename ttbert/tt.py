@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 _DESCRIPTOR = Path(__file__).parent / "mock" / "n150.yaml"
@@ -22,9 +23,10 @@ _MOCK = "TT_METAL_MOCK_CLUSTER_DESC_PATH"
 
 _HOME = os.path.expanduser("~")  # noqa: PTH111 - what Path has for it fails for a user who is in no database
 
-_PLACES = {"HOME": _HOME, "TT_METAL_LOGS_PATH": str(Path(_HOME, ".cache", "tt-metal-logs"))}
+_PLACES = {"HOME": _HOME, "TT_METAL_LOGS_PATH": str(Path(gettempdir(), f"tt-metal-logs-{os.getuid()}"))}
 """Where TT-NN keeps files of the user's. With no HOME, as in a system service, importing it kills the process; and what it
-found of the machine it writes, whenever it looks for devices, into the working folder unless told otherwise (0.81.1)."""
+found of the machine it writes, whenever it looks for devices, into the working folder unless told otherwise (0.81.1). A
+home may be one that nobody can write to."""
 
 _without_device: list[dict[str, str]] = []
 """Once this process has decided to have no device: the user's settings of devices, which it does without."""

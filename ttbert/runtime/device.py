@@ -110,6 +110,11 @@ _CAUSES = [
         _ONE_CARD,
     ),
     (
+        r"filesystem error: cannot create director\w+: (.+?) \[(.+?)\]",
+        "TT-NN cannot make the folder {1}: {0}",
+        "choose others with TT_METAL_CACHE, for its kernels, and TT_METAL_LOGS_PATH",
+    ),
+    (
         r"sfpi not found at",
         "SFPI, the compiler of TT-NN's kernels, is not installed",
         "install it from https://github.com/tenstorrent/sfpi/releases, the version that ttnn/tt_metal/sfpi-version names",
