@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -16,7 +17,7 @@ from shapes import SHAPES
 from ttbert.cache.cache import open_cache
 from ttbert.cache.refs import Ref
 from ttbert.demo.inputs import built_in_questions
-from ttbert.runtime import bench
+from ttbert.runtime import bench, target
 from ttbert.runtime.bert import Bert
 from ttbert.runtime.check import OPS, empty_weights
 from ttbert.runtime.device import open_device
@@ -133,6 +134,15 @@ def measured(cache_folder: str) -> dict[str, Any]:
     found = bench.measure(target, loaded, batches(loaded, 2, 2, 128), 2, 128, 0.1)
     (speed,) = found.speeds
     return {"pcc": found.pcc, "speed": asdict(speed)}
+
+
+def slow(root: str) -> list[str]:
+    """What is told of a device that is not ready at once, where patience ends at once, too."""
+    told: list[str] = []
+    logging.getLogger("ttbert.runtime.target").addFilter(lambda record: told.append(record.getMessage()) or False)
+    target._PATIENCE = 0.0
+    with open_runtime(Target("n150", "wormhole_b0", is_mock=True), model(root), 1, 384):
+        return told
 
 
 def opening(cache_folder: str) -> bool:
@@ -281,6 +291,6 @@ def allocated(device: Any) -> list[int]:
 
 if __name__ == "__main__":
     work: dict[str, Callable[[Any], Any]] = {
-        each.__name__: each for each in (loads, values, measured, opening, order, chips, counts)
+        each.__name__: each for each in (loads, values, measured, slow, opening, order, chips, counts)
     }
     print("\nanswer:" + json.dumps(work[sys.argv[1]](json.loads(sys.argv[2]))))

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from shapes import MANY_HEADS, SHAPES
@@ -233,6 +233,19 @@ def compared(names: list[str]) -> list[Any]:
     return answers
 
 
+def read_back(cache_folder: str) -> Any:
+    """The same model with what each op made read back from the device: from a shadow, which computes, and from the mock."""
+    model = load(cache_folder, "bundled")
+    batch, contexts = questions(model, 2, 128)
+    with open_device() as device:
+        plan = plan_bert(model.shape, 2, 128, chip_of(device, ttnn))
+
+        def compare(tt: Any, **how: bool) -> Any:
+            return asdict(check.compare(tt, device, plan, model, batch, contexts, **how))
+
+        return compare(ttnn), compare(shadow.Shadow(ttnn), computes=True), compare(ttnn, computes=True)
+
+
 def wrong(cache_folder: str) -> dict[str, Any]:
     """For each of WRONG: TT-NN's refusal, or the PCC of the logits and of the worst op."""
     model = load(cache_folder, "bundled")
@@ -253,5 +266,11 @@ def wrong(cache_folder: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    work: dict[str, Callable[[Any], Any]] = {"measures": measures, "leaks": leaks, "compared": compared, "wrong": wrong}
+    work: dict[str, Callable[[Any], Any]] = {
+        "measures": measures,
+        "leaks": leaks,
+        "compared": compared,
+        "read_back": read_back,
+        "wrong": wrong,
+    }
     print("\nanswer:" + json.dumps(work[sys.argv[1]](json.loads(sys.argv[2]))))

@@ -97,7 +97,7 @@ def test_missing_compiler_of_kernels_is_said_in_two_lines(place: Path) -> None:
         pytest.skip("SFPI is installed, so its absence cannot be tested")
     del env["TT_METAL_RUNTIME_ROOT"]
     done = ttbert("demo", "--model", "bundled", "--cache", place / "cache", env=env, TTBERT_BOARD="auto")
-    done.failed_at_once(12, "SFPI, the compiler of TT-NN's kernels, is not installed", "ttnn.download_sfpi")
+    done.failed_at_once(12, "SFPI, the compiler of TT-NN's kernels, is not installed", "tenstorrent/sfpi/releases")
 
 
 def test_read_only_cache_serves_a_device(on: Callable[..., Done], place: Path, small_disk: Path) -> None:
@@ -128,6 +128,11 @@ def test_bench_on_a_mock_device_leaves_out_what_it_cannot_tell(on: Callable[...,
     assert speed["host_ms"] > 0 and speed["batches"] > 0 and done["loading_seconds"]["bytes"] > 19e6
 
 
+def test_check_of_a_device_wants_one_that_computes(place: Path) -> None:
+    env = mock_environment("n150", place / "mock")
+    ttbert("check", "bundled", "--device", "--cache", place / "cache", env=env).failed_at_once(12, "computes nothing")
+
+
 @pytest.mark.skipif(Path("/dev/tenstorrent").exists(), reason="there is a card, so its absence cannot be tested")
 def test_bench_without_a_device_is_a_device_error() -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("TT_")}
@@ -135,5 +140,6 @@ def test_bench_without_a_device_is_a_device_error() -> None:
     _, command, _ = done.err.split("`")
     assert "--check" in command
     ttbert(*shlex.split(command)[1:], env=env).succeeded()
+    ttbert("check", "bundled", "--device", env=env).failed_at_once(12, "no Tenstorrent device is here", "leave out --device")
     named = ttbert("bench", "--board", "n150", "--batch", 8, "--json", env=env)
     assert named.exit_code == named.document["error"]["exit_code"] == 12

@@ -105,6 +105,14 @@ def test_values_are_those_of_the_reference_however_heads_lie_on_cores(tmp_path: 
         assert min(found["pcc"], found["worst"]) >= LEAST_PCC, shape
 
 
+def test_what_a_device_computes_is_read_back_op_by_op(tmp_path: Path) -> None:
+    """From a device that is a shadow, and so computes, come the shadow's own values; from a mock device zeros, of every op."""
+    in_shadow, from_shadow, from_mock = on_mock("n150", "read_back", str(tmp_path))
+    assert from_shadow == in_shadow
+    assert [each["op"] for each in from_mock["ops"]] == [each["op"] for each in in_shadow["ops"]]
+    assert {each["pcc"] for each in from_mock["ops"]} == {0}
+
+
 def test_ttnn_refuses_a_wrong_shard_width(shadows: Any) -> None:
     assert "refused" in shadows["shard width halved"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 from ttbert.child import python_command
 from ttbert.errors import BoardError, DeviceError
 from ttbert.runtime import device
-from ttbert.runtime.mock import MOCK_BOARDS, mock_environment, temporary_mock_environment
+from ttbert.runtime.mock import MOCK_BOARDS, _wheel, mock_environment, temporary_mock_environment
 from ttbert.runtime.stand_in import kernel, write_stand_in
 
 BOARDS = {
@@ -231,6 +232,95 @@ def test_a_missing_compiler_is_a_device_error(folder: Path) -> None:
     del environment["TT_METAL_RUNTIME_ROOT"]
     answer = in_process(environment, FAILED + "    answer = said(opened)")
     assert answer == "SFPI, the compiler of TT-NN's kernels, is not installed"
+    assert "sfpi_version=" in Path(_wheel(), "tt_metal", "sfpi-version").read_text(), "the hint names a file that is not there"
+
+
+def test_no_folder_is_written_to_but_the_temporary_one(folder: Path, tmp_path: Path) -> None:
+    """Neither the working folder nor a home, which may both be read-only."""
+    for name in ("working", "temporary"):
+        (tmp_path / name).mkdir()
+    environment = mock_environment("n150", folder) | {"HOME": "/proc/nobody", "TMPDIR": str(tmp_path / "temporary")}
+    del environment["TT_METAL_LOGS_PATH"]
+    in_process(environment, OPENED + "    probe()\n", cwd=tmp_path / "working")
+    assert not list((tmp_path / "working").iterdir())
+    assert [each.name for each in (tmp_path / "temporary").glob("tt-*")] == [f"tt-metal-logs-{os.getuid()}"]
+
+
+@no_card
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (stat.S_IFSOCK, "it cannot be opened: No such device or address"),
+        (stat.S_IFREG, "TT-NN finds no device that it knows"),
+    ],
+)
+def test_device_that_tt_nn_passes_over_is_an_error(
+    kind: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the driver lists and TT-NN cannot open, or knows nothing of, is for TT-NN not there: auto would go on on the CPU."""
+    os.mknod(tmp_path / "0", kind | 0o600)
+    monkeypatch.setattr(device, "_DRIVER", tmp_path)
+    with pytest.raises(DeviceError) as raised:
+        device.find_device()
+    assert raised.value.message == f"the driver lists {tmp_path}/0, but {message}"
+
+
+@no_card
+def test_driver_that_lists_nothing_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "by-id").mkdir()
+    monkeypatch.setattr(device, "_DRIVER", tmp_path)
+    assert device.find_device() is None
+
+
+def test_cards_that_nothing_links_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    """TT-NN counts them all, and then opens no mesh of them; it does open one of them."""
+    two = tmp_path / "two.yaml"
+    harvesting = (
+        "noc_translation: true, harvest_mask: 64, dram_harvesting_mask: 0, eth_harvesting_mask: 0, pcie_harvesting_mask: 0"
+    )
+    two.write_text(
+        f"""
+        arch: {{0: wormhole_b0, 1: wormhole_b0}}
+        chips: {{0: [0, 0, 0, 0], 1: [1, 0, 0, 0]}}
+        chips_with_mmio: [{{0: 0}}, {{1: 1}}]
+        ethernet_connections: []
+        harvesting: {{0: {{{harvesting}}}, 1: {{{harvesting}}}}}
+        boards:
+        - [{{board_id: 72059269368820857}}, {{board_type: n150}}, {{chips: [0]}}]
+        - [{{board_id: 72059269368820858}}, {{board_type: n150}}, {{chips: [1]}}]
+        """
+    )
+    environment = mock_environment("n150", folder) | {"TT_METAL_MOCK_CLUSTER_DESC_PATH": str(two)}
+    answer = in_process(environment, FAILED + "    answer = said(probe)")
+    assert answer == "of the 2 chips here, TT-NN finds no more than 1 linked to each other"
+    one = environment | {"TT_VISIBLE_DEVICES": "1"}
+    assert in_process(one, FAILED + "    answer = [probe().chips, said(opened)]") == [1, "MeshShape([1, 1])"]
+
+
+def test_device_that_does_not_close_hides_no_reason_behind_that(folder: Path) -> None:
+    program = """
+        from ttbert.errors import DeviceError
+        from ttbert.runtime.device import open_device
+        from ttbert.tt import device_ttnn
+
+        ttnn = device_ttnn()
+        close = ttnn.close_mesh_device
+
+        def fail(mesh):
+            close(mesh)
+            raise RuntimeError("TIMEOUT: device timeout, potential hang detected, the device is unrecoverable")
+
+        ttnn.close_mesh_device = fail
+        answer = []
+        for reason in (ValueError("the reason"), None):
+            try:
+                with open_device():
+                    if reason:
+                        raise reason
+            except (ValueError, DeviceError) as error:
+                answer.append(str(error))
+    """
+    assert in_process(mock_environment("n150", folder), program) == ["the reason", "the device does not answer"]
 
 
 def test_a_process_that_packs_without_a_device_can_have_none() -> None:
@@ -261,11 +351,23 @@ def test_packing_needs_no_device_whatever_the_user_has_set_for_devices() -> None
     assert in_process(environment, program) == [[32, 32], "/no/simulator", False]
 
 
-def test_waiting_for_another_process_is_cut_short() -> None:
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        (
+            "Waiting for lock 'CHIP_IN_USE_0_PCIe' which is currently held by thread TID: 77, PID: 4242",
+            "the device is held by process 4242",
+        ),
+        (
+            "Waiting for KMD lock 20 on /dev/tenstorrent/3, which is currently held by another handle",
+            "the device /dev/tenstorrent/3 is held by another process, perhaps in another container",
+        ),
+    ],
+)
+def test_waiting_for_another_process_is_cut_short(log: str, message: str) -> None:
     # What TT-NN logs, word for word; then it waits until the other process has ended.
-    log = "Waiting for lock 'CHIP_IN_USE_0_PCIe' which is currently held by thread TID: 77, PID: 4242"
     began = time.monotonic()
-    with pytest.raises(DeviceError, match="held by process 4242"):
+    with pytest.raises(DeviceError, match=message):
         device._ask(f"[print({log!r}, flush=True), __import__('time').sleep(600)]", 300)
     assert time.monotonic() - began < 120
 
@@ -318,6 +420,34 @@ def _is_running(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"  # it has ended, and nobody has asked how
 
 
+def test_what_the_user_has_set_for_logs_hides_no_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TT_LOGGER_LEVEL", "off")
+    monkeypatch.setenv("TT_LOGGER_FILE", "/nowhere")
+    names = ("TT_LOGGER_LEVEL", "TT_METAL_LOGGER_LEVEL", "TT_LOGGER_FILE")
+    assert device._ask(f"list(map(__import__('os').environ.get, {names}))", 60) == ["warning", "warning", None]
+
+
+def test_what_tt_nn_logs_is_there_for_who_wants_it(folder: Path) -> None:
+    environment = mock_environment("n150", folder) | {"TT_METAL_LOGGER_LEVEL": "info"}
+    program = "from ttbert.runtime.device import probe; probe()"
+    done = subprocess.run(python_command(program), env=environment, capture_output=True, text=True, timeout=300, check=True)
+    assert "Cluster constructor completed" in done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize(
+    ("expression", "what"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("__import__('no_library_of_this_name')", "ModuleNotFoundError: No module named 'no_library_of_this_name'"),
+        ("[print('a warning', flush=True), __import__('os').abort()]", "it ended by SIGABRT"),
+    ],
+)
+def test_question_that_ends_without_an_answer_says_how(expression: str, what: str) -> None:
+    with pytest.raises(DeviceError) as raised:
+        device._ask(expression, 60)
+    assert raised.value.message == f"TT-NN cannot use the device: {what}"
+
+
 def test_a_device_that_never_answers_is_given_up() -> None:
     with pytest.raises(DeviceError, match="did not answer within 2 seconds"):
         device._ask("__import__('time').sleep(600)", 2)
@@ -352,6 +482,20 @@ def test_a_device_that_never_answers_is_given_up() -> None:
             "the device is held by another process, perhaps one left over",
         ),
         ("TIMEOUT: device timeout, potential hang detected, the device is unrecoverable", "the device does not answer"),
+        ("Device 0: Timeout (10000 ms) waiting for physical cores to finish: (x=1,y=2).", "the device does not answer"),
+        ("Timeout waiting for Ethernet core service remote IO request flush.", "the device does not answer"),
+        (
+            "shm_open() failed for mutex CHIP_IN_USE_0_PCIe errno: 13",
+            "the lock CHIP_IN_USE_0_PCIe, in /dev/shm, is another user's",
+        ),
+        (
+            "filesystem error: cannot create directories: Read-only file system [/logs/generated/watcher/]",
+            "TT-NN cannot make the folder /logs/generated/watcher/: Read-only file system",
+        ),
+        (
+            "TT_FATAL @ /a.cpp:1: x\ninfo:\nCustom fabric mesh graph descriptor path must be specified for CUSTOM cluster type",
+            "the cards here are none that TT-NN uses together",
+        ),
         (
             "TT_FATAL @ /a.cpp:1: x\ninfo:\nsomething new\nbacktrace:\n --- f()",
             "TT-NN cannot use the device: something new",

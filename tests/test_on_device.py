@@ -46,6 +46,11 @@ def test_packs_are_read_while_the_device_opens(cache: str) -> None:
     assert work("n150", "opening", cache)
 
 
+def test_it_is_told_what_takes_so_long(cache: str) -> None:
+    (told,) = work("n150", "slow", cache)
+    assert "TT-NN compiles what it has not run on this machine before" in told
+
+
 def test_hundred_batches_leak_nothing(loaded: Any, ordered: Any) -> None:
     assert loaded["leaked"] == ordered["leaked"] == [0, 0]
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 _DESCRIPTOR = Path(__file__).parent / "mock" / "n150.yaml"
@@ -21,7 +22,11 @@ _DESCRIPTOR = Path(__file__).parent / "mock" / "n150.yaml"
 _MOCK = "TT_METAL_MOCK_CLUSTER_DESC_PATH"
 
 _HOME = os.path.expanduser("~")  # noqa: PTH111 - what Path has for it fails for a user who is in no database
-"""Where TT-NN keeps files of the user's. With no HOME, as in a system service, importing it kills the process (0.81.1)."""
+
+_PLACES = {"HOME": _HOME, "TT_METAL_LOGS_PATH": str(Path(gettempdir(), f"tt-metal-logs-{os.getuid()}"))}
+"""Where TT-NN keeps files of the user's. With no HOME, as in a system service, importing it kills the process; and what it
+found of the machine it writes, whenever it looks for devices, into the working folder unless told otherwise (0.81.1). A
+home may be one that nobody can write to."""
 
 _without_device: list[dict[str, str]] = []
 """Once this process has decided to have no device: the user's settings of devices, which it does without."""
@@ -31,8 +36,7 @@ _without_device: list[dict[str, str]] = []
 def host_ttnn() -> Any:
     """The ttnn module, in mock mode unless this process has a device, and quiet. Takes some seconds the first time."""
     if not device_ttnn.cache_info().currsize and _MOCK not in os.environ:
-        settings = [name for name in os.environ if name.startswith("TT_METAL_") and "_LOGGER_" not in name]
-        _without_device.append({name: os.environ.pop(name) for name in settings})
+        _without_device.append({name: os.environ.pop(name) for name in list(os.environ) if is_of_devices(name)})
         os.environ[_MOCK] = str(_DESCRIPTOR)
     return import_ttnn()
 
@@ -49,7 +53,7 @@ def import_ttnn() -> Any:
     """The ttnn module, quiet, for what is no matter of devices, such as reading a file: that decides nothing."""
     os.environ.setdefault("TT_METAL_LOGGER_LEVEL", "off")  # its errors reach the user as one line of ours
     os.environ.setdefault("LOGURU_LEVEL", "ERROR")
-    os.environ.setdefault("HOME", _HOME)
+    os.environ.update({**_PLACES, **os.environ})
     with _without_torch():
         import ttnn
 
@@ -58,10 +62,15 @@ def import_ttnn() -> Any:
 
 def device_environment() -> dict[str, str]:
     """The environment for another process that is to have the user's devices, whatever this one has."""
-    here = {"HOME": _HOME, **os.environ}
+    here = {**_PLACES, **os.environ}
     if not _without_device:
         return here
     return {name: value for name, value in here.items() if name != _MOCK} | _without_device[0]
+
+
+def is_of_devices(setting: str) -> bool:
+    """Whether a setting of the environment may be about which devices TT-NN is to have."""
+    return setting.startswith("TT_METAL_") and "_LOG" not in setting
 
 
 def devices_are_mock() -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..boards import BOARDS, Board
+from ..boards import AUTO, BOARDS, Board
 from ..console import say, show_result, table, tell
 from ..errors import AccuracyError, BoardError, DeviceError
 from ..model import TILE
@@ -111,6 +111,9 @@ def plan_command(
 @_board_option
 @click.option("--batch", type=click.IntRange(1, 512), default=2, show_default=True, help="Inputs on each chip.")
 @_tokens_option
+@click.option(
+    "--device", "on_device", is_flag=True, help="Run it on the device that is here, and read back what each op makes."
+)
 @places_option
 @offline_option
 @progress_option
@@ -122,6 +125,7 @@ def check_command(
     board: str,
     batch: int,
     tokens: int | None,
+    on_device: bool,
     places: Places,
     offline: bool,
     as_json: bool,
@@ -129,45 +133,64 @@ def check_command(
     """Run MODEL on a mock device with values from TT-NN's golden functions, and compare each op with the reference.
 
     Shapes, data types, memory and program configurations are judged by TT-NN itself; how exact a card's arithmetic is
-    cannot be seen here. The model is converted first if it is not in the cache.
+    cannot be seen here. With --device it can: a device computes, and the table has the op with which a wrong result begins.
+    The model is converted first if it is not in the cache.
 
     \b
     ttbert check bundled --board n150 --batch 2
+    ttbert check bundled --device
     """
     from ..convert.wanted import Wanted
     from ..demo.inputs import built_in_questions
     from ..model import parse_config
     from ..recipe.recipe import CONFIG
     from ..runtime.check import LEAST_PCC
-    from ..runtime.checker import Request, compare_on
+    from ..runtime.checker import Request, compare_here, compare_on
     from ..runtime.plan import plan_bert
     from ..runtime.tokens import TOKENS
 
     def plan(shape: BertShape) -> Plan:
         return plan_bert(shape, batch, tokens or min(TOKENS, shape.positions), BOARDS[board].chip, policy)
 
+    here = _device_that_computes(batch) if on_device else None
     _require_runs(board)
     cache = places.open(offline)
-    cached = supply(Wanted(model, revision, policy, offline), places, cache, require=plan)
+    wanted = Wanted(model, revision, policy, offline)
+    cached = supply(wanted, places, cache) if here else supply(wanted, places, cache, require=plan)
     config = cached.manifest.file(CONFIG)
     assert config
     shape = parse_config(cache.load(config), f"{cached.digest}: {CONFIG}")
-    tokens = plan(shape).tokens
-    tell(f"running {model} ({policy}) in the shadow of a mock {board}, batch {batch} of {tokens} tokens; no device is used")
+    tokens = tokens or min(TOKENS, shape.positions) if here else plan(shape).tokens
+    where = f"on {here}, reading back every op" if here else f"in the shadow of a mock {board}"
+    tell(f"running {model} ({policy}) {where}, batch {batch} of {tokens} tokens{'' if here else '; no device is used'}")
     request = Request(shape, batch, tokens, policy, places, offline, str(cached.digest), built_in_questions())
-    comparison = compare_on(board, request)
+    comparison = compare_here(request) if here else compare_on(board, request)
     below = None
     if not comparison.pcc >= LEAST_PCC and policy != "bfp4":
         below = AccuracyError(
             f"the output's PCC with the reference is {comparison.pcc:.4f}, below {LEAST_PCC}", "please report it with the table"
         )
     if as_json:
-        asked = {"model": model, "policy": policy, "board": board, "batch": batch, "tokens": tokens}
+        asked = {"model": model, "policy": policy, "board": here or f"mock {board}", "batch": batch, "tokens": tokens}
         show_result({**asked, "pcc": comparison.pcc, **asdict(comparison)}, below)
     else:
         _print_comparison(comparison)
     if below:
         raise below
+
+
+def _device_that_computes(batch: int) -> str:
+    """The name of the device that is here."""
+    from ..runtime.target import choose_target
+
+    target = choose_target(AUTO, batch)
+    if not target.is_device:
+        raise DeviceError(
+            "no Tenstorrent device is here to be checked", "leave out --device: TT-NN's golden functions compute then"
+        )
+    if target.is_mock:
+        raise DeviceError("a mock device computes nothing that could be checked", "leave out --device")
+    return target.board
 
 
 def _require_runs(board: str) -> None:

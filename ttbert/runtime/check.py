@@ -1,7 +1,7 @@
-"""Checks of a plan on a mock device: whether TT-NN accepts it, and whether its values are those of the reference.
+"""Checks of a plan: whether TT-NN accepts it on a mock device, and whether its values are those of the reference.
 
-`judge` needs no values; `compare` runs a cached model in the shadow of the device (see `shadow`) and sets it beside the
-reference on the processor, which shares no code with it.
+`judge` needs no values; `compare` runs a cached model in the shadow of a mock device (see `shadow`), or on a device that
+computes, and sets it beside the reference on the processor, which shares no code with it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class OpCorrelation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A shadow run set beside the reference, by PCC.
+    """A run set beside the reference, by PCC; of several chips that of the worst.
 
     `outputs` are the `start` and `end` logits, or the last `states` of a model without an answer head. `gaps` has for each
     input how much the reference prefers its own answer to the one found here, by the logarithm of the score: 0 if they are
@@ -86,7 +86,7 @@ def judge(ttnn: Any, device: Any, plan: Plan, weights: Mapping[str, Any]) -> Ver
     """Run the whole model on a mock device; `weights` are its tensors there."""
     names = op_names(plan)
     done: list[str] = []
-    watched = _Watched(ttnn, done.append)
+    watched = _Watched(ttnn, lambda name, made: done.append(name))
     try:
         bert = Bert(watched, device, plan, weights)
         done.clear()
@@ -99,10 +99,13 @@ def judge(ttnn: Any, device: Any, plan: Plan, weights: Mapping[str, Any]) -> Ver
     return Verdict(True, ops=len(done))
 
 
-def compare(ttnn: Any, device: Any, plan: Plan, model: CachedModel, batch: Batch, contexts: Sequence[str]) -> Comparison:
+def compare(
+    ttnn: Any, device: Any, plan: Plan, model: CachedModel, batch: Batch, contexts: Sequence[str], computes: bool = False
+) -> Comparison:
     """Run a cached model in the shadow of the device, and the reference; every op the reference also has is set beside it.
 
-    `contexts` are the texts that the batch's windows are of, in which answers are looked for.
+    Of a device that `computes`, every op's output is read back instead. `contexts` are the texts that the batch's windows are
+    of, in which answers are looked for.
     """
     from .qa import decode
     from .shadow import Shadow
@@ -111,27 +114,31 @@ def compare(ttnn: Any, device: Any, plan: Plan, model: CachedModel, batch: Batch
     names = iter(op_names(plan))
     found: list[OpCorrelation] = []
 
-    def on_op(called: str, value: torch.Tensor) -> None:
+    def on_op(called: str, *values: torch.Tensor) -> None:
         layer, name = next(names)
         beside = expected.pop((layer, name), None)
         if beside is not None:
-            found.append(OpCorrelation(name, layer, pcc(value, beside)))
+            found.append(OpCorrelation(name, layer, min(pcc(value, beside) for value in values)))
 
-    shadow = Shadow(ttnn)
-    bert = Bert(shadow, device, plan, {entry.name: shadow.shadow(host, device) for entry, host in model.tensors()})
-    inputs = send_batch(shadow, device, plan, batch)
-    shadow.on_op = on_op
-    output = bert.forward(inputs).value[:, 0]
-    free_batch(shadow, inputs)
+    runs = _ReadBack(ttnn) if computes else Shadow(ttnn)
+    bert = Bert(runs, device, plan, {entry.name: runs.shadow(host, device) for entry, host in model.tensors()})
+    inputs = send_batch(runs, device, plan, batch)
+    runs.on_op = on_op
+    outputs = [value[:, 0] for value in runs.values(bert.forward(inputs))]
+    free_batch(runs, inputs)
     if not plan.answer:
-        return Comparison({"states": pcc(output, expected[None, "states"])}, tuple(found), ())
-    starts, ends = output[..., 0], output[..., 1]
+        return Comparison({"states": min(pcc(each, expected[None, "states"]) for each in outputs)}, tuple(found), ())
+    starts, ends = outputs[0][..., 0], outputs[0][..., 1]
     start, end = expected[None, "start"].numpy(), expected[None, "end"].numpy()
     gaps = []
     for row, (window, context) in enumerate(zip(batch.windows, contexts, strict=True)):
         [chosen] = decode([window], [starts[row]], [ends[row]], context)
         gaps.append(_gap(chosen, decode([window], [start[row]], [end[row]], context, top_k=20)))
-    return Comparison({"start": pcc(starts, start), "end": pcc(ends, end)}, tuple(found), tuple(gaps))
+    worst = {
+        name: min(pcc(each[..., column], logits) for each in outputs)
+        for column, (name, logits) in enumerate((("start", start), ("end", end)))
+    }
+    return Comparison(worst, tuple(found), tuple(gaps))
 
 
 def _gap(chosen: Answer, ranked: Sequence[Answer]) -> float | None:
@@ -178,9 +185,9 @@ OPS = (
 
 
 class _Watched:
-    """The ttnn module, or one below it, telling of each op that is done."""
+    """The ttnn module, or one below it, telling of each op that is done, and what it made."""
 
-    def __init__(self, module: Any, tell: Callable[[str], None]) -> None:
+    def __init__(self, module: Any, tell: Callable[[str, Any], None]) -> None:
         self._module, self._tell = module, tell
 
     def __getattr__(self, name: str) -> Any:
@@ -192,10 +199,33 @@ class _Watched:
 
         def call(*arguments: Any, **settings: Any) -> Any:
             made = found(*arguments, **settings)
-            self._tell(name)
+            self._tell(name, made)
             return made
 
         return call
+
+
+class _ReadBack(_Watched):
+    """Has ttnn's names. `on_op` is called after each op with its name and its (first) output's value on each chip."""
+
+    def __init__(self, ttnn: Any) -> None:
+        super().__init__(ttnn, self._read)
+        self.on_op: Callable[..., None] = lambda name, *values: None
+
+    def shadow(self, host: Any, device: Any) -> Any:
+        """A host tensor, such as a cached weight, on the device in DRAM."""
+        return self._module.to_device(host, device, memory_config=self._module.DRAM_MEMORY_CONFIG)
+
+    def values(self, tensor: Any) -> list[torch.Tensor]:
+        """A tensor's value on each chip, float32."""
+        import torch
+
+        tt = self._module
+        host = tt.to_dtype(tt.from_device(tensor), tt.float32)
+        return [torch.from_numpy(each.to_numpy()) for each in tt.get_device_tensors(host)]
+
+    def _read(self, name: str, made: Any) -> None:
+        self.on_op(name, *self.values(made[0] if isinstance(made, tuple | list) else made))
 
 
 def _record(model: CachedModel, batch: Batch) -> dict[tuple[int | None, str], torch.Tensor]:

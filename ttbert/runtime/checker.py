@@ -1,4 +1,4 @@
-"""Checks of plans in a process of their own, on a mock device of a board.
+"""Checks of plans in a process of their own, on a mock device of a board or on the device that is here.
 
 Which devices a process has is settled before its first use of TT-NN, so what `check` does runs in a child: requests go to
 its stdin as JSON, one result a line comes from its stdout. `main` is that child.
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..boards import Grid
@@ -18,6 +19,7 @@ from ..cache.places import Places
 from ..child import python_command
 from ..errors import DeviceError, ReportedError, TtbertError
 from ..model import BertShape
+from ..tt import device_environment
 from .check import Comparison, OpCorrelation, Verdict
 from .mock import temporary_mock_environment
 
@@ -65,12 +67,22 @@ def compare_on(board: str, request: Request) -> Comparison:
     does not fit, or an IntegrityError for a tensor that is damaged.
     """
     [answer] = _answers(board, "compare", [request])
-    return Comparison(**{**answer, "ops": tuple(OpCorrelation(**each) for each in answer["ops"])})
+    return _comparison(answer)
+
+
+def compare_here(request: Request) -> Comparison:
+    """The same on the device that is here, with the values that it computes. Errors as of `compare_on`."""
+    [answer] = ask(device_environment(), "the check on the device", "measure", [request])
+    return _comparison(answer)
 
 
 def _answers(board: str, what: str, requests: list[Request]) -> list[Any]:
     with temporary_mock_environment(board) as environment:
         return ask(environment, f"the check on a mock {board}", what, requests)
+
+
+def _comparison(answer: dict[str, Any]) -> Comparison:
+    return Comparison(**{**answer, "ops": tuple(OpCorrelation(**each) for each in answer["ops"])})
 
 
 def ask(environment: Mapping[str, str], name: str, what: str, requests: list[Request]) -> list[Any]:
@@ -123,7 +135,7 @@ def _judge(device: Any, ttnn: Any, request: Request) -> Any:
             ttnn.deallocate(tensor)
 
 
-def _compare(device: Any, ttnn: Any, request: Request) -> Any:
+def _compare(device: Any, ttnn: Any, request: Request, computes: bool = False) -> Any:
     from .check import compare
     from .lower import chip_of
     from .plan import plan_bert
@@ -133,7 +145,7 @@ def _compare(device: Any, ttnn: Any, request: Request) -> Any:
     plan = plan_bert(model.shape, request.batch, request.tokens, chip_of(device, ttnn), request.policy)
     batch = next(whole_batches(model.encoder(request.tokens), request.questions, request.batch))
     contexts = [request.questions[window.example][1] for window in batch.windows]
-    return asdict(compare(ttnn, device, plan, model, batch, contexts))
+    return asdict(compare(ttnn, device, plan, model, batch, contexts, computes))
 
 
 def _open(request: Request) -> CachedModel:
@@ -154,7 +166,11 @@ def main() -> None:
     from ..tt import device_ttnn
     from .device import open_device
 
-    work: dict[str, Callable[[Any, Any, Request], Any]] = {"judge": _judge, "compare": _compare}
+    work: dict[str, Callable[[Any, Any, Request], Any]] = {
+        "judge": _judge,
+        "compare": _compare,
+        "measure": partial(_compare, computes=True),
+    }
     requests = [_request(**each) for each in json.load(sys.stdin)]
     ttnn = device_ttnn()
     try:

@@ -151,7 +151,7 @@ class _Lowering:
             per_core_M=op.blocks.rows,
             per_core_N=op.blocks.columns,
             transpose_mcast=op.column_major,
-            fused_activation=(self._ttnn.UnaryOpType.GELU, True) if op.gelu else None,
+            fused_activation=(self._ttnn.UnaryOpType.GELU, op.kernel.approximates) if op.gelu else None,
         )
 
     def _row_matmul(self, op: Linear) -> Any:

@@ -56,6 +56,10 @@ class Shadow:
         """A host tensor, such as a cached weight, on the device in DRAM."""
         return self.to_device(host, device, self.ttnn.DRAM_MEMORY_CONFIG)
 
+    def values(self, tensor: ShadowTensor) -> list[torch.Tensor]:
+        """A tensor's value on each chip, of which a shadow has one."""
+        return [_value(tensor)]
+
     def to_device(self, host: Any, device: Any, memory_config: Any) -> ShadowTensor:
         return ShadowTensor(self.ttnn.to_device(host, device, memory_config=memory_config), host.to_torch().float())
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from threading import Timer
 from typing import TYPE_CHECKING
 
 from ..boards import BOARDS, CPU, check_batch
@@ -17,6 +19,13 @@ from .device import Found, find_device, open_device
 if TYPE_CHECKING:
     from .loader import CachedModel
     from .runtime import Runtime
+
+_log = logging.getLogger(__name__)
+
+_PATIENCE = 20.0
+"""Seconds after which it is told why a device is not ready yet."""
+
+_NOT_READY = "the device is not ready yet; TT-NN compiles what it has not run on this machine before, which can take minutes"
 
 _USE_CPU = "--board cpu runs the reference on this machine's processor, in demo and squad"
 
@@ -101,7 +110,7 @@ def open_runtime(target: Target, model: CachedModel, batch: int, tokens: int) ->
     from .on_device import OnDevice
 
     with ExitStack() as opened:
-        with model.reading():
+        with model.reading(), _told_if_slow():
             started = time.perf_counter()
             ttnn = device_ttnn()
             device = opened.enter_context(open_device(command_queues=2 if target.traces else 1))
@@ -109,6 +118,18 @@ def open_runtime(target: Target, model: CachedModel, batch: int, tokens: int) ->
             runtime = OnDevice(ttnn, device, model, batch, tokens, trace=target.traces, opening=opening)
         yield runtime
         runtime.close()  # after an error the device alone is closed: it frees everything, and hides no reason behind another
+
+
+@contextmanager
+def _told_if_slow() -> Iterator[None]:
+    """So that nobody takes a first run for a device that hangs."""
+    told = Timer(_PATIENCE, _log.warning, [_NOT_READY])
+    told.daemon = True
+    told.start()
+    try:
+        yield
+    finally:
+        told.cancel()
 
 
 def describe(target: Target, runtime: Runtime) -> str:
