@@ -83,11 +83,11 @@ def bench_command(
     from ..demo.inputs import built_in_questions
     from ..runtime.bench import measure
     from ..runtime.loader import CachedModel
-    from ..runtime.tokens import TOKENS, whole_batches
+    from ..runtime.tokens import whole_batches
 
     loaded = CachedModel(cache, cached)
     loaded.require_answer_head()
-    tokens = min(TOKENS, loaded.shape.positions)
+    tokens = loaded.shape.window
     tell(f"measuring {model} ({policy}) on {target.name}, {target.chips * batch} inputs of {tokens} tokens at once")
     batches = list(whole_batches(loaded.encoder(tokens), built_in_questions(), target.chips * batch))
     measured = measure(target, loaded, batches, batch, tokens, seconds)

@@ -81,11 +81,10 @@ def plan_command(
     from ..model import parse_config
     from ..recipe.recipe import CONFIG
     from ..runtime.plan import plan_bert
-    from ..runtime.tokens import TOKENS
 
     source = Wanted(model, revision, policy, offline).open_source()
     shape = parse_config(source.read(CONFIG), f"{source.label}/{CONFIG}")
-    plan = plan_bert(shape, batch, tokens or min(TOKENS, shape.positions), BOARDS[board].chip, policy)
+    plan = plan_bert(shape, batch, tokens or shape.window, BOARDS[board].chip, policy)
     verdict = _judge(board, plan) if wants_check else None
     if picture:
         from ..picture import draw_l1
@@ -141,10 +140,9 @@ def check_command(
     from ..runtime.check import LEAST_PCC
     from ..runtime.checker import Request, compare_on
     from ..runtime.plan import plan_bert
-    from ..runtime.tokens import TOKENS
 
     def plan(shape: BertShape) -> Plan:
-        return plan_bert(shape, batch, tokens or min(TOKENS, shape.positions), BOARDS[board].chip, policy)
+        return plan_bert(shape, batch, tokens or shape.window, BOARDS[board].chip, policy)
 
     _require_runs(board)
     cache = places.open(offline)

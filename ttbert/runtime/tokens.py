@@ -19,10 +19,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 
 from ..errors import CheckpointError, InputError, or_panic
+from ..model import TOKENS
 
 IntArray = npt.NDArray[np.int32]
 
-TOKENS = 384
 STRIDE = 128
 
 # [CLS] question [SEP] context [SEP]

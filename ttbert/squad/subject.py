@@ -27,7 +27,7 @@ from ..recipe.steps import run_steps
 from ..runtime.loader import CachedModel
 from ..runtime.runtime import Runtime
 from ..runtime.target import Target, choose_target, open_runtime
-from ..runtime.tokens import TOKENS, Encoder
+from ..runtime.tokens import Encoder
 
 
 @dataclass(frozen=True)
@@ -162,4 +162,4 @@ def load_float32(wanted: Wanted) -> Subject:
 
 
 def _encoder(tokenizer: bytes, shape: BertShape) -> Encoder:
-    return Encoder(tokenizer, min(TOKENS, shape.positions), vocabulary=shape.vocabulary)
+    return Encoder(tokenizer, shape.window, vocabulary=shape.vocabulary)
