@@ -111,12 +111,6 @@ class FsspecStore(Store):
     def touch(self, key: str) -> None:
         """Ages cannot be restarted here."""
 
-    def debris(self) -> Iterator[Entry]:
-        return iter(())  # what is half written is the server's to hide and to remove
-
-    def remove_debris(self, entry: Entry) -> bool:
-        raise ValueError(f"not a temporary file: {entry.key!r:.100}")
-
     def _path(self, key: str) -> str:
         return f"{self._root}/{check_key(key)}"
 

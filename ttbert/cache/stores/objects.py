@@ -174,12 +174,6 @@ class ObjectStore(Store):
         url = urlsplit(access.endpoint or f"https://{hosts.get(access.kind, '')}")
         return (url.hostname, url.port or (80 if url.scheme == "http" else 443)) if url.hostname else None
 
-    def debris(self) -> Iterator[Entry]:
-        return iter(())  # an object that did not arrive whole is the server's to forget
-
-    def remove_debris(self, entry: Entry) -> bool:
-        raise ValueError(f"not a temporary file: {entry.key!r:.100}")
-
     def _patient_client(self, size: int) -> Client:
         """A client for an upload: until all of it is sent, no answer comes, and that is not silence."""
         seconds = 2 * self._patience.silence + size / _SLOWEST
