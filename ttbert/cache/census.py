@@ -83,6 +83,11 @@ class Census:
         return {entry.key: entry for entry in self.below("actions")}
 
     @cached_property
+    def led_to(self) -> dict[str, Entry]:
+        """Everything that refs can lead to: manifests, then actions, then blobs."""
+        return {**self.manifests, **self.actions, **self.blobs}
+
+    @cached_property
     def by_folder(self) -> dict[str, Model]:
         """The models by the folders of their refs."""
         return {model.ref.folder: model for model in self.models}

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import click
 
@@ -104,9 +103,8 @@ def gc_command(
 
 
 def _print(plan: Plan, say: Callable[[str], None]) -> None:
-    forgotten = [*plan.forget, *(plan.condemn_refs if not plan.grace else ())]
-    if forgotten:
-        say(f"forget now: {', '.join(unquote(each.folder.removeprefix('refs/')) for each in forgotten)}")
+    if plan.forgotten:
+        say(f"forget now: {', '.join(map(str, plan.forgotten))}")
     _print_part(_deleted(plan), "delete now", say)
     if plan.grace:
         when = datetime.now().astimezone() + timedelta(seconds=plan.grace)
@@ -122,8 +120,7 @@ def _print(plan: Plan, say: Callable[[str], None]) -> None:
 
 
 def _deleted(plan: Plan) -> list[Waste]:
-    """What goes now, which without a grace period includes what is found now."""
-    return [*plan.leftovers, *plan.delete, *(plan.condemn if not plan.grace else ())]
+    return [*plan.leftovers, *plan.going]
 
 
 def _print_part(waste: Iterable[Waste], title: str, say: Callable[[str], None]) -> None:
@@ -151,9 +148,9 @@ def _document(plan: Plan) -> dict[str, Any]:
 
     return {
         "delete": rows(_deleted(plan)),
-        "forget": [unquote(each.folder.removeprefix("refs/")) for each in plan.forget],
+        "forget": [str(each) for each in plan.forget],
         "condemn": rows(plan.condemn if plan.grace else ()),
-        "give_up": [unquote(each.folder.removeprefix("refs/")) for each in plan.condemn_refs],
+        "give_up": [str(each) for each in plan.condemn_refs],
         "waiting": rows(plan.waiting),
         "temporary_files_spared": len(plan.young),
         "grace_seconds": plan.grace,
