@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 ACTION_SCHEMA = "ttbert.action/1"
 Begin = Callable[[dict[Digest, int]], Callable[[int], None]]
-"""Told of the blobs that are to be copied, and their sizes, if there are any; gives who is told the size of each that came."""
+"""Told of the blobs that are to be copied, which may be none, and their sizes; gives who is told the size of each that came."""
 _TRIES = 100
 
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import click
 
 from ..console import Progress, progress_options, say, show, tell
-from ..errors import CacheError, InputError, StoreReadOnly, StoreUnavailable
+from ..errors import CacheError, InputError, IntegrityError, StoreReadOnly, StoreUnavailable
 from ..text import size_text
 from .cache import note_beginning
 from .options import json_option, places_option, progress_option, sign_option
 
 if TYPE_CHECKING:
     from ..cache.cache import Begin, Cache, Cached
+    from ..cache.digest import Digest
     from ..cache.keys import PrivateKey
     from ..cache.places import Places
     from ..cache.refs import Ref
@@ -99,8 +100,12 @@ def bring_near(label: str, cache: Cache, cached: Cached, ref: Ref | None) -> int
 
 
 def _shown(what: str, enter: Callable[[Progress], Progress]) -> Begin:
-    """Shows the progress of what is copied or read, in a context that `enter` enters."""
-    return lambda blobs: enter(Progress(what, len(blobs), sum(blobs.values()))).advance
+    """Shows the progress of what is copied or read, if anything is, in a context that `enter` enters."""
+
+    def begin(blobs: dict[Digest, int]) -> Callable[[int], None]:
+        return enter(Progress(what, len(blobs), sum(blobs.values()))).advance if blobs else lambda size: None
+
+    return begin
 
 
 @click.command("pull")
@@ -117,7 +122,6 @@ def pull_command(ref: str, places: Places, as_json: bool) -> None:
     ttbert cache pull bundled --cache s3://lab/ttbert
     """
     from ..cache.census import look_up
-    from ..errors import IntegrityError
 
     cache, near = _both(places)
     model = look_up(cache.authority, ref)
@@ -154,7 +158,6 @@ def push_command(ref: str, places: Places, sign_with: str | None, as_json: bool)
     from ..cache.census import find_model, take_census
     from ..cache.keys import find_signer
     from ..cache.transfer import push
-    from ..errors import IntegrityError
 
     cache, near = _both(places, find_signer(sign_with))
     model = find_model(take_census(near), ref, shlex.join(["ttbert", "cache", "ls", "--cache", near.store.url]))
