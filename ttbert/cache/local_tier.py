@@ -243,9 +243,8 @@ class LocalTier:
         except StoreReadOnly as error:
             self._freeze(error)
         except NoSpaceError as error:
-            raise NoSpaceError(
-                error.message, "free some space, choose another folder with --local, or stream with --no-local"
-            ) from error
+            error.hint = "free some space, choose another folder with --local, or stream with --no-local"
+            raise
 
     def _settle(self, key: str, what: str) -> None:
         """Count a hit or a miss of each blob once."""

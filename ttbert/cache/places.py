@@ -113,7 +113,8 @@ def _folder(url: str) -> LocalStore:
     try:
         store = open_store(url)
     except CacheError as error:  # a file is in its place
-        raise CacheError(error.message, "choose another folder with --local or TTBERT_LOCAL") from error
+        error.hint = "choose another folder with --local or TTBERT_LOCAL"
+        raise
     assert isinstance(store, LocalStore)
     store.chosen_with = "--local or TTBERT_LOCAL"
     return store

@@ -322,8 +322,8 @@ def rm_command(ref: str, dry_run: bool, yes: bool, places: Places, as_json: bool
             cache.remove_ref(model.ref)
         except NoSpaceError as error:
             command = complete_commands("`ttbert cache gc --grace 0`")
-            hint = f"that is written down: free a few kB of that disk with {command}, or in another way, then try again"
-            raise NoSpaceError(error.message, hint) from error
+            error.hint = f"that is written down: free a few kB of that disk with {command}, or in another way, then try again"
+            raise
     if as_json:
         show({"ref": str(model.ref), "removed": not dry_run, "bytes_freed_by_gc": frees})
     elif not dry_run:

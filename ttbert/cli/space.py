@@ -90,7 +90,8 @@ def gc_command(
         except NoSpaceError as error:
             now = "add --grace 0 while nobody converts, or " if plan.grace and plan.condemns else ""
             way_out = f"{now}free a few kB of that disk in another way, then collect again"
-            raise NoSpaceError(error.message, f"what is to be deleted is written down first: {way_out}") from error
+            error.hint = f"what is to be deleted is written down first: {way_out}"
+            raise
     if as_json:
         show({"cache": cache.store.url, "dry_run": dry_run, **_document(plan), "freed": freed})
     elif plan.deletes and not dry_run:

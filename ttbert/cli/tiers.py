@@ -77,8 +77,8 @@ def _find_or_convert(wanted: Wanted, places: Places, cache: Cache, require: Requ
         here = _find_whole(wanted, cache.near) if cache.near else None
         if here is None or cache.near is None:
             raise
-        hint = f"{error.hint}; or add --offline: all of {here.ref} is in {cache.near.store.url}"
-        raise StoreUnavailable(error.message, hint) from error
+        error.hint += f"; or add --offline: all of {here.ref} is in {cache.near.store.url}"
+        raise
     if found.ref != wanted.ref:
         tell(f"note: {found.ref} is this cache's own name; the hub was not asked for one of that id, as --revision main does")
     return found

@@ -72,7 +72,8 @@ def _look_for(name: str, batch: int) -> Found | None:
     try:
         found = find_device()
     except DeviceError as error:
-        raise DeviceError(error.message, f"{error.hint}; {_USE_CPU}") from error
+        error.hint += f"; {_USE_CPU}"
+        raise
     if board is None:
         return found
     if found is None:
