@@ -18,16 +18,16 @@ from .options import (
     model_option,
     offline_option,
     places_option,
-    policy_option,
     progress_option,
-    revision_option,
     trace_option,
+    wanted_option,
 )
 from .tiers import supply_to_load
 from .units import NumberRange
 
 if TYPE_CHECKING:
     from ..cache.places import Places
+    from ..convert.wanted import Wanted
     from ..runtime.bench import Measured
     from ..runtime.target import Target
 
@@ -38,8 +38,7 @@ _board_option = click.option(
 
 @click.command("bench")
 @model_option
-@revision_option
-@policy_option
+@wanted_option
 @_board_option
 @batch_option
 @trace_option
@@ -49,15 +48,12 @@ _board_option = click.option(
 @progress_option
 @json_option
 def bench_command(
-    model: str,
-    revision: str | None,
-    policy: str,
+    wanted: Wanted,
     board: str,
     batch: int,
     trace: bool | None,
     seconds: float,
     places: Places,
-    offline: bool,
     as_json: bool,
 ) -> None:
     """Measure a device: seconds of loading, throughput with a trace and without, and the PCC of its logits with the CPU's.
@@ -68,17 +64,16 @@ def bench_command(
     ttbert bench --board n150 --batch 8 --json
     ttbert bench --model bundled
     """
-    from ..convert.wanted import Wanted
     from ..runtime.check import LEAST_PCC
     from ..runtime.target import choose_target
 
     target = choose_target(board, batch, trace)
     if not target.is_device:
-        of = [model, *(["--revision", revision] if revision else []), "--policy", policy]
+        of = [wanted.model, *(["--revision", wanted.revision] if wanted.revision else []), "--policy", wanted.policy]
         plan = shlex.join(["ttbert", "plan", *of, "--batch", str(batch), "--check"])
         raise DeviceError("no Tenstorrent device is here to be measured", f"without one, try `{plan}`")
-    cache = places.open(offline)
-    cached = supply_to_load(Wanted(model, revision, policy, offline), places, cache)
+    cache = places.open(wanted.offline)
+    cached = supply_to_load(wanted, places, cache)
 
     from ..demo.inputs import built_in_questions
     from ..runtime.bench import measure
@@ -88,16 +83,16 @@ def bench_command(
     loaded = CachedModel(cache, cached)
     loaded.require_answer_head()
     tokens = loaded.shape.window
-    tell(f"measuring {model} ({policy}) on {target.name}, {target.chips * batch} inputs of {tokens} tokens at once")
+    tell(f"measuring {wanted} on {target.name}, {target.chips * batch} inputs of {tokens} tokens at once")
     batches = list(whole_batches(loaded.encoder(tokens), built_in_questions(), target.chips * batch))
     measured = measure(target, loaded, batches, batch, tokens, seconds)
     below = None
-    if measured.pcc is not None and not measured.pcc >= LEAST_PCC and policy != "bfp4":
+    if measured.pcc is not None and not measured.pcc >= LEAST_PCC and wanted.policy != "bfp4":
         below = AccuracyError(
             f"the logits' PCC with the reference is {measured.pcc:.4f}, below {LEAST_PCC}", "please report it with the output"
         )
     if as_json:
-        about = {"model": model, "policy": policy, "manifest": str(cached.digest)}
+        about = {"model": wanted.model, "policy": wanted.policy, "manifest": str(cached.digest)}
         show_result({**about, **_document(measured, target, tokens)}, below)
     else:
         _print(measured, target)

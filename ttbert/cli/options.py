@@ -190,7 +190,7 @@ sign_option = click.option(
     help="Sign with this key of yours. Also TTBERT_SIGN_WITH.  [default: the key `default`, if there is one]",
 )
 
-policy_option = click.option(
+_policy_option = click.option(
     "--policy",
     type=click.Choice(tuple(POLICIES)),
     default="bfp8",
@@ -198,9 +198,22 @@ policy_option = click.option(
     help="Precision. " + "; ".join(f"{each.name}: {each.help}" for each in POLICIES.values()) + ".",
 )
 
-revision_option = click.option(
+_revision_option = click.option(
     "--revision", metavar="REV", help="Branch, tag or commit of a model on the hub.  [default: main]"
 )
+
+
+def wanted_option(command: F) -> F:
+    """--revision and --policy, beside MODEL and --offline; the command gets all four as one `wanted`."""
+
+    @functools.wraps(command)
+    def collected(model: str, revision: str | None, policy: str, offline: bool, **others: Any) -> object:
+        from ..convert.wanted import Wanted
+
+        return command(wanted=Wanted(model, revision, policy, offline), **others)
+
+    return cast(F, _revision_option(_policy_option(collected)))
+
 
 board_option = click.option(
     "--board",

@@ -22,11 +22,10 @@ from .options import (
     model_option,
     offline_option,
     places_option,
-    policy_option,
     precision_option,
     progress_option,
-    revision_option,
     trace_option,
+    wanted_option,
 )
 from .tiers import supply
 from .units import NumberRange
@@ -48,8 +47,7 @@ _CHANGES_SHOWN = 3
 
 @click.group("squad", invoke_without_command=True, subcommand_metavar="[diff A B]")
 @model_option
-@revision_option
-@policy_option
+@wanted_option
 @batch_option
 @board_option
 @trace_option
@@ -139,9 +137,7 @@ def diff_command(first: Path, second: Path, as_json: bool) -> None:
 class _Options:
     """What was given on the command line."""
 
-    model: str
-    revision: str | None
-    policy: str
+    wanted: Wanted
     batch: int
     board: str
     trace: bool | None
@@ -158,7 +154,6 @@ class _Options:
     fail_below: float | None
     max_drop: float | None
     places: Places
-    offline: bool
     as_json: bool
 
 
@@ -177,14 +172,12 @@ def _score(options: _Options) -> None:
         )
     dataset = _dataset(options)
 
-    from ..convert.wanted import Wanted
     from ..squad.compare import compare_documents
     from ..squad.result import result_document
     from ..squad.score import check_bounds, other_model
 
-    cache = options.places.open(options.offline)
-    wanted = Wanted(options.model, options.revision, options.policy, options.offline)
-    places = options.places
+    wanted, places = options.wanted, options.places
+    cache = places.open(wanted.offline)
     subject = _cached(wanted, places, cache, target, options.batch)
     second = None
     if options.compare is not None:  # found and converted first: a run takes long, and is of no use without the other one
@@ -223,7 +216,7 @@ def _score(options: _Options) -> None:
 def _dataset(options: _Options) -> Dataset:
     from ..squad.dataset import Part, choose_part, load_hub_dataset, read_dataset
 
-    dataset = read_dataset(options.data_path) if options.data_path else load_hub_dataset(options.offline)
+    dataset = read_dataset(options.data_path) if options.data_path else load_hub_dataset(options.wanted.offline)
     if dataset.moved:
         moved = count_text(dataset.moved, "answer is", "answers are")
         tell(f"note: {moved} elsewhere in the context than answer_start says; no score depends on it")

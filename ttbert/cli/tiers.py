@@ -66,7 +66,7 @@ def _find_or_convert(wanted: Wanted, places: Places, cache: Cache, require: Requ
         require(plan.recipe.shape)
         is_there = cache.read_action(plan.action.key) is not None
         state, what = ("is not whole", "converting it again") if is_there else ("is not", "converting it first")
-        missed = f"{wanted.model} ({wanted.policy}) {state} in the cache {cache.store.url}"
+        missed = f"{wanted} {state} in the cache {cache.store.url}"
         if places.read_only:
             raise StoreReadOnly(f"{missed}, which is used for reading only here (--read-only)", WAY_OUT)
         tell(f"{missed}: {what}")
