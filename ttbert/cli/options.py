@@ -15,7 +15,7 @@ from ..boards import AUTO, BOARDS, CPU
 from ..console import set_progress
 from ..errors import InputError, TtbertError
 from ..recipe.policy import FLOAT32, POLICIES, PRECISIONS
-from ..settings import chosen, default_cache, setting, settings_path
+from ..settings import chosen, default_cache, setting, settings_path, variable
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -35,11 +35,16 @@ def _default(name: str, otherwise: Any) -> Callable[[], Any]:
     return value
 
 
-_cache_option = click.option(
-    "--cache",
+def _setting_option(name: str, *names: str, otherwise: Any = None, **attributes: Any) -> Callable[[F], F]:
+    """The option of a setting: where it is not given, its variable counts, then the user's settings, then `otherwise`."""
+    option = f"--{name.replace('_', '-')}"
+    return click.option(option, *names, envvar=variable(name), default=_default(name, otherwise), **attributes)
+
+
+_cache_option = _setting_option(
+    "cache",
     "cache_url",
-    envvar="TTBERT_CACHE",
-    default=_default("cache", default_cache),
+    otherwise=default_cache,
     metavar="URL",
     help="The cache: a folder, s3://BUCKET/PREFIX (gs://, az://), or an fsspec URL. Also TTBERT_CACHE.  "
     "[default: ~/.cache/ttbert]",
@@ -54,44 +59,37 @@ progress_option = click.option(
     help="How progress is shown on stderr.  [default: a bar on a terminal, else lines]",
 )
 
-space_option = click.option(
-    "--no-space-check",
+space_option = _setting_option(
+    "no_space_check",
     is_flag=True,
-    envvar="TTBERT_NO_SPACE_CHECK",
-    default=_default("no_space_check", False),
+    otherwise=False,
     help="Write even where the disk says that it has too little space: some mounts say so wrongly.",
 )
 _TIER_OPTIONS = (
     _cache_option,
-    click.option(
-        "--local",
+    _setting_option(
+        "local",
         "local_url",
-        envvar="TTBERT_LOCAL",
-        default=_default("local", None),
         metavar="FOLDER",
         help="Keep copies in this folder of what is read from the cache. Also TTBERT_LOCAL.  "
         "[default: ~/.cache/ttbert where the cache is reached over a network]",
     ),
     click.option("--no-local", is_flag=True, help="Keep no copies here: read the cache itself, every time. As --local none."),
-    click.option(
-        "--read-only",
+    _setting_option(
+        "read_only",
         is_flag=True,
-        envvar="TTBERT_READ_ONLY",
-        default=_default("read_only", False),
+        otherwise=False,
         help="Publish nothing, and change nothing in the cache.",
     ),
-    click.option(
-        "--shared-group",
-        envvar="TTBERT_SHARED_GROUP",
-        default=_default("shared_group", None),
+    _setting_option(
+        "shared_group",
         metavar="GROUP",
         help="Share the folder of a new cache with this group.",
     ),
-    click.option(
-        "--accept-weak-store",
+    _setting_option(
+        "accept_weak_store",
         is_flag=True,
-        envvar="TTBERT_ACCEPT_WEAK_STORE",
-        default=_default("accept_weak_store", False),
+        otherwise=False,
         help="Publish also where two writers can overwrite each other's names.",
     ),
     space_option,
@@ -177,7 +175,7 @@ def chosen_by(context: click.Context, name: str) -> str:
     if source is click.core.ParameterSource.COMMANDLINE:
         return f"--{name}"
     if source is click.core.ParameterSource.ENVIRONMENT:
-        return f"TTBERT_{name.upper()}"
+        return variable(name)
     return str(settings_path()) if setting(name) is not None else "default"
 
 
