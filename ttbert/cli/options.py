@@ -15,7 +15,7 @@ from ..boards import AUTO, BOARDS, CPU
 from ..console import set_progress
 from ..errors import InputError, TtbertError
 from ..recipe.policy import FLOAT32, POLICIES, PRECISIONS
-from ..settings import chosen, default_cache, setting, settings_path, variable
+from ..settings import KINDS, chosen, default_cache, setting, settings_path, variable
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -25,20 +25,18 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 _COMMAND = re.compile(r"`ttbert ([^`]+)`")
 
 
-def _default(name: str, otherwise: Any) -> Callable[[], Any]:
-    """The value in the user's settings, or another."""
-
-    def value() -> Any:
-        found = setting(name)
-        return found if found is not None else otherwise() if callable(otherwise) else otherwise
-
-    return value
-
-
-def _setting_option(name: str, *names: str, otherwise: Any = None, **attributes: Any) -> Callable[[F], F]:
+def _setting_option(
+    name: str, *names: str, otherwise: Callable[[], str | None] = lambda: None, **attributes: Any
+) -> Callable[[F], F]:
     """The option of a setting: where it is not given, its variable counts, then the user's settings, then `otherwise`."""
+    is_flag = KINDS[name] is bool
+
+    def default() -> Any:
+        found = setting(name)
+        return found if found is not None else False if is_flag else otherwise()
+
     option = f"--{name.replace('_', '-')}"
-    return click.option(option, *names, envvar=variable(name), default=_default(name, otherwise), **attributes)
+    return click.option(option, *names, is_flag=is_flag, envvar=variable(name), default=default, **attributes)
 
 
 _cache_option = _setting_option(
@@ -61,8 +59,6 @@ progress_option = click.option(
 
 space_option = _setting_option(
     "no_space_check",
-    is_flag=True,
-    otherwise=False,
     help="Write even where the disk says that it has too little space: some mounts say so wrongly.",
 )
 _TIER_OPTIONS = (
@@ -77,8 +73,6 @@ _TIER_OPTIONS = (
     click.option("--no-local", is_flag=True, help="Keep no copies here: read the cache itself, every time. As --local none."),
     _setting_option(
         "read_only",
-        is_flag=True,
-        otherwise=False,
         help="Publish nothing, and change nothing in the cache.",
     ),
     _setting_option(
@@ -88,8 +82,6 @@ _TIER_OPTIONS = (
     ),
     _setting_option(
         "accept_weak_store",
-        is_flag=True,
-        otherwise=False,
         help="Publish also where two writers can overwrite each other's names.",
     ),
     space_option,
