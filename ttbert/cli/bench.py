@@ -10,7 +10,7 @@ import click
 
 from ..boards import AUTO, BOARDS
 from ..console import say, show_result, table, tell
-from ..errors import AccuracyError, DeviceError
+from ..errors import DeviceError
 from ..text import size_text
 from .options import (
     batch_option,
@@ -64,7 +64,7 @@ def bench_command(
     ttbert bench --board n150 --batch 8 --json
     ttbert bench --model bundled
     """
-    from ..runtime.check import LEAST_PCC
+    from ..runtime.check import find_fault
     from ..runtime.target import choose_target
 
     target = choose_target(board, batch, trace)
@@ -86,11 +86,7 @@ def bench_command(
     tell(f"measuring {wanted} on {target.name}, {target.chips * batch} inputs of {tokens} tokens at once")
     batches = list(whole_batches(loaded.encoder(tokens), built_in_questions(), target.chips * batch))
     measured = measure(target, loaded, batches, batch, tokens, seconds)
-    below = None
-    if measured.pcc is not None and not measured.pcc >= LEAST_PCC and wanted.policy != "bfp4":
-        below = AccuracyError(
-            f"the logits' PCC with the reference is {measured.pcc:.4f}, below {LEAST_PCC}", "please report it with the output"
-        )
+    below = None if measured.pcc is None else find_fault("the logits'", measured.pcc, wanted.policy)
     if as_json:
         about = {"model": wanted.model, "policy": wanted.policy, "manifest": str(cached.digest)}
         show_result({**about, **_document(measured, target, tokens)}, below)

@@ -11,7 +11,7 @@ import click
 
 from ..boards import BOARDS, Board
 from ..console import say, show_result, table, tell
-from ..errors import AccuracyError, BoardError, DeviceError
+from ..errors import BoardError, DeviceError
 from ..model import TILE
 from ..text import size_text
 from .options import json_option, offline_option, places_option, progress_option, wanted_option
@@ -128,7 +128,7 @@ def check_command(
     from ..demo.inputs import built_in_questions
     from ..model import parse_config
     from ..recipe.recipe import CONFIG
-    from ..runtime.check import LEAST_PCC
+    from ..runtime.check import find_fault
     from ..runtime.checker import Request, compare_on
     from ..runtime.plan import plan_bert
 
@@ -146,11 +146,7 @@ def check_command(
     questions = built_in_questions()
     request = Request(shape, batch, tokens, wanted.policy, places, wanted.offline, str(cached.digest), questions)
     comparison = compare_on(board, request)
-    below = None
-    if not comparison.pcc >= LEAST_PCC and wanted.policy != "bfp4":
-        below = AccuracyError(
-            f"the output's PCC with the reference is {comparison.pcc:.4f}, below {LEAST_PCC}", "please report it with the table"
-        )
+    below = find_fault("the output's", comparison.pcc, wanted.policy)
     if as_json:
         about = {"model": wanted.model, "policy": wanted.policy, "board": board, "batch": batch, "tokens": tokens}
         show_result({**about, "pcc": comparison.pcc, **asdict(comparison)}, below)
