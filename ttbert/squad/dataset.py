@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -125,8 +126,6 @@ def load_hub_dataset(offline: bool = False) -> Dataset:
     TtbertError without the `datasets` package. NotCached while offline, StoreUnavailable where the hub cannot be reached.
     """
     hint = "give a file in the official format with --data FILE, such as dev-v2.0.json"
-    import os
-
     if offline:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     try:
