@@ -8,6 +8,11 @@ def count_text(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
+def origin_text(repo: str, commit: str | None) -> str:
+    """Where something comes from: "deepset/bert-base-cased-squad2@3f9a5d0c11e2", or "/home/you/my-bert"."""
+    return f"{repo}@{commit[:12]}" if commit else repo
+
+
 def size_text(size: float) -> str:
     """A number of bytes, in decimal units."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import CacheError, IncompatibleError, IntegrityError
+from ..text import origin_text
 from .cache import Cache, action_key, blob_key, manifest_key
 from .census import Census, Model
 from .condemned import Condemned, CondemnedRef, read_record, record_names
@@ -226,8 +227,7 @@ def _reasons(cache: Cache, manifests: Iterable[Entry]) -> dict[str, str]:
         except CacheError:
             reasons[entry.key] = "a manifest that cannot be read and that no name leads to"
             continue
-        commit = f"@{manifest.provenance.commit[:12]}" if manifest.provenance.commit else ""
-        name = f"{manifest.provenance.repo}{commit}:{manifest.policy}"
+        name = f"{origin_text(manifest.provenance.repo, manifest.provenance.commit)}:{manifest.policy}"
         reasons[entry.key] = f"manifest of {name}, to which no name leads"
         for key in (action_key(manifest.action), *map(blob_key, manifest.blobs())):
             reasons.setdefault(key, f"of {name}, to which no name leads")
