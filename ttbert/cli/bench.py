@@ -11,7 +11,7 @@ import click
 from ..boards import AUTO, BOARDS
 from ..console import say, show_result, table, tell
 from ..errors import DeviceError
-from ..text import size_text
+from ..text import count_text, size_text
 from .options import (
     batch_option,
     json_option,
@@ -131,7 +131,7 @@ def _print(measured: Measured, target: Target) -> None:
     say()
     say(f"opening the device  {loading.opening:.3f} s")
     say(f"reading weights     {loading.reading:.3f} s ({size_text(loading.bytes)}, digests checked)")
-    say(f"sending weights     {loading.sending:.3f} s, to {target.chips} chip{'s' if target.chips > 1 else ''}")
+    say(f"sending weights     {loading.sending:.3f} s, to {count_text(target.chips, 'chip')}")
     say(f"building programs   {loading.compiling:.3f} s")
     if target.is_mock:
         say("no throughput and no PCC with the CPU: a mock device takes no time and computes nothing")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..boards import BOARDS, CPU, check_batch
 from ..errors import DeviceError, InputError
 from ..recipe.policy import FLOAT32
+from ..text import count_text
 from ..tt import device_ttnn, devices_are_mock, dispatches_slowly
 from .device import Found, find_device, open_device
 
@@ -80,7 +81,7 @@ def _look_for(name: str, batch: int) -> Found | None:
         check_batch(board, batch)
         raise DeviceError(f"batch {batch} fits the board {name}, but no Tenstorrent device is here", _USE_CPU)
     if found.board != name:
-        chips = f"{found.chips} chips" if found.chips > 1 else "1 chip"
+        chips = count_text(found.chips, "chip")
         raise DeviceError(
             f"the device here is no {name}, but what TT-NN calls {found.board}: {chips} of {found.arch}",
             "pass --board auto to use the device that is here",
@@ -121,7 +122,7 @@ def describe(target: Target, runtime: Runtime) -> str:
 
     assert isinstance(runtime, OnDevice)
     plan = runtime.plan
-    chips = f"{runtime.chips} chips" if runtime.chips > 1 else "1 chip"
+    chips = count_text(runtime.chips, "chip")
     spread = f"batch {plan.batch} on each, {runtime.rows} in all" if runtime.chips > 1 else f"batch {plan.batch}"
     traced = ", as a trace" if runtime.is_traced else ""
     said = f"{target.name}: {chips} of {target.arch} with {plan.chip.grid} cores, {spread}{traced}"
