@@ -135,7 +135,7 @@ class Cache:
         return self.read_manifest(digest)
 
     def read_manifest(self, digest: Digest) -> Cached:
-        """The same, to be looked at, whoever it is of."""
+        """The same, to be looked at only: whoever signed it, or nobody."""
         return Cached(digest, Manifest.parse(self._manifest_bytes(digest), self._where(manifest_key(digest))))
 
     def read_outline(self, digest: Digest) -> Outlined:
@@ -217,9 +217,9 @@ class Cache:
         return {}
 
     def fetch_as_read(self, cached: Cached, ref: Ref | None, begin: Begin = silently) -> dict[Digest, int]:
-        """The same of a model that is about to be read whole: what is not here is copied on its way to the reader.
+        """The same for a model that is about to be read whole: what is not here is copied while it is read.
 
-        Who is told of each blob then is so in any thread.
+        Progress may then be told from any thread.
         """
         return {}
 
@@ -260,7 +260,7 @@ class Cache:
     def claim(self, cached: Cached) -> bool:
         """Keep a model that was found from being deleted until it has a name; False where it is no longer whole."""
         condemned = self._objections.reprieve(keys_of(cached))
-        # Nothing is condemned any more, too, after a sweep that has ended since it was found: what that deletes first is gone.
+        # A sweep that has ended since it was found condemns nothing any more, either: but the manifest went first.
         if self.store.head(manifest_key(cached.digest)) is None:
             return False
         return not condemned or not self.authority.missing(cached.manifest)
@@ -326,7 +326,10 @@ class Cache:
         return cached
 
     def hash(self, key: str) -> tuple[Digest, int] | str | None:
-        """The digest and size of what is stored under `key`, why the disk does not give it, or None; reads all of it."""
+        """The digest and size of what is stored under `key`, by reading all of it; None where there is nothing.
+
+        A text where the disk does not give it, which says why.
+        """
         try:
             with self.store.open(key) as stream:
                 return hash_stream(stream)

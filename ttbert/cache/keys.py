@@ -139,7 +139,7 @@ def find_signer(name: str | None) -> PrivateKey | None:
     if name:
         return PrivateKey(name, key_folder() / _plain(name))
     path = key_folder() / DEFAULT
-    with contextlib.suppress(OSError):  # of one that may not be looked at, signing tells: nothing goes unsigned for that
+    with contextlib.suppress(OSError):  # where it may not be looked at, signing fails and says so
         if not path.exists():
             return None
     return PrivateKey(DEFAULT, path)

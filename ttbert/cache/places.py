@@ -80,7 +80,7 @@ class Places:
 
 
 def user_places(cache: str | None = None, local: str | None = None) -> Places:
-    """As a command with these as --cache and --local has them; the rest is as the user's environment and settings say.
+    """The places of a command that is given these as --cache and --local; the rest is as the user's variables and settings say.
 
     Errors as of `chosen`.
     """

@@ -140,7 +140,7 @@ def _completing_hints() -> Iterator[None]:
 
 
 def complete_commands(text: str) -> str:
-    """A text whose commands, in backticks, mean the same cache as this one: with the --cache and --local that it was given."""
+    """A text whose commands, in backticks, get the --cache and --local of this one, and so mean the same cache."""
     context = click.get_current_context()
     given = {
         f"{name}_url": ["--" + name, context.params[f"{name}_url"]]

@@ -110,7 +110,7 @@ def plan_conversion(wanted: Wanted) -> Plan:
 def find_converted(plan: Plan, cache: Cache) -> Conversion | None:
     """The conversion, if its whole result is in the cache.
 
-    UntrustedError for one that may not be used; to somebody who signs, it is a miss, since their own replaces it.
+    UntrustedError for one that may not be used. To somebody who can sign it is a miss: their own will replace it.
     """
     try:
         cached = cache.find(plan.action.key)

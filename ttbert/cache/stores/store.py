@@ -147,7 +147,7 @@ def is_key(text: str) -> bool:
 
 
 def quarantine_key(key: str) -> str:
-    """A key for a damaged object in quarantine: new each time, and with the end of the object's own, which may be too long."""
+    """A new key in quarantine for a damaged object: with the end of its own key, all of which might be too long."""
     return f"quarantine/{key.replace('/', '_')[-_TOLD:].lstrip('.')}@{time.time_ns()}"
 
 
