@@ -170,16 +170,17 @@ class Cache:
 
     def find(self, action: Digest) -> Cached | None:
         """The complete result of a conversion, or None: not done yet, or no longer whole. UntrustedError as of `manifest`."""
+        cached = self.find_stored(action)
+        return cached if cached and not self.missing(cached.manifest) else None
+
+    def find_stored(self, action: Digest) -> Cached | None:
+        """The same, whole or not; None where its manifest cannot be read."""
         digest = self.read_action(action)
-        if digest is None:
-            return None
         try:
-            cached = self.manifest(digest)
+            cached = self.manifest(digest) if digest else None
         except (NotCached, IntegrityError, IncompatibleError):
             return None
-        if cached.manifest.action != action or self.missing(cached.manifest):
-            return None
-        return cached
+        return cached if cached and cached.manifest.action == action else None
 
     def read_action(self, action: Digest) -> Digest | None:
         """The manifest that an action led to; None where there is none, or where the entry is damaged."""
