@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ..files import replace_file
 from ..paths import is_file, is_folder
+from ..text import size_text
 from .source import Source, SourceFile, size_of
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -228,8 +229,8 @@ def _disk_error(error: OSError, repo: str, file: SourceFile | None) -> TtbertErr
         )
     free = "unknown"
     with suppress(OSError):
-        free = f"{shutil.disk_usage(cache).free / 1e6:.0f} MB"
-    needed = f"{file.size / 1e6:.0f} MB" if file else "unknown"
+        free = size_text(shutil.disk_usage(cache).free)
+    needed = size_text(file.size) if file else "unknown"
     return NoSpaceError(
         f"the disk of the Hugging Face cache {cache} is full: {repo} needs {needed}, free {free}",
         "free some space, or set HF_HOME to a folder on another disk",
