@@ -613,3 +613,12 @@ def test_the_history_of_a_folder_that_is_a_cache_of_its_own_goes_on(places: Plac
     assert near.resolve(TINY) == theirs != mine
     assert files(Path(places.local or "")).keys() >= {f"{TINY.folder}/00000001", f"{TINY.folder}/00000002"}
     assert verify(near, take_census(near)).sound
+
+
+def test_absolute_places_are_the_same_from_another_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = Places("cache", local="copies").absolute
+    monkeypatch.chdir("/")
+    cache = places.open()
+    assert cache.near and (cache.store.url, cache.near.store.url) == (str(tmp_path / "cache"), str(tmp_path / "copies"))
+    assert Places("memory://place").absolute == Places("memory://place")

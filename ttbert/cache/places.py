@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import realpath
 from pathlib import Path
 
@@ -68,6 +68,11 @@ class Places:
         if near:
             return TieredCache(far, near, user_trust(signer), self.accept_weak, counters)
         return Cache(far, user_trust(signer), self.accept_weak, counters)
+
+    @property
+    def absolute(self) -> Places:
+        """The same for a process that has another working folder."""
+        return replace(self, cache=open_store(self.cache).url, local=_folder(self.local).url if self.local else None)
 
     def options(self) -> list[str]:
         """The command line's options that mean the same."""

@@ -14,7 +14,6 @@ from ..boards import CPU
 from ..cache.cache import Cache, Cached
 from ..cache.digest import Digest
 from ..cache.places import Places
-from ..cache.stores.open import open_store
 from ..convert.checkpoint import open_checkpoint
 from ..convert.convert import plan_conversion, small_files
 from ..convert.wanted import Wanted, is_folder
@@ -99,14 +98,13 @@ def load_cached(wanted: Wanted, places: Places, cache: Cache, cached: Cached, ta
         recipe=str(cached.manifest.action),
         sources={each.name: str(each.digest) for each in provenance.sources},
     )
-    absolute = replace(places, cache=open_store(places.cache).url)  # another process has another working folder
     encoder = _encoder(model.tokenizer, model.shape)
     return Subject(
         origin,
         target,
         encoder,
         open=partial(open_runtime, target, model, batch, encoder.tokens),
-        elsewhere=partial(_load_again, wanted, absolute, cached.digest, target, batch),
+        elsewhere=partial(_load_again, wanted, places.absolute, cached.digest, target, batch),
     )
 
 
