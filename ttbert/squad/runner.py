@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from ..errors import IntegrityError, TtbertError
 from ..runtime.runtime import Logits
 from ..runtime.tokens import Encoder, Window
+from ..threads import Threads
 from .answers import Prediction, predict
 from .batches import Job, Layout, check_questions, make_jobs
 from .dataset import Dataset
@@ -127,10 +127,10 @@ def run_questions(
             results.close(error)
             raise
 
-    with ThreadPoolExecutor(2, "ttbert-squad") as threads:
-        threads.submit(tokenize)
-        collecting = threads.submit(collect)
+    with Threads(2) as threads:
         try:
+            threads.submit(tokenize)
+            collecting = threads.submit(collect)
             _run_jobs(jobs, results, engine, journal, timings)
         finally:
             jobs.close()

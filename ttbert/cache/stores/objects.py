@@ -19,7 +19,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
@@ -29,7 +28,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 
 from ...errors import StoreReadOnly, StoreUnavailable, TtbertError
-from ...threads import check_wanted
+from ...threads import Threads, check_wanted
 from .access import PATIENCE, Access, Connector, Patience
 from .pieces import PieceStream
 from .store import Capabilities, Entry, Store, check_key, is_key, quarantine_key
@@ -180,7 +179,7 @@ class ObjectStore(Store):
         return self._connector.open(replace(self._patience, silence=seconds, total=seconds))
 
     def _race(self, key: str) -> bool:
-        with ThreadPoolExecutor(_WRITERS) as writers:
+        with Threads(_WRITERS) as writers:
             won = list(writers.map(lambda number: self.put(key, b"%d" % number), range(_WRITERS)))
         with contextlib.suppress(StoreReadOnly):  # one who may publish need not have the right to delete
             self.delete(key)
