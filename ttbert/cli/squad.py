@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import click
 
 from ..boards import CPU
 from ..console import ScoreProgress, plain, say, show, show_result, table, tell
-from ..errors import AccuracyError, InputError, Interrupted
+from ..errors import InputError, Interrupted
 from ..recipe.policy import FLOAT32
 from ..text import count_text
 from .options import (
@@ -174,7 +173,7 @@ def _score(options: _Options) -> None:
 
     from ..squad.compare import compare_documents
     from ..squad.result import result_document
-    from ..squad.score import check_bounds, other_model
+    from ..squad.score import find_fault, other_model
 
     wanted, places = options.wanted, options.places
     cache = places.open(wanted.offline)
@@ -191,26 +190,22 @@ def _score(options: _Options) -> None:
         from ..squad.report import write_report
 
         tell(f"report: {write_report(options.report, result, comparison)}")
-    failure = None
-    try:
-        check_bounds(result, comparison, options.fail_below, options.max_drop)
-    except AccuracyError as error:
-        failure = error
-    if not options.as_json:
+    below = find_fault(result, comparison, options.fail_below, options.max_drop)
+    if options.as_json:
+        document = {**result_document(result), "output": str(folder)}
+        del document["questions"]
+        if comparison:
+            document["comparison"] = comparison.document()
+        show_result(document, below)
+    else:
         _print_result(result)
         if comparison:
             say()
             _print_comparison(comparison)
         if not result.is_mock:
             say(f"\nfiles: {folder}")
-        if failure:
-            raise failure
-        return
-    document = {**result_document(result), "output": str(folder)}
-    del document["questions"]
-    if comparison:
-        document["comparison"] = comparison.document()
-    show_result(document, failure)
+    if below:
+        raise below
 
 
 def _dataset(options: _Options) -> Dataset:
@@ -262,18 +257,14 @@ def _run(
         return result, logits, run.output
 
 
-@contextmanager
-def _engine(address: str | None, subject: Subject) -> Iterator[Engine]:
+def _engine(address: str | None, subject: Subject) -> AbstractContextManager[Engine]:
     if address is None:
         from ..squad.engine import open_local
 
-        with open_local(subject) as engine:
-            yield engine
-        return
+        return open_local(subject)
     from ..squad.cluster import open_cluster
 
-    with open_cluster(address, subject, tell) as cluster:
-        yield cluster
+    return open_cluster(address, subject, tell)
 
 
 def _plain(name: str) -> str:
