@@ -13,6 +13,11 @@ def origin_text(repo: str, commit: str | None) -> str:
     return f"{repo}@{commit[:12]}" if commit else repo
 
 
+def error_text(error: Exception) -> str:
+    """What an error of a library says, as far as it goes into one: 200 characters of its first line, or else its type."""
+    return f"{(str(error).strip().splitlines() or [type(error).__name__])[0]:.200}"
+
+
 def size_text(size: float) -> str:
     """A number of bytes, in decimal units."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -25,6 +25,7 @@ import blake3
 from ..cache.digest import Digest
 from ..cache.document import canonical
 from ..errors import InputError, NotCached, StoreUnavailable, TtbertError
+from ..text import error_text
 
 HUB_NAME, HUB_SPLIT = "rajpurkar/squad_v2", "validation"
 
@@ -143,8 +144,7 @@ def load_hub_dataset(offline: bool = False) -> Dataset:
     except Exception as error:  # the package raises whatever its dozen dependencies raise
         if offline or os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_DATASETS_OFFLINE"):
             raise NotCached(f"{HUB_NAME} is not on this machine, and --offline forbids to fetch it", hint) from error
-        first = str(error).strip().splitlines()[:1]
-        raise StoreUnavailable(f"{HUB_NAME} cannot be fetched: {''.join(first) or type(error).__name__}", hint) from error
+        raise StoreUnavailable(f"{HUB_NAME} cannot be fetched: {error_text(error)}", hint) from error
     return from_rows(rows, f"{HUB_NAME} ({HUB_SPLIT})")
 
 
