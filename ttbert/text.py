@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .errors import InputError
+
 
 def count_text(number: int, one: str, many: str = "") -> str:
     """ "1 input", "2 inputs"."""
@@ -25,3 +27,11 @@ def size_text(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     raise AssertionError
+
+
+def check_unicode(text: str, what: str, hint: str) -> None:
+    """InputError, naming `what`, for a text that no encoding has, since half of a character stands alone in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what} is not Unicode text: a lone surrogate at character {error.start}", hint) from error

@@ -25,7 +25,7 @@ import blake3
 from ..cache.digest import Digest
 from ..cache.document import canonical
 from ..errors import InputError, NotCached, StoreUnavailable, TtbertError
-from ..text import error_text
+from ..text import check_unicode, error_text
 
 HUB_NAME, HUB_SPLIT = "rajpurkar/squad_v2", "validation"
 
@@ -238,13 +238,7 @@ def _dataset(questions: list[Question], source: str, version: str, where: str, m
 
 def _text(entry: Any, name: str, where: str) -> str:
     value: str = _take(entry, name, str, where)
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{where}: {name!r} is not Unicode text: a lone surrogate at character {error.start}",
-            "write the file with its real encoding, such as UTF-8",
-        ) from error
+    check_unicode(value, f"{where}: {name!r}", "write the file with its real encoding, such as UTF-8")
     return value
 
 
