@@ -314,7 +314,7 @@ def _outcome_document(
         "model": wanted.model,
         "policy": wanted.policy,
         "board": target.name,
-        "precision": None if target.is_device else target.precision,
+        "precision": target.cpu_precision,
         "batch": batch,
         "manifest": str(cached.digest),
         "tokens": outcome.tokens,

@@ -40,6 +40,11 @@ class Target:
         return self.board != CPU
 
     @property
+    def cpu_precision(self) -> str | None:
+        """The precision where this is the processor; a device has that of the model's policy."""
+        return None if self.is_device else self.precision
+
+    @property
     def name(self) -> str:
         """The board's name, which says so where it is a mock."""
         return f"mock {self.board}" if self.is_mock else self.board

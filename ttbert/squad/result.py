@@ -71,7 +71,7 @@ def make_result(dataset: Dataset, subject: Subject, layout: Layout, machine: Mac
     provenance = {
         **subject.origin.document(),
         "board": subject.target.name,
-        "precision": None if subject.target.is_device else subject.target.precision,
+        "precision": subject.target.cpu_precision,
         "batch": layout.batch,
         "window_tokens": subject.encoder.tokens,
         "stride": subject.encoder.stride,

@@ -78,7 +78,7 @@ class Subject:
             "tokens": self.encoder.tokens,
             "stride": self.encoder.stride,
             "board": self.target.name,
-            "precision": None if self.target.is_device else self.target.precision,
+            "precision": self.target.cpu_precision,
         }
 
 
