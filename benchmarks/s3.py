@@ -136,8 +136,8 @@ def load_ttbert(clock: Clock, bucket: str, cache: str, local: str | None = None,
                 opened.flush()
         opened.flush()
         fetched = opened.counters.document()["bytes"]["cache"]  # type: ignore[index]
-        if fetched != sum(cached.manifest.blobs().values()):
-            raise AssertionError(f"{fetched:,} bytes were fetched of {sum(cached.manifest.blobs().values()):,}")
+        if fetched != sum(cached.manifest.blobs.values()):
+            raise AssertionError(f"{fetched:,} bytes were fetched of {sum(cached.manifest.blobs.values()):,}")
         return facts(payloads)
 
 

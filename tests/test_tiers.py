@@ -105,7 +105,7 @@ def test_a_model_that_is_read_is_copied_here_on_its_way(places: Places, proxy: F
     arrived: list[int] = []
     cache.fetch_as_read(cached, TINY, lambda blobs: arrived.append)
     assert blob_gets(proxy) == 0
-    assert read(cache, cached) == {**TENSORS, **FILES} and sorted(arrived) == sorted(cached.manifest.blobs().values())
+    assert read(cache, cached) == {**TENSORS, **FILES} and sorted(arrived) == sorted(cached.manifest.blobs.values())
     cache.flush()
     document = cache.counters.document()
     assert blob_gets(proxy) == BLOBS and document["bytes"] == {"local": 0, "cache": sum(arrived)}
@@ -268,7 +268,7 @@ def test_a_local_tier_on_a_read_only_disk_is_used_as_far_as_it_goes(
         assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
     assert len(caplog.messages) == 1 and "read-only file system" in caplog.messages[0]
     hits, misses, _ = counts(cache)
-    assert misses == 1 and hits == len(cached.manifest.blobs()) - 1
+    assert misses == 1 and hits == len(cached.manifest.blobs) - 1
 
 
 def test_a_full_local_disk_is_said_with_a_way_out(places: Places, small_disk: Path) -> None:
@@ -330,7 +330,7 @@ def test_a_blob_that_is_nowhere_is_named(places: Places) -> None:
 def test_an_interrupted_fetch_goes_on_where_it_was(places: Places, proxy: FaultProxy) -> None:
     cached = open_cache(places.cache).resolve(TINY)
     assert cached
-    last = list(cached.manifest.blobs())[-1]
+    last = list(cached.manifest.blobs)[-1]
     proxy.meet(unavailable, "GET", last.hex, times=100)
     with pytest.raises(StoreUnavailable):
         fetched(places.open())
@@ -356,7 +356,7 @@ def test_processes_that_miss_at_once_fetch_each_blob_once(places: Places, proxy:
         child.join(60)
     assert [child.exitcode for child in children] == [0] * 4
     cached = open_cache(places.cache).resolve(TINY)
-    assert cached and blob_gets(proxy) == len(cached.manifest.blobs())
+    assert cached and blob_gets(proxy) == len(cached.manifest.blobs)
 
 
 def test_a_stopped_process_that_holds_a_lock_does_not_stop_others(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +367,7 @@ def test_a_stopped_process_that_holds_a_lock_does_not_stop_others(places: Places
     assert cached
     locks = LocalStore(Path(places.local or "")).lock_file(local_tier.LOCKS)
     with ExitStack() as stack:
-        for number in map(local_tier.lock_number, cached.manifest.blobs()):
+        for number in map(local_tier.lock_number, cached.manifest.blobs):
             assert stack.enter_context(machine_lock(locks, number, patience=0))
             assert not stack.enter_context(machine_lock(locks, number, patience=0))
         cache = places.open()

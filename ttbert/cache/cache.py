@@ -163,7 +163,7 @@ class Cache:
 
     def missing(self, manifest: Outline) -> list[PackEntry | FileEntry]:
         """Entries whose blob is absent or of another size. Digests are checked when blobs are loaded, and by `verify`."""
-        blobs = manifest.blobs()
+        blobs = manifest.blobs
         found = dict(zip(blobs, self.store.map(self.store.head, map(blob_key, blobs)), strict=True))
         sizes = {blob: entry.size if entry else None for blob, entry in found.items()}
         return [each for each in manifest.entries() if sizes[each.blob] != each.size]
@@ -415,7 +415,7 @@ class Cache:
         absent = self.authority.missing(manifest)
         if absent:
             raise CacheError(
-                f"{len(absent)} of {len(manifest.blobs())} blobs vanished from {self.store.url}, {absent[0].name} first",
+                f"{len(absent)} of {len(manifest.blobs)} blobs vanished from {self.store.url}, {absent[0].name} first",
                 "somebody is deleting there; convert again",
             )
 
@@ -441,7 +441,7 @@ def require_lasting(cache: Cache) -> None:
 def keys_of(cached: Outlined) -> set[str]:
     """A manifest, its action and its blobs."""
     manifest = cached.manifest
-    return {manifest_key(cached.digest), action_key(manifest.action), *map(blob_key, manifest.blobs())}
+    return {manifest_key(cached.digest), action_key(manifest.action), *map(blob_key, manifest.blobs)}
 
 
 def action_entry(manifest: Digest) -> bytes:

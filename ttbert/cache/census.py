@@ -126,11 +126,11 @@ class Census:
     @cached_property
     def users(self) -> Counter[Digest]:
         """For each blob in use, how many manifests in use share it."""
-        return Counter(blob for cached in self.manifests_in_use.values() for blob in cached.manifest.blobs())
+        return Counter(blob for cached in self.manifests_in_use.values() for blob in cached.manifest.blobs)
 
     def own_size(self, cached: Outlined) -> int:
         """Bytes of a manifest's blobs that no other manifest in use has: what removing it would free."""
-        return sum(size for blob, size in cached.manifest.blobs().items() if self.users[blob] == 1)
+        return sum(size for blob, size in cached.manifest.blobs.items() if self.users[blob] == 1)
 
     @property
     def size(self) -> int:

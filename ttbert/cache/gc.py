@@ -229,6 +229,6 @@ def _reasons(cache: Cache, manifests: Iterable[Entry]) -> dict[str, str]:
             continue
         name = f"{origin_text(manifest.provenance.repo, manifest.provenance.commit)}:{manifest.policy}"
         reasons[entry.key] = f"manifest of {name}, to which no name leads"
-        for key in (action_key(manifest.action), *map(blob_key, manifest.blobs())):
+        for key in (action_key(manifest.action), *map(blob_key, manifest.blobs)):
             reasons.setdefault(key, f"of {name}, to which no name leads")
     return reasons

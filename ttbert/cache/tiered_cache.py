@@ -100,11 +100,11 @@ class TieredCache(Cache):
         return super().missing(manifest) if here else []
 
     def to_fetch(self, manifest: Manifest) -> dict[Digest, int]:
-        return {digest: size for digest, size in manifest.blobs().items() if not self._tier.has(blob_key(digest), size)}
+        return {digest: size for digest, size in manifest.blobs.items() if not self._tier.has(blob_key(digest), size)}
 
     def check_copies(self, cached: Cached, begin: Begin = silently) -> None:
         lacking = self.to_fetch(cached.manifest)
-        here = {digest: size for digest, size in cached.manifest.blobs().items() if digest not in lacking}
+        here = {digest: size for digest, size in cached.manifest.blobs.items() if digest not in lacking}
         progress = begin(here)
         for digest, size in here.items():
             key = blob_key(digest)

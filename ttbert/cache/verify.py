@@ -172,7 +172,7 @@ def _needed(census: Census, model: Model) -> Iterator[str]:
 
 def _blobs(model: Model) -> Iterator[tuple[str, int]]:
     """The keys of a model's blobs, with their sizes."""
-    for blob, size in model.cached.manifest.blobs().items() if model.cached else ():
+    for blob, size in model.cached.manifest.blobs.items() if model.cached else ():
         yield blob_key(blob), size
 
 
