@@ -54,7 +54,7 @@ def map_ahead(threads: int, function: Callable[[T], R], items: Iterable[T], ahea
 def begun_ahead(
     threads: int, function: Callable[[T], R], items: Iterable[T], ahead: int = _AHEAD
 ) -> Iterator[Generator[R, None, None]]:
-    """The same inside of `with`: the work begins there, before anybody takes the first result, and ends with it."""
+    """As `map_ahead`, inside of `with`: the work begins there, before anybody takes the first result, and ends with it."""
     stop = Event()
     with Threads(threads, partial(setattr, _of_thread, "stop", stop)) as workers:
         waiting: deque[Future[R]] = deque()

@@ -135,11 +135,11 @@ class Cache:
         return self.read_manifest(digest)
 
     def read_manifest(self, digest: Digest) -> Cached:
-        """The same, to be looked at only: whoever signed it, or nobody."""
+        """The manifest of that digest, to be looked at only: whoever signed it, or nobody. Errors as of `manifest`."""
         return Cached(digest, Manifest.parse(self._manifest_bytes(digest), self._where(manifest_key(digest))))
 
     def read_outline(self, digest: Digest) -> Outlined:
-        """The same without its tensors."""
+        """A manifest without its tensors, to be looked at only. Errors as of `manifest`."""
         return Outlined(digest, Outline.parse(self._manifest_bytes(digest), self._where(manifest_key(digest))))
 
     def _manifest_bytes(self, digest: Digest) -> bytes:
@@ -174,7 +174,7 @@ class Cache:
         return cached if cached and not self.missing(cached.manifest) else None
 
     def find_stored(self, action: Digest) -> Cached | None:
-        """The same, whole or not; None where its manifest cannot be read."""
+        """The result of a conversion, whole or not; None where there is none, or its manifest cannot be read."""
         digest = self.read_action(action)
         try:
             cached = self.manifest(digest) if digest else None
@@ -218,7 +218,7 @@ class Cache:
         return {}
 
     def fetch_as_read(self, cached: Cached, ref: Ref | None, begin: Begin = silently) -> dict[Digest, int]:
-        """The same for a model that is about to be read whole: what is not here is copied while it is read.
+        """As `fetch`, for a model that is about to be read whole: what is not here is copied while it is read.
 
         Progress may then be told from any thread.
         """

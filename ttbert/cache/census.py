@@ -207,7 +207,7 @@ def find_model(census: Census, text: str, listing: str = "ttbert cache ls") -> M
 
 
 def look_up(cache: Cache, text: str) -> Model:
-    """The same, with no look at anything else in the cache where this is the name of one model, and that is whole."""
+    """As `find_model`; where this is the name of one model, and that is whole, nothing else in the cache is looked at."""
     alike = refs.match_refs(refs.list_refs(cache.store), text)
     model = _read(cache, alike[0]) if len(alike) == 1 else None
     if model is None or model.cached is None or cache.missing(model.cached.manifest):

@@ -96,7 +96,7 @@ class Plan:
 
     @property
     def forgotten(self) -> tuple[CondemnedRef, ...]:
-        """Likewise of the refs."""
+        """Likewise, all refs that are forgotten now."""
         return self.forget if self.grace else (*self.forget, *self.condemn_refs)
 
 

@@ -156,7 +156,7 @@ def list_trusted() -> tuple[PublicKey, ...]:
 
 
 def required_keys() -> tuple[PublicKey, ...]:
-    """The same, for a reader of a cache; none means that signatures are not required. InputError if TTBERT_TRUST has none."""
+    """The keys of which a reader wants a signature; with none, nothing need be signed. InputError if TTBERT_TRUST has none."""
     keys = list_trusted()
     if not keys and os.environ.get("TTBERT_TRUST"):
         raise InputError(

@@ -43,7 +43,7 @@ def supply(wanted: Wanted, places: Places, cache: Cache, require: Require = lamb
 
 
 def supply_to_load(wanted: Wanted, places: Places, cache: Cache) -> Cached:
-    """The same for a model that this process loads next: it is copied to this machine while it is loaded."""
+    """As `supply`, for a model that this process loads next: it is copied to this machine while it is loaded."""
     found = _find_or_convert(wanted, places, cache)
     command = click.get_current_context()
     cache.fetch_as_read(found.cached, found.ref, _shown(f"fetching {wanted.model}", command.with_resource))

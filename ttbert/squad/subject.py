@@ -109,7 +109,7 @@ def load_cached(wanted: Wanted, places: Places, cache: Cache, cached: Cached, ta
 
 
 def _load_again(wanted: Wanted, places: Places, digest: Digest, target: Target, batch: int) -> Subject:
-    """The same in another process. DeviceError where another device is, or none."""
+    """As `load_cached`, in another process. DeviceError where another device is, or none."""
     here = choose_target(target.board, batch, target.traces, target.precision) if target.is_device else target
     if here != target:
         raise DeviceError(f"here is {here}, where {target} is wanted", "give all machines the same devices")
