@@ -24,10 +24,9 @@ from .keys import PrivateKey
 from .manifest import FileEntry, Manifest, Outline, PackEntry, TensorEntry
 from .refs import LogEntry, Ref, RefEntry
 from .stores.local import LocalStore
-from .stores.open import open_store
 from .stores.readonly import ReadOnlyStore
 from .stores.store import Store
-from .trust import Trust, publish_signature, user_trust
+from .trust import Trust, publish_signature
 from .used import stamp
 
 _log = logging.getLogger(__name__)
@@ -421,15 +420,6 @@ class Cache:
 
     def _where(self, key: str) -> str:
         return f"{self.store.url.rstrip('/')}/{key}"
-
-
-def open_cache(url: str, signer: PrivateKey | None = None, accept_weak: bool = False, read_only: bool = False) -> Cache:
-    """The cache at a URL, without a local tier; `places` opens one with it. Nothing is made before a write.
-
-    It is used as this user trusts; what is published is signed by `signer`, if there is one.
-    """
-    store = open_store(url)
-    return Cache(ReadOnlyStore(store) if read_only else store, user_trust(signer), accept_weak)
 
 
 def require_lasting(cache: Cache) -> None:
