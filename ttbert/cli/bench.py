@@ -86,7 +86,9 @@ def bench_command(
     tell(f"measuring {wanted} on {target.name}, {target.chips * batch} inputs of {tokens} tokens at once")
     batches = list(whole_batches(loaded.encoder(tokens), built_in_questions(), target.chips * batch))
     measured = measure(target, loaded, batches, batch, tokens, seconds)
-    below = None if measured.pcc is None else find_fault("the logits'", measured.pcc, wanted.policy)
+    below = None
+    if measured.pcc is not None:
+        below = find_fault("the logits'", measured.pcc, wanted.policy, "please report it with the output")
     if as_json:
         about = {"model": wanted.model, "policy": wanted.policy, "manifest": str(cached.digest)}
         show_result({**about, **_document(measured, target, tokens)}, below)

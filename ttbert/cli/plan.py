@@ -146,7 +146,7 @@ def check_command(
     questions = built_in_questions()
     request = Request(shape, batch, tokens, wanted.policy, places, wanted.offline, str(cached.digest), questions)
     comparison = compare_on(board, request)
-    below = find_fault("the output's", comparison.pcc, wanted.policy)
+    below = find_fault("the output's", comparison.pcc, wanted.policy, "please report it with the table")
     if as_json:
         about = {"model": wanted.model, "policy": wanted.policy, "board": board, "batch": batch, "tokens": tokens}
         show_result({**about, "pcc": comparison.pcc, **asdict(comparison)}, below)

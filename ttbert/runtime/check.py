@@ -83,11 +83,11 @@ class Comparison:
         return sum(gap is not None and 0 < gap <= TIE for gap in self.gaps)
 
 
-def find_fault(what: str, pcc: float, policy: str) -> AccuracyError | None:
+def find_fault(what: str, pcc: float, policy: str, hint: str) -> AccuracyError | None:
     """The error for outputs, such as "the logits'", that agree too little with the reference's; bfp4's may, as they will."""
     if pcc >= LEAST_PCC or policy == "bfp4":
         return None
-    return AccuracyError(f"{what} PCC with the reference is {pcc:.4f}, below {LEAST_PCC}", "please report it with the output")
+    return AccuracyError(f"{what} PCC with the reference is {pcc:.4f}, below {LEAST_PCC}", hint)
 
 
 def judge(ttnn: Any, device: Any, plan: Plan, weights: Mapping[str, Any]) -> Verdict:
