@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from ttbert.cache.cache import Cache, blob_key, open_cache
+from ttbert.cache.cache import Cache, blob_key
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.manifest import PackEntry
+from ttbert.cache.places import Places
 from ttbert.convert.codec import EXTENSION, NUMPY, Codec, TtnnCodec
 from ttbert.convert.packing import has_extension
 from ttbert.convert.tensorbin import file_bytes
@@ -123,7 +124,7 @@ def upstream(checkpoint: str, folder: str, small: bool) -> None:
 
 def read_and_write(clock: Clock, checkpoint: str, known: str, work: str, small: bool) -> Any:
     folder = _emptied(work)
-    size = sum(pack.size for pack in _packs(open_cache(str(Path(known, "cache")))))
+    size = sum(pack.size for pack in _packs(Places(str(Path(known, "cache"))).open()))
     buffer = bytearray(4 << 20)
     with clock:
         with Path(checkpoint, "model.safetensors").open("rb", buffering=0) as source:
@@ -175,7 +176,7 @@ def _packs(cache: Cache) -> tuple[PackEntry, ...]:
 
 
 def _facts_of_cache(folder: Path, small: bool) -> Any:
-    cache = open_cache(str(folder))
+    cache = Places(str(folder)).open()
     payloads = {each.name: each.payload for each in _recipe(small).tensors}
     digests = {}
     for pack in _packs(cache):

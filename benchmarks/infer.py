@@ -13,9 +13,10 @@ from typing import Any
 
 from ttbert.convert.wanted import BUNDLED_FOLDER
 from ttbert.demo.inputs import built_in_questions
+from ttbert.model import TOKENS
 from ttbert.recipe.policy import PRECISIONS
 from ttbert.runtime.loader import CachedModel
-from ttbert.runtime.tokens import TOKENS, Encoder, Window, make_batches
+from ttbert.runtime.tokens import Encoder, Window, make_batches
 
 from .inputs import make_cache, make_checkpoint, shape_of
 from .load import open_model

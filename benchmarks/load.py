@@ -23,8 +23,9 @@ from typing import Any
 import blake3
 import numpy as np
 
-from ttbert.cache.cache import Cache, Cached, blob_key, open_cache
+from ttbert.cache.cache import Cache, Cached, blob_key
 from ttbert.cache.manifest import TensorEntry
+from ttbert.cache.places import Places
 from ttbert.recipe.bert import bert_recipe
 from ttbert.recipe.policy import POLICIES
 from ttbert.recipe.recipe import Recipe, TensorRecipe
@@ -41,7 +42,7 @@ SAFETENSORS = "payloads.safetensors"
 def run(folder: Path, small: bool, rounds: int) -> Report:
     checkpoint = make_checkpoint(folder, shape_of(small))
     cache = make_cache(folder, checkpoint)
-    files = make_files(folder / f"files-{checkpoint.name}", open_cache(str(cache)))
+    files = make_files(folder / f"files-{checkpoint.name}", Places(str(cache)).open())
     places = {"checkpoint": str(checkpoint), "cache": str(cache), "files": str(files)}
     cases = [
         Case("ttbert, digests checked", "load:load_ttbert", places),
@@ -52,7 +53,7 @@ def run(folder: Path, small: bool, rounds: int) -> Report:
         Case("packs read into fresh memory", "load:read_packs", places),
     ]
     read = [path for place in (checkpoint, cache / "blobs", files) for path in place.rglob("*") if path.is_file()]
-    size = sum(each.size for each in cached_model(open_cache(str(cache))).manifest.packs)
+    size = sum(each.size for each in cached_model(Places(str(cache)).open()).manifest.packs)
     tables: list[Table] = []
     states = {"warm": partial(warm, read), "cold": partial(evict, read)}
     if not can_evict(folder):
@@ -93,7 +94,7 @@ def file_name(tensor: TensorEntry | TensorRecipe) -> str:
 
 def open_model(cache: str) -> CachedModel:
     """The one model in a cache."""
-    opened = open_cache(cache)
+    opened = Places(cache).open()
     return CachedModel(opened, cached_model(opened))
 
 
@@ -110,7 +111,7 @@ def load_upstream(clock: Clock, checkpoint: str, cache: str, files: str, read: b
     import torch
     from transformers import BertForQuestionAnswering
 
-    ttnn, recipe = host_ttnn(), recipe_of(open_cache(cache))
+    ttnn, recipe = host_ttnn(), recipe_of(Places(cache).open())
     with clock:
         weights = BertForQuestionAnswering.from_pretrained(checkpoint, dtype=torch.float32).state_dict()
         if read:
@@ -130,7 +131,7 @@ def load_upstream(clock: Clock, checkpoint: str, cache: str, files: str, read: b
 
 
 def load_files(clock: Clock, cache: str, files: str, **places: str) -> Any:
-    ttnn, recipe = host_ttnn(), recipe_of(open_cache(cache))
+    ttnn, recipe = host_ttnn(), recipe_of(Places(cache).open())
     with clock:
         payloads = {}
         for each in recipe.tensors:
@@ -142,7 +143,7 @@ def load_files(clock: Clock, cache: str, files: str, **places: str) -> Any:
 def load_safetensors(clock: Clock, cache: str, files: str, **places: str) -> Any:
     from safetensors.numpy import load_file
 
-    recipe = recipe_of(open_cache(cache))
+    recipe = recipe_of(Places(cache).open())
     with clock:
         loaded = load_file(Path(files, SAFETENSORS))
         payloads = {each.name: loaded[each.name].copy() for each in recipe.tensors}
@@ -151,7 +152,7 @@ def load_safetensors(clock: Clock, cache: str, files: str, **places: str) -> Any
 
 
 def read_packs(clock: Clock, cache: str, **places: str) -> Any:
-    opened = open_cache(cache)
+    opened = Places(cache).open()
     recipe, packs = recipe_of(opened), cached_model(opened).manifest.packs
 
     def read(key: str) -> memoryview:

@@ -35,7 +35,6 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from ttbert.cache.cache import open_cache
 from ttbert.cache.places import Places
 from ttbert.errors import TtbertError
 from ttbert.recipe.recipe import TensorRecipe
@@ -61,8 +60,8 @@ _CONNECTIONS, _RANGE = 8, 16 << 20
 def run(folder: Path, small: bool, rounds: int) -> Report:
     checkpoint = make_checkpoint(folder, shape_of(small))
     cache = make_cache(folder, checkpoint)
-    files = make_files(folder / f"files-{checkpoint.name}", open_cache(str(cache)))
-    size = sum(each.size for each in cached_model(open_cache(str(cache))).manifest.packs)
+    files = make_files(folder / f"files-{checkpoint.name}", Places(str(cache)).open())
+    size = sum(each.size for each in cached_model(Places(str(cache)).open()).manifest.packs)
     with _server(small) as server:
         bucket = server.bucket()
         settings = {
@@ -136,8 +135,8 @@ def load_ttbert(clock: Clock, bucket: str, cache: str, local: str | None = None,
                 opened.flush()
         opened.flush()
         fetched = opened.counters.document()["bytes"]["cache"]  # type: ignore[index]
-        if fetched != sum(cached.manifest.blobs().values()):
-            raise AssertionError(f"{fetched:,} bytes were fetched of {sum(cached.manifest.blobs().values()):,}")
+        if fetched != sum(cached.manifest.blobs.values()):
+            raise AssertionError(f"{fetched:,} bytes were fetched of {sum(cached.manifest.blobs.values()):,}")
         return facts(payloads)
 
 
@@ -273,7 +272,7 @@ def _upload(server: Any, bucket: str, files: Path, checkpoint: Path, settings: d
 
 
 def _tensors(cache: str) -> tuple[TensorRecipe, ...]:
-    return recipe_of(open_cache(cache)).tensors
+    return recipe_of(Places(cache).open()).tensors
 
 
 def _payloads(tensors: Sequence[TensorRecipe], found: Iterable[Any]) -> Any:

@@ -25,7 +25,6 @@ import torch
 from transformers import BertForQuestionAnswering
 
 from ttbert.boards import CPU
-from ttbert.cache.cache import open_cache
 from ttbert.cache.places import Places
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import BUNDLED, BUNDLED_FOLDER, Wanted
@@ -67,7 +66,7 @@ def main() -> None:
     sides = list(grouped(places, by_place, given.batch, subject.encoder.tokens, subject.encoder.pad_id))
 
     with tempfile.TemporaryDirectory() as cache_folder:
-        cache = open_cache(cache_folder)
+        cache = Places(cache_folder).open()
         cached = convert(plan_conversion(wanted), cache).cached
         rounded = load_cached(wanted, Places(cache_folder), cache, cached, Target(CPU, precision=BFLOAT16), given.batch)
         with subject.open() as ours32, rounded.open() as ours16:

@@ -48,7 +48,7 @@ def fill_cache(root: Path, models: int, shape: BertShape) -> Path:
             files=tuple(FileEntry(name, _digest(name), 1000) for name in (CONFIG, TOKENIZER, RECIPE)),
             provenance=Provenance(f"someone/model-{i}", f"{i:040x}", (SourceEntry("w", _digest(f"w{i}"), 1),), {"ttbert": "0"}),
         )
-        for blob, size in manifest.blobs().items():
+        for blob, size in manifest.blobs.items():
             cache.store.put(blob_key(blob), b"")
             os.truncate(unfinished / blob_key(blob), size)
         cached = cache.publish_manifest(manifest)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from shapes import SHAPES
 
-from ttbert.cache.cache import open_cache
+from ttbert.cache.places import Places
 from ttbert.cache.refs import Ref
 from ttbert.demo.inputs import built_in_questions
 from ttbert.runtime import bench, target
@@ -60,7 +60,7 @@ class Recorder:
 
 
 def model(cache_folder: str) -> CachedModel:
-    cache = open_cache(cache_folder)
+    cache = Places(cache_folder).open()
     cached = cache.resolve(Ref("bundled", None, "bfp8"))
     assert cached
     return CachedModel(cache, cached)

@@ -12,7 +12,7 @@ from typing import Any
 
 from shapes import MANY_HEADS, SHAPES
 
-from ttbert.cache.cache import open_cache
+from ttbert.cache.places import Places
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import Wanted
 from ttbert.demo.inputs import built_in_questions
@@ -209,7 +209,7 @@ WRONG: dict[str, tuple[type[Bert], Callable[[Plan], Plan]]] = {
 
 
 def load(cache_folder: str, name: str) -> CachedModel:
-    cache = open_cache(cache_folder)
+    cache = Places(cache_folder).open()
     return CachedModel(cache, convert(plan_conversion(Wanted(name)), cache).cached)
 
 

@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ttbert.cache.cache import Cache, Cached, blob_key, open_cache
+from ttbert.cache.cache import Cache, Cached, blob_key
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.manifest import FileEntry, Manifest, PackEntry, Provenance, SourceEntry, TensorEntry
+from ttbert.cache.places import Places
 from ttbert.cache.refs import Ref
 
 TENSORS = {"embeddings": b"e" * 3000, "layer": b"l" * 2000, "head": b"h" * 1000}
@@ -80,7 +81,7 @@ def load(cache: Cache, entry: PackEntry | FileEntry) -> bytes:
 
 
 def open_local(root: Path) -> Cache:
-    return open_cache(str(root))
+    return Places(str(root)).open()
 
 
 def blob_path(root: Path, content: bytes) -> Path:

@@ -19,7 +19,7 @@ def test_largest_batch_of_each_board() -> None:
 def test_batch_fits_a_board_up_to_its_largest(name: str, batch: int) -> None:
     board = BOARDS[name]
     # A grid of 8 x batch or of batch x 8 cores has to lie within the board's.
-    fits = any(w <= board.columns and h <= board.rows for w, h in ((8, batch), (batch, 8)))
+    fits = any(w <= board.grid.columns and h <= board.grid.rows for w, h in ((8, batch), (batch, 8)))
     if fits:
         check_batch(board, batch)
     else:

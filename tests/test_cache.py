@@ -37,7 +37,7 @@ from models import (
 from s3_server import MotoServer
 
 import ttbert
-from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key, open_cache
+from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key
 from ttbert.cache.census import find_model, look_up, take_census
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.gc import plan_gc
@@ -471,7 +471,7 @@ def test_a_cache_at_another_url_does_the_same(
         for name, value in moto.env.items():
             monkeypatch.setenv(name, value)
         url = f"s3://{moto.bucket()}/cache"
-    cache = open_cache(url, accept_weak=kind == "memory")
+    cache = Places(url, accept_weak=kind == "memory").open()
     cached = publish(cache)
     assert publish(cache) == cached and cache.find(cached.manifest.action) == cached and check(cache).sound
     key = blob_key(blake3_of(TENSORS["layer"]))
@@ -498,7 +498,7 @@ class Gone(io.RawIOBase):
 
 def test_a_server_that_is_gone_has_nothing_damaged() -> None:
     fsspec.register_implementation("unsteady", Unsteady, clobber=True)
-    cache = open_cache(f"unsteady://{uuid.uuid4().hex}", accept_weak=True)
+    cache = Places(f"unsteady://{uuid.uuid4().hex}", accept_weak=True).open()
     cached = cache.publish_manifest(build(cache))
     (*findings,) = check(cache, repair=True).findings
     assert {finding.exit_code for finding in findings} == {StoreUnavailable.exit_code}
@@ -510,19 +510,19 @@ def test_a_server_that_is_gone_has_nothing_damaged() -> None:
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "local://{}", "FILE://{}"])
 def test_a_folder_is_opened_as_a_folder_however_it_is_written(tmp_path: Path, form: str) -> None:
-    store = open_cache(form.format(tmp_path / "cache")).store
+    store = Places(form.format(tmp_path / "cache")).open().store
     assert isinstance(store, LocalStore) and store.root == tmp_path / "cache"
 
 
 def test_a_url_of_a_folder_is_read_as_urls_are(tmp_path: Path) -> None:
-    assert open_cache(f"file://{tmp_path}/a%20b").store.url == f"{tmp_path}/a b"
-    assert open_cache(f"{tmp_path}/a%20b").store.url == f"{tmp_path}/a%20b", "which is no URL"
-    assert open_cache(f"file://{tmp_path}/%FF").store.url == os.fsdecode(bytes(tmp_path) + b"/\xff")
+    assert Places(f"file://{tmp_path}/a%20b").open().store.url == f"{tmp_path}/a b"
+    assert Places(f"{tmp_path}/a%20b").open().store.url == f"{tmp_path}/a%20b", "which is no URL"
+    assert Places(f"file://{tmp_path}/%FF").open().store.url == os.fsdecode(bytes(tmp_path) + b"/\xff")
     with pytest.raises(InputError, match="cannot be a cache"):
-        open_cache(f"file://{tmp_path}/%00")
+        Places(f"file://{tmp_path}/%00").open()
     assert is_remote("S3://lab") and not is_remote("FILE:///lab")
     place = uuid.uuid4().hex
-    assert open_cache(f"Memory://{place}").store.url == f"memory://{place}"
+    assert Places(f"Memory://{place}").open().store.url == f"memory://{place}"
 
 
 @pytest.mark.parametrize(
@@ -537,18 +537,18 @@ def test_a_url_of_a_folder_is_read_as_urls_are(tmp_path: Path) -> None:
 )
 def test_a_mistyped_url_is_no_folder(url: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for open_it in (open_cache, lambda url: Places(url).open(), lambda url: Places("cache", local=url).open()):
+    for open_it in (lambda url: Places(url).open(), lambda url: Places("cache", local=url).open()):
         with pytest.raises(InputError, match="cannot be a cache") as caught:
             open_it(url)
         assert says in caught.value.hint
-    assert open_cache("./s3:/lab/x").store.url == str(tmp_path / "s3:/lab/x")
+    assert Places("./s3:/lab/x").open().store.url == str(tmp_path / "s3:/lab/x")
 
 
 def test_home_and_relative_folders_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    assert open_cache("~/cache").store.url == str(tmp_path / "home/cache")
-    assert open_cache("here").store.url == str(tmp_path / "here")
+    assert Places("~/cache").open().store.url == str(tmp_path / "home/cache")
+    assert Places("here").open().store.url == str(tmp_path / "here")
 
 
 @pytest.mark.parametrize(
@@ -556,14 +556,14 @@ def test_home_and_relative_folders_are_understood(tmp_path: Path, monkeypatch: p
 )
 def test_an_address_that_leads_nowhere_is_an_input_error(url: str) -> None:
     with pytest.raises(InputError, match="cannot be") as caught:
-        open_cache(url)
+        Places(url).open()
     assert caught.value.hint and "\n" not in caught.value.message
 
 
 def test_an_archive_is_read_and_writing_to_it_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "cache.zip", "w") as archive:
         archive.writestr("blobs/aa/one", b"1")
-    store = open_cache(f"zip://::file://{tmp_path}/cache.zip").store
+    store = Places(f"zip://::file://{tmp_path}/cache.zip").open().store
     assert store.get("blobs/aa/one") == b"1" and [entry.key for entry in store.list("blobs")] == ["blobs/aa/one"]
     with pytest.raises(StoreReadOnly, match="cannot be written to"):
         store.put("blobs/aa/two", b"2")

@@ -13,10 +13,11 @@ from fault_proxy import Exchange, FaultProxy
 from models import OTHER, TINY, build, open_local, publish, publish_other
 from s3_server import MotoServer
 
-from ttbert.cache.cache import Cache, Cached, action_key, manifest_key, open_cache
+from ttbert.cache.cache import Cache, Cached, action_key, manifest_key
 from ttbert.cache.census import Census, find_model, take_census
 from ttbert.cache.condemned import condemn
 from ttbert.cache.digest import blake3_of
+from ttbert.cache.places import Places
 from ttbert.cache.refs import LogEntry, entry_key, read_entry
 from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.tiered_cache import TieredCache
@@ -34,7 +35,7 @@ def cache(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     moto: MotoServer = request.getfixturevalue("moto")
     for name, value in moto.env.items():
         monkeypatch.setenv(name, value)
-    return open_cache(f"s3://{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}")
+    return Places(f"s3://{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}").open()
 
 
 def name_thrice(cache: Cache) -> Cached:
@@ -264,7 +265,7 @@ def test_several_objects_are_asked_for_at_once(
 ) -> None:
     for name, value in proxy.env.items():
         monkeypatch.setenv(name, value)
-    cache = open_cache(f"s3://{proxy.bucket()}/cache")
+    cache = Places(f"s3://{proxy.bucket()}/cache").open()
     name_thrice(cache)
     census = take_census(cache)
     kinds = {folder: (set[str](), asyncio.Event()) for folder in folders}

@@ -18,10 +18,10 @@ from forks import Forks
 from hub_server import HubServer
 from program import NO_SOCKETS, Done, command, environment, imported, make_hook, objects, ttbert
 
-from ttbert.cache.cache import open_cache
 from ttbert.cache.digest import Digest
 from ttbert.cache.lease import leased
 from ttbert.cache.manifest import Manifest
+from ttbert.cache.places import Places
 from ttbert.cache.refs import Ref, RefEntry
 from ttbert.cache.stores.open import open_store
 from ttbert.errors import CheckpointError
@@ -51,13 +51,13 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
 
 
 def manifest_of(cache: Path, ref: Ref) -> Manifest:
-    found = open_cache(str(cache)).resolve(ref)
+    found = Places(str(cache)).open().resolve(ref)
     assert found is not None
     return found.manifest
 
 
 def entry_of(cache: Path, ref: Ref) -> RefEntry:
-    found = open_cache(str(cache)).read_ref(ref)
+    found = Places(str(cache)).open().read_ref(ref)
     assert found is not None
     return found
 
@@ -382,7 +382,7 @@ def test_moved_branch_moves_the_ref_and_the_old_model_stays_until_gc(hubbed: Hub
     hubbed.server.add("org/moving", tiny.checkpoint())
     hubbed.convert("org/moving")[0].succeeded()
     before = entry_of(hubbed.cache, ref).manifest
-    for other in open_cache(str(hubbed.cache)).list_refs():
+    for other in Places(str(hubbed.cache)).open().list_refs():
         if other != ref:
             ttbert("cache", "rm", other, "--yes", "--cache", hubbed.cache).succeeded()
 
@@ -391,7 +391,7 @@ def test_moved_branch_moves_the_ref_and_the_old_model_stays_until_gc(hubbed: Hub
     assert not done.succeeded().document["hit"] and sent["model.safetensors"]
     after = entry_of(hubbed.cache, ref)
     assert after.manifest != before and after.commit == commit
-    assert open_cache(str(hubbed.cache)).manifest(before).digest == before
+    assert Places(str(hubbed.cache)).open().manifest(before).digest == before
 
     gc = ttbert("cache", "gc", "--grace", "0", "--yes", "--json", "--cache", hubbed.cache).succeeded().document
     assert f"manifests/{before.hex[:2]}/{before.hex}" in {each["key"] for each in gc["delete"]} and gc["freed"] > 0
@@ -697,7 +697,7 @@ def test_vocabulary_alone_makes_the_tokenizer_of_transformers(converted: Convert
     manifest = manifest_of(converted.cache, Ref("local/tiny", None, "bfp8"))
     entry = manifest.file("tokenizer.json")
     assert entry is not None
-    made = Tokenizer.from_buffer(open_cache(str(converted.cache)).load(entry))
+    made = Tokenizer.from_buffer(Places(str(converted.cache)).open().load(entry))
     (tmp_path / "vocab.txt").write_bytes(tiny.VOCAB_TXT)
     theirs = BertTokenizer(str(tmp_path / "vocab.txt"))
     for text in ("tea at ten", "The Hat, that heats!", "Ünïcode 東京", "[MASK] it", ""):
@@ -706,6 +706,6 @@ def test_vocabulary_alone_makes_the_tokenizer_of_transformers(converted: Convert
 
 def test_config_and_tokenizer_travel_with_the_model(converted: Converted) -> None:
     manifest = manifest_of(converted.cache, Ref("local/tiny", None, "bfp8"))
-    cache = open_cache(str(converted.cache))
+    cache = Places(str(converted.cache)).open()
     assert [each.name for each in manifest.files] == ["config.json", "tokenizer.json", "recipe.json"]
     assert json.loads(cache.load(manifest.files[0])) == tiny.config()

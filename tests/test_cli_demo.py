@@ -17,7 +17,7 @@ import pytest
 import tiny
 from program import HELD, NO_SOCKETS, command, environment, imported, make_hook, objects, ttbert
 
-from ttbert.cache.cache import open_cache
+from ttbert.cache.places import Places
 from ttbert.cache.refs import Ref
 from ttbert.demo.inputs import Question, built_in_questions, read_questions
 
@@ -108,7 +108,7 @@ def test_bundled_model_answers_the_built_in_questions_from_the_cache_alone(cache
         "policy": "bfp8",
         "board": "cpu",
         "batch": 8,
-        "manifest": str(open_cache(str(cache)).resolve(Ref("bundled", None, "bfp8")).digest),
+        "manifest": str(Places(str(cache)).open().resolve(Ref("bundled", None, "bfp8")).digest),
         "precision": "float32",
         "tokens": 191,
         "windows": 8,
@@ -299,7 +299,7 @@ def copied(cache: Path, folder: Path) -> tuple[Path, Path]:
     """A copy of a cache with the tiny model, and the file of a pack of which a certain tensor is the first."""
     copy = folder / "cache"
     shutil.copytree(cache, copy)
-    found = open_cache(str(copy)).resolve(Ref("local/tiny", None, "bfp8"))
+    found = Places(str(copy)).open().resolve(Ref("local/tiny", None, "bfp8"))
     assert found is not None
     pack = next(each for each in found.manifest.packs if each.tensors[0].name == "layers.1.up.weight")
     return copy, copy / "blobs" / pack.blob.hex[:2] / pack.blob.hex

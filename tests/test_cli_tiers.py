@@ -17,7 +17,8 @@ from program import NO_SOCKETS, Done, make_hook, ttbert
 from s3_server import MotoServer
 from test_shared_folder import GROUP
 
-from ttbert.cache.cache import manifest_key, open_cache
+from ttbert.cache.cache import manifest_key
+from ttbert.cache.places import Places
 from ttbert.cache.refs import Ref
 from ttbert.cache.transfer import push
 
@@ -98,7 +99,7 @@ def test_settings_that_cannot_be_understood_are_two_lines(tmp_path: Path, text: 
 
 
 def test_info_tells_endpoint_region_and_where_credentials_are_from_and_no_secret(url: str, proxy: FaultProxy) -> None:
-    publish(open_cache(url))
+    publish(Places(url).open())
     human = info("--cache", url, AWS_SECRET_ACCESS_KEY="my-secret", AWS_SESSION_TOKEN="my-token").succeeded()
     for each in (url, proxy.endpoint, "us-east-1", "AWS_ACCESS_KEY_ID", "exactly once", "--cache"):
         assert each in human.out
@@ -177,7 +178,7 @@ def test_push_asks_the_shared_store_for_a_blob_no_more_often_than_it_takes(url: 
     cached = publish(open_local(tmp_path))
     ttbert("cache", "push", "tiny", *both(url, tmp_path)).succeeded()
     proxy.calm()
-    far = open_cache(url)
+    far = Places(url).open()
     entry = far.read_ref(TINY)
     assert entry and push(open_local(tmp_path), far, TINY, entry, cached) == {}
     asked = proxy.count("HEAD", "/blobs/")
@@ -187,7 +188,7 @@ def test_push_asks_the_shared_store_for_a_blob_no_more_often_than_it_takes(url: 
 
 
 def test_pull_reads_the_copies_that_are_here_and_fetches_damaged_ones_again(url: str, tmp_path: Path) -> None:
-    publish(open_cache(url))
+    publish(Places(url).open())
     ttbert("cache", "pull", "tiny", *both(url, tmp_path)).succeeded()
     sound = files(tmp_path)
     damaged = flip_bit(blob_path(tmp_path, TENSORS["layer"]))
@@ -199,8 +200,8 @@ def test_pull_reads_the_copies_that_are_here_and_fetches_damaged_ones_again(url:
 
 
 def test_pull_asks_for_no_other_model(url: str, proxy: FaultProxy, tmp_path: Path) -> None:
-    publish(open_cache(url))
-    other = publish_other(open_cache(url))
+    publish(Places(url).open())
+    other = publish_other(Places(url).open())
     proxy.calm()
     ttbert("cache", "pull", "tiny", *both(url, tmp_path)).succeeded()
     assert proxy.count("GET", "/blobs/") > 0 == proxy.count("GET", "someone") + proxy.count("GET", other.digest.hex)
@@ -214,7 +215,7 @@ def test_push_and_pull_need_two_tiers_and_a_model(url: str, tmp_path: Path) -> N
     ttbert("cache", "pull", "tiny", "--cache", tmp_path, "--local", tmp_path).failed_at_once(2, "leads to that very folder")
     ttbert("cache", "pull", "tiny", *both(url, tmp_path)).failed_at_once(6, f"there is no cache in {url}")
     ttbert("cache", "push", "tiny", *both(url, tmp_path)).failed_at_once(6, f"there is no cache in {tmp_path}")
-    publish_other(open_cache(url))
+    publish_other(Places(url).open())
     publish_other(open_local(tmp_path))
     ttbert("cache", "pull", "tiny", *both(url, tmp_path)).failed_at_once(2, "no model in the cache is called 'tiny'")
     ttbert("cache", "push", "tiny", *both(url, tmp_path)).failed_at_once(2, "no model in the cache is called 'tiny'")
@@ -224,7 +225,7 @@ def test_a_damaged_model_is_not_pushed(url: str, tmp_path: Path) -> None:
     publish(open_local(tmp_path))
     flip_bit(blob_path(tmp_path, TENSORS["layer"]))
     ttbert("cache", "push", "tiny", *both(url, tmp_path)).failed(7, "is damaged")
-    assert list(open_cache(url).list_refs()) == []
+    assert list(Places(url).open().list_refs()) == []
 
 
 # Offline, read-only, weak
@@ -340,7 +341,7 @@ def test_machines_that_want_one_model_at_once_convert_it_once(url: str, tmp_path
     assert sorted(each.document["hit"] for each in done) == [False, True, True]
     assert len({each.document["manifest"] for each in done}) == 1
     assert sum("at work on this already" in each.err for each in done) == 2
-    assert list(open_cache(url).store.list("leases")) == []
+    assert list(Places(url).open().store.list("leases")) == []
 
 
 def test_a_copy_on_a_read_only_disk_without_room_is_not_claimed(tmp_path: Path, small_disk: Path) -> None:

@@ -16,7 +16,8 @@ from forks import Forks
 from models import files, flip_bit
 from program import Done, ttbert
 
-from ttbert.cache.cache import blob_key, open_cache
+from ttbert.cache.cache import blob_key
+from ttbert.cache.places import Places
 from ttbert.recipe.tt_metal import file_name
 
 HIDDEN, INNER, LAYERS, HEADS = 256, 512, 2, 8
@@ -150,7 +151,7 @@ def test_a_cache_that_is_only_read_here_is_not_told_of_the_use(case: Case, tmp_p
 
 
 def test_damaged_bytes_are_not_exported(case: Case, tmp_path: Path) -> None:
-    cache = open_cache(str(case.cache))
+    cache = Places(str(case.cache)).open()
     (ref,) = cache.list_refs()
     cached = cache.resolve(ref)
     assert cached is not None
@@ -194,7 +195,7 @@ def test_a_full_disk_is_found_before_the_first_file(case: Case, small_disk: Path
     assert not (small_disk / "out").exists()
     forced = case.run("export", "wide", small_disk / "out", "--layout", "tt-metal", "--no-space-check")
     forced.failed(10, "no space left", "another folder")
-    cache = open_cache(str(case.cache))
+    cache = Places(str(case.cache)).open()
     (ref,) = cache.list_refs()
     cached = cache.resolve(ref)
     assert cached is not None

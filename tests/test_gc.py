@@ -38,13 +38,14 @@ from models import (
 )
 from s3_server import MotoServer
 
-from ttbert.cache.cache import Cache, blob_key, manifest_key, open_cache
+from ttbert.cache.cache import Cache, blob_key, manifest_key
 from ttbert.cache.census import take_census
 from ttbert.cache.condemned import LOOKS, CondemnedRef, Objections, Sweeper, condemn, read_record, record_names
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.document import canonical
 from ttbert.cache.gc import GRACE, Limits, Plan, plan_gc
 from ttbert.cache.lease import leased
+from ttbert.cache.places import Places
 from ttbert.cache.refs import Ref, entry_numbers
 from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.stores.store import Capabilities, Entry
@@ -791,7 +792,7 @@ def test_whoever_may_write_nothing_can_still_use_what_is_condemned(cache: Cache,
     used_days_ago(cache, root, {TINY: 40})
     collect(cache, Limits(older_than=30 * DAY))
     before = files(root)
-    reader = open_cache(str(root), read_only=True)
+    reader = Places(str(root), read_only=True).open()
     assert reader.claim(cached) and reader.resolve(TINY) == cached
     reader.move_ref(TINY, cached, "someone/tiny", COMMIT)
     reader.note_use(cached.digest)
@@ -810,7 +811,7 @@ def bucket(moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_bucket_is_collected_in_two_phases_too(bucket: str) -> None:
     """Where nothing can be touched, and times are in whole seconds."""
-    cache = open_cache(bucket)
+    cache = Places(bucket).open()
     other = publish_other(cache)
     cached = publish(cache)
     assert {entry.key.split("/")[1] for entry in cache.store.list("used")} == {cached.digest.hex, other.digest.hex}
@@ -820,7 +821,7 @@ def test_a_bucket_is_collected_in_two_phases_too(bucket: str) -> None:
     time.sleep(1.1)
     ripe = plan(cache, grace=1)
     assert len(ripe.delete) == 4
-    again = open_cache(bucket)
+    again = Places(bucket).open()
     again.publish_blob(TENSORS["layer"])
     assert 0 < run_gc(cache, ripe) < ripe.delete[0].entry.size + 6000
     assert cache.store.head(blob_key(blake3_of(TENSORS["layer"]))) is not None, "a writer relies on it"
@@ -832,8 +833,8 @@ def test_a_bucket_is_collected_in_two_phases_too(bucket: str) -> None:
 def test_nobody_waits_long_for_a_collector_that_was_killed(bucket: str, root: Path) -> None:
     """For as long as its announcement says; on an object store, where that is longest, for little more than a minute."""
     for url, longest in ((bucket, 75), (str(root), 30)):
-        store = open_cache(url).store
-        key = blob_key(open_cache(url).publish_blob(b"content"))
+        store = Places(url).open().store
+        key = blob_key(Places(url).open().publish_blob(b"content"))
         Sweeper(store, condemn(store, [], {key: "waste"})).announce()
         (announced,) = (entry.key for entry in store.list("gc") if "/sweeping/" in entry.key)
         seconds = json.loads(store.get(announced))["seconds"]
@@ -841,7 +842,7 @@ def test_nobody_waits_long_for_a_collector_that_was_killed(bucket: str, root: Pa
 
 
 def test_in_a_bucket_too_a_conversion_that_meets_a_sweep_is_whole_in_the_end(bucket: str) -> None:
-    cache = open_cache(bucket)
+    cache = Places(bucket).open()
     publish(cache)
     cache.remove_ref(TINY)
     time.sleep(1.1)
@@ -849,7 +850,7 @@ def test_in_a_bucket_too_a_conversion_that_meets_a_sweep_is_whole_in_the_end(buc
     time.sleep(1.1)
     ripe = plan(cache, grace=1)
     with ThreadPoolExecutor(1) as collector:
-        sweep = collector.submit(run_gc, open_cache(bucket), ripe)
+        sweep = collector.submit(run_gc, Places(bucket).open(), ripe)
         wait([sweep], 0.05)
         cached = publish(cache)
         sweep.result()
@@ -935,7 +936,7 @@ def test_many_pieces_of_waste_are_planned_quickly(cache: Cache, root: Path) -> N
 
 
 def test_another_kind_of_store_is_collected_just_so() -> None:
-    cache = open_cache(f"memory://{uuid.uuid4().hex}", accept_weak=True)
+    cache = Places(f"memory://{uuid.uuid4().hex}", accept_weak=True).open()
     publish(cache)
     cache.remove_ref(TINY)
     assert plan(cache).condemns

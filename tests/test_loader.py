@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from models import flip_bit
 
-from ttbert.cache.cache import Cache, Cached, blob_key, open_cache
+from ttbert.cache.cache import Cache, Cached, blob_key
+from ttbert.cache.places import Places
 from ttbert.cache.stores.local import LocalStore
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import BUNDLED, Wanted
@@ -49,7 +50,7 @@ class CountingStore(LocalStore):
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Cached]:
     root = tmp_path_factory.mktemp("cache")
-    return root, convert(plan_conversion(Wanted(BUNDLED)), open_cache(str(root))).cached
+    return root, convert(plan_conversion(Wanted(BUNDLED)), Places(str(root)).open()).cached
 
 
 @pytest.fixture

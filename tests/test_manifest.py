@@ -77,7 +77,7 @@ def test_a_manifest_survives_the_way_through_its_bytes(manifest: Manifest) -> No
     again = Manifest.parse(content, "here")
     assert again == manifest and again.to_bytes() == content
     outline = Outline.parse(content, "here")
-    assert outline.blobs() == manifest.blobs() and outline.size == manifest.size and outline.action == manifest.action
+    assert outline.blobs == manifest.blobs and outline.size == manifest.size and outline.action == manifest.action
     assert [(each.name, each.blob, each.size) for each in outline.entries()] == [
         (each.name, each.blob, each.size) for each in manifest.entries()
     ]
@@ -108,7 +108,7 @@ def test_tensors_lie_in_their_pack_one_after_another(tmp_path: Path) -> None:
 
 def test_a_blob_that_two_packs_share_counts_once(tmp_path: Path) -> None:
     manifest = publish(open_local(tmp_path), tensors={"one": TENSORS["head"], "two": TENSORS["head"]}).manifest
-    assert len(list(manifest.entries())) == 4 and len(manifest.blobs()) == 3
+    assert len(list(manifest.entries())) == 4 and len(manifest.blobs) == 3
     assert manifest.size == len(TENSORS["head"]) + sum(each.size for each in manifest.files)
 
 

@@ -15,10 +15,11 @@ PEAK = "; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_max
 
 CONVERT = """
 import sys
-from ttbert.cache.cache import open_cache
+from ttbert.cache.cache import Cache
+from ttbert.cache.stores.open import open_store
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import Wanted
-convert(plan_conversion(Wanted(sys.argv[1])), open_cache(sys.argv[2]))
+convert(plan_conversion(Wanted(sys.argv[1])), Cache(open_store(sys.argv[2])))
 """
 
 

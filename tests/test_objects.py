@@ -39,11 +39,12 @@ from models import COMMIT, TENSORS, TINY, load, publish
 from program import command, environment, ttbert
 from s3_server import MotoServer, S3Server, free_port
 
-from ttbert.cache.cache import Cache, blob_key, open_cache
+from ttbert.cache.cache import Cache, blob_key
 from ttbert.cache.census import take_census
 from ttbert.cache.condemned import Objections, Sweeper, condemn
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.history import read_log
+from ttbert.cache.places import Places
 from ttbert.cache.stores import objects
 from ttbert.cache.stores.access import Patience
 from ttbert.cache.stores.local import LocalStore
@@ -261,15 +262,15 @@ def test_a_host_that_swallows_everything_has_met_nothing_whichever_clock_runs_ou
 
 
 def test_wrong_bytes_are_never_used(url: str, proxy: FaultProxy) -> None:
-    cached = publish(open_cache(url))
+    cached = publish(Places(url).open())
     proxy.meet(wrong_bytes, "GET", path="/blobs/")
-    cache = open_cache(url)
+    cache = Places(url).open()
     with pytest.raises(IntegrityError, match="is damaged"):
         load(cache, cached.manifest.packs[0])
 
 
 def test_a_sound_object_stays_where_it_is_when_its_bytes_are_damaged_on_the_way(url: str, proxy: FaultProxy) -> None:
-    cache = open_cache(url)
+    cache = Places(url).open()
     digest = cache.publish_blob(CONTENT)
     for times in (1, 2, 5):  # other bits each time
         proxy.meet(wrong_somewhere, "GET", "/blobs/", times)
@@ -282,7 +283,7 @@ def test_an_object_of_which_no_whole_answer_comes_is_not_taken_for_damaged(url: 
     """Its answer breaks off, and what follows is not the rest of it."""
     content = os.urandom(3 << 20)
     key = blob_key(blake3_of(content))
-    cache, others = open_cache(url), ObjectStore(url)
+    cache, others = Places(url).open(), ObjectStore(url)
     cache.publish_blob(content)
 
     async def cut(exchange: Exchange) -> None:
@@ -315,7 +316,7 @@ def test_an_object_of_which_no_whole_answer_comes_is_not_taken_for_damaged(url: 
 
 
 def test_repair_leaves_a_sound_object_whose_bytes_are_damaged_on_the_way(url: str, proxy: FaultProxy) -> None:
-    cache = open_cache(url)
+    cache = Places(url).open()
     publish(cache)
     proxy.meet(wrong_bytes, "GET", "/blobs/")
     (finding,) = verify(cache, take_census(cache), repair=True).findings
@@ -358,7 +359,7 @@ def test_a_repair_that_gets_no_answer_goes_on_with_what_is_left(url: str, proxy:
 
 def test_an_entry_that_is_damaged_on_the_way_does_not_spoil_the_history_of_a_name(url: str, proxy: FaultProxy) -> None:
     """The next entry holds its digest, for good."""
-    cache = open_cache(url)
+    cache = Places(url).open()
     cached = publish(cache)
     for times in (1, 3):
         cache.remove_ref(TINY)
@@ -369,9 +370,9 @@ def test_an_entry_that_is_damaged_on_the_way_does_not_spoil_the_history_of_a_nam
 
 
 def test_what_leads_to_a_model_is_not_copied_as_it_is_damaged_on_the_way(url: str, proxy: FaultProxy, tmp_path: Path) -> None:
-    cached = publish(open_cache(url))
-    open_cache(url).remove_ref(TINY)
-    publish(open_cache(url))
+    cached = publish(Places(url).open())
+    Places(url).open().remove_ref(TINY)
+    publish(Places(url).open())
     for times in (1, 3):
         near = LocalStore(tmp_path / str(times))
         proxy.meet(wrong_somewhere, "GET", "/00000001", times)
@@ -383,7 +384,7 @@ def test_what_leads_to_a_model_is_not_copied_as_it_is_damaged_on_the_way(url: st
 
 def test_a_record_that_is_damaged_on_the_way_is_obeyed_all_the_same(url: str, proxy: FaultProxy) -> None:
     """A writer reads what is condemned, and a collector what is reprieved."""
-    cache = open_cache(url)
+    cache = Places(url).open()
     key = blob_key(cache.publish_blob(CONTENT))
     record = condemn(cache.store, [], {key: "waste"})
     proxy.meet(wrong_somewhere, "GET", f"/{record.folder}/", times=3)
@@ -406,9 +407,9 @@ def test_a_model_is_published_through_many_faults(url: str, proxy: FaultProxy) -
         proxy.meet(fault, "PUT", times=3)
         proxy.meet(fault, "GET", times=2)
         proxy.meet(fault, "HEAD", times=1)
-    publish(open_cache(url))
+    publish(Places(url).open())
     proxy.calm()
-    cache = open_cache(url)
+    cache = Places(url).open()
     cached = cache.resolve(TINY)
     assert cached is not None
     assert {pack.name: load(cache, pack) for pack in cached.manifest.packs} == TENSORS
@@ -439,9 +440,9 @@ def test_a_store_is_tried_out_with_all_keys_at_once(url: str, proxy: FaultProxy)
 
 
 def test_a_store_that_overwrites_is_published_to_only_on_demand(url: str, proxy: FaultProxy) -> None:
-    publish(open_cache(url))
+    publish(Places(url).open())
     proxy.meet(forgets_condition, "PUT", times=1000)
-    cache = open_cache(url)
+    cache = Places(url).open()
     with pytest.raises(CacheError, match="overwrite") as caught:
         publish(cache, tensors={"new": b"new"}, recipe=b"new")
     assert "--accept-weak-store" in caught.value.hint
@@ -455,7 +456,7 @@ def test_a_store_that_overwrites_is_published_to_only_on_demand(url: str, proxy:
 @pytest.mark.parametrize("url", ["s3://", "s3:///x", "s3://lab/../x", "s3://lab//x", "gs://", "az:///x"])
 def test_a_url_without_a_bucket_is_refused(url: str) -> None:
     with pytest.raises(InputError, match="names no place in a bucket"):
-        open_cache(url)
+        Places(url).open()
 
 
 def test_a_bucket_that_is_not_there_is_not_an_empty_cache(url: str, proxy: FaultProxy) -> None:
@@ -602,5 +603,5 @@ def test_a_second_interrupt_does_not_wait_for_a_server_that_says_no_more(
     out, _ = running.communicate(timeout=60)
     assert running.returncode == ends_with and out == ""
     proxy.calm()
-    cache = open_cache(url)
+    cache = Places(url).open()
     assert verify(cache, take_census(cache)).sound

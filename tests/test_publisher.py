@@ -21,8 +21,9 @@ from models import flip_bit, open_local
 from program import command, environment, objects, ttbert
 from s3_server import MotoServer
 
-from ttbert.cache.cache import Cache, blob_key, open_cache
+from ttbert.cache.cache import Cache, blob_key
 from ttbert.cache.digest import blake3_of
+from ttbert.cache.places import Places
 from ttbert.cache.stores.local import LocalStore
 from ttbert.cache.tiered_cache import TieredCache
 from ttbert.convert.convert import Plan, plan_conversion
@@ -111,9 +112,9 @@ def test_a_draft_that_somebody_deletes_is_an_error_and_publishes_nothing(cache: 
 
 
 def test_there_are_drafts_only_on_a_disk_of_this_machine(tmp_path: Path) -> None:
-    assert open_cache(str(tmp_path / "cache")).drafts
-    assert not open_cache("memory://drafts").drafts
-    assert not open_cache(str(tmp_path / "cache"), read_only=True).drafts
+    assert Places(str(tmp_path / "cache")).open().drafts
+    assert not Places("memory://drafts").open().drafts
+    assert not Places(str(tmp_path / "cache"), read_only=True).open().drafts
     assert not TieredCache(LocalStore(tmp_path / "far"), LocalStore(tmp_path / "near")).drafts
 
 
@@ -141,12 +142,12 @@ def test_packs_that_nobody_wants_are_gone(plan: Plan, cache: Cache, tmp_path: Pa
 
 
 def test_where_there_are_no_drafts_packs_wait_in_memory(plan: Plan) -> None:
-    cache = open_cache("memory://waiting", accept_weak=True)
+    cache = Places("memory://waiting", accept_weak=True).open()
     with publisher(plan, cache) as started:
         assert not [*cache.store.list()]
         packs = started.publish()
     assert {entry.key for entry in cache.store.list()} == {blob_key(pack.blob) for pack in packs}
-    with publisher(plan, open_cache("memory://unwanted")):
+    with publisher(plan, Places("memory://unwanted").open()):
         pass
 
 

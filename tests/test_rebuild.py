@@ -14,9 +14,10 @@ from models import blob_path, files, flip_bit, open_local
 from program import ttbert
 from s3_server import MotoServer
 
-from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key, open_cache
+from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key
 from ttbert.cache.digest import Digest, blake3_of
 from ttbert.cache.manifest import PackEntry, TensorEntry
+from ttbert.cache.places import Places
 from ttbert.cache.refs import Ref
 
 REF = Ref("local/tiny", None, "bfp8")
@@ -116,8 +117,8 @@ def test_in_a_bucket_what_is_damaged_is_replaced_there_and_here(
         monkeypatch.setenv(name, value)
     url, local = f"s3://{moto.bucket()}/ttbert", tmp_path / "local"
     ttbert("convert", folder, "--cache", url, "--local", local).succeeded()
-    store = open_cache(url).store
-    pack = model(open_cache(url)).manifest.packs[1]
+    store = Places(url).open().store
+    pack = model(Places(url).open()).manifest.packs[1]
     content = store.get(blob_key(pack.blob))
     store.delete(blob_key(pack.blob))
     store.put(blob_key(pack.blob), content[:-1])

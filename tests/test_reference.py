@@ -10,7 +10,8 @@ import torch
 from checkpoints import make_checkpoint
 from transformers import BertForQuestionAnswering, BertModel
 
-from ttbert.cache.cache import Cache, open_cache
+from ttbert.cache.cache import Cache
+from ttbert.cache.places import Places
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import BUNDLED, BUNDLED_FOLDER, Wanted
 from ttbert.demo.inputs import built_in_questions
@@ -32,7 +33,7 @@ PCC = {"bf16": 0.999, "bfp8": 0.99, "bfp4": 0.9}
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return open_cache(str(tmp_path_factory.mktemp("cache")))
+    return Places(str(tmp_path_factory.mktemp("cache"))).open()
 
 
 def load(cache: Cache, model: str, policy: str = "bfp8") -> CachedModel:

@@ -12,11 +12,12 @@ from forks import Forks
 from models import HOUR, OTHER, TINY, age, files, open_local, publish, publish_other
 from program import Done, ttbert
 
-from ttbert.cache.cache import Cache, blob_key, open_cache
+from ttbert.cache.cache import Cache, blob_key
 from ttbert.cache.census import take_census
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.gc import GRACE
 from ttbert.cache.lease import leased
+from ttbert.cache.places import Places
 from ttbert.cache.space import require_space
 from ttbert.cache.stores.local import LocalStore
 from ttbert.errors import NoSpaceError
@@ -94,7 +95,7 @@ def test_a_collection_frees_a_disk_on_which_it_can_write_nothing(take_all: Calla
     found = gc(cache, "--grace", "0").succeeded().document
     assert found["freed"] == sum(each["bytes"] for each in found["delete"]) > 0
     census = take_census(cache)
-    assert {blob_key(digest) for digest in kept.manifest.blobs()} == set(census.blobs) and not census.below("gc")
+    assert {blob_key(digest) for digest in kept.manifest.blobs} == set(census.blobs) and not census.below("gc")
     ttbert("cache", "verify", "--cache", cache.store.url).succeeded()
 
 
@@ -175,7 +176,7 @@ def test_a_model_that_is_there_needs_no_room(small_disk: Path, tmp_path: Path, f
 
 
 def test_what_says_nothing_of_its_space_is_not_asked(tmp_path: Path) -> None:
-    require_space(open_cache("memory://x").store, 1 << 60, "a model")
+    require_space(Places("memory://x").open().store, 1 << 60, "a model")
     store = LocalStore(tmp_path)
     free = store.free()
     assert free is not None

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from shared import shared
 
-from ttbert.cache.cache import open_cache
 from ttbert.cache.places import Places
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import BUNDLED, Wanted
@@ -53,7 +52,7 @@ def test_float32_score_is_that_of_transformers(tmp_path: Path, name: str) -> Non
 def test_bfp8_costs_at_most_half_a_point(tmp_path: Path, name: str) -> None:
     wanted = Wanted(name if name == BUNDLED else str(shared(f"models/{name}")))
     part = ALL if FULL else Part(sample=SAMPLE)
-    cache = open_cache(str(tmp_path / "cache"))
+    cache = Places(str(tmp_path / "cache")).open()
     cached = convert(plan_conversion(wanted), cache).cached
     result, logits = run(load_cached(wanted, Places(cache.store.url), cache, cached, Target("cpu"), 8), tmp_path / "bfp8", part)
     other, other_logits = run(load_float32(wanted), tmp_path / "float32", part)

@@ -24,7 +24,7 @@ from killed import killed_processes
 from models import COMMIT, FILES, OTHER, TENSORS, TINY, blob_path, files, flip_bit, load, open_local, publish
 from test_local_store import kill_at_every_step, read_only
 
-from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key, open_cache
+from ttbert.cache.cache import Cache, Cached, blob_key, manifest_key
 from ttbert.cache.census import find_model, take_census
 from ttbert.cache.condemned import condemn
 from ttbert.cache.digest import blake3_of
@@ -48,7 +48,7 @@ def places(proxy: FaultProxy, bucket: str, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv(name, value)
     proxy.calm()
     places = Places(f"s3://{bucket}/{uuid.uuid4().hex}", str(tmp_path / "local"))
-    publish(open_cache(places.cache))
+    publish(Places(places.cache).open())
     proxy.calm()
     return places
 
@@ -105,7 +105,7 @@ def test_a_model_that_is_read_is_copied_here_on_its_way(places: Places, proxy: F
     arrived: list[int] = []
     cache.fetch_as_read(cached, TINY, lambda blobs: arrived.append)
     assert blob_gets(proxy) == 0
-    assert read(cache, cached) == {**TENSORS, **FILES} and sorted(arrived) == sorted(cached.manifest.blobs().values())
+    assert read(cache, cached) == {**TENSORS, **FILES} and sorted(arrived) == sorted(cached.manifest.blobs.values())
     cache.flush()
     document = cache.counters.document()
     assert blob_gets(proxy) == BLOBS and document["bytes"] == {"local": 0, "cache": sum(arrived)}
@@ -115,7 +115,7 @@ def test_a_model_that_is_read_is_copied_here_on_its_way(places: Places, proxy: F
 
 def test_a_model_that_is_here_is_read_before_it_is_asked_what_leads_to_it(places: Places, proxy: FaultProxy) -> None:
     fetched(places.open())
-    publish(open_cache(places.cache), recipe=b"another", ref=OTHER)  # of the same blobs
+    publish(Places(places.cache).open(), recipe=b"another", ref=OTHER)  # of the same blobs
     cache = places.open()
     cached = cache.resolve(OTHER)
     is_read = Event()
@@ -169,7 +169,7 @@ def test_bytes_damaged_on_their_way_to_a_reader_are_fetched_again(
 def test_a_name_is_asked_of_the_shared_store(places: Places) -> None:
     """So a model converted anew on another machine is seen at once, whatever lies here."""
     fetched(places.open())
-    newer = publish(open_cache(places.cache), tensors={"new": b"new" * 100}, recipe=b"newer")
+    newer = publish(Places(places.cache).open(), tensors={"new": b"new" * 100}, recipe=b"newer")
     cache = places.open()
     assert cache.resolve(TINY) == newer
     fetched(cache)
@@ -268,11 +268,11 @@ def test_a_local_tier_on_a_read_only_disk_is_used_as_far_as_it_goes(
         assert read(cache, fetched(cache)) == {**TENSORS, **FILES}
     assert len(caplog.messages) == 1 and "read-only file system" in caplog.messages[0]
     hits, misses, _ = counts(cache)
-    assert misses == 1 and hits == len(cached.manifest.blobs()) - 1
+    assert misses == 1 and hits == len(cached.manifest.blobs) - 1
 
 
 def test_a_full_local_disk_is_said_with_a_way_out(places: Places, small_disk: Path) -> None:
-    publish(open_cache(places.cache), tensors={"large": os.urandom(200_000)}, recipe=b"large")
+    publish(Places(places.cache).open(), tensors={"large": os.urandom(200_000)}, recipe=b"large")
     cache = replace(places, local=str(small_disk / "local")).open()
     with pytest.raises(NoSpaceError, match=str(small_disk)) as caught:
         fetched(cache)
@@ -305,8 +305,8 @@ def test_bytes_damaged_on_the_way_are_fetched_again_and_never_kept(
 
 
 def test_a_blob_that_is_damaged_in_the_shared_store_is_not_kept(places: Places) -> None:
-    store = open_cache(places.cache).store
-    cached = open_cache(places.cache).resolve(TINY)
+    store = Places(places.cache).open().store
+    cached = Places(places.cache).open().resolve(TINY)
     assert cached
     key = f"blobs/{cached.manifest.packs[0].blob.hex[:2]}/{cached.manifest.packs[0].blob.hex}"
     size = len(store.get(key))
@@ -319,18 +319,18 @@ def test_a_blob_that_is_damaged_in_the_shared_store_is_not_kept(places: Places) 
 
 
 def test_a_blob_that_is_nowhere_is_named(places: Places) -> None:
-    cached = open_cache(places.cache).resolve(TINY)
+    cached = Places(places.cache).open().resolve(TINY)
     assert cached
     pack = cached.manifest.packs[0]
-    open_cache(places.cache).store.delete(f"blobs/{pack.blob.hex[:2]}/{pack.blob.hex}")
+    Places(places.cache).open().store.delete(f"blobs/{pack.blob.hex[:2]}/{pack.blob.hex}")
     with pytest.raises(IntegrityError, match=f"{pack.blob.hex} is missing; {pack.name} needs it"):
         fetched(places.open())
 
 
 def test_an_interrupted_fetch_goes_on_where_it_was(places: Places, proxy: FaultProxy) -> None:
-    cached = open_cache(places.cache).resolve(TINY)
+    cached = Places(places.cache).open().resolve(TINY)
     assert cached
-    last = list(cached.manifest.blobs())[-1]
+    last = list(cached.manifest.blobs)[-1]
     proxy.meet(unavailable, "GET", last.hex, times=100)
     with pytest.raises(StoreUnavailable):
         fetched(places.open())
@@ -355,19 +355,19 @@ def test_processes_that_miss_at_once_fetch_each_blob_once(places: Places, proxy:
     for child in children:
         child.join(60)
     assert [child.exitcode for child in children] == [0] * 4
-    cached = open_cache(places.cache).resolve(TINY)
-    assert cached and blob_gets(proxy) == len(cached.manifest.blobs())
+    cached = Places(places.cache).open().resolve(TINY)
+    assert cached and blob_gets(proxy) == len(cached.manifest.blobs)
 
 
 def test_a_stopped_process_that_holds_a_lock_does_not_stop_others(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     from ttbert.cache import local_tier
 
     monkeypatch.setattr(local_tier, "_PATIENCE", 0.2)
-    cached = open_cache(places.cache).resolve(TINY)
+    cached = Places(places.cache).open().resolve(TINY)
     assert cached
     locks = LocalStore(Path(places.local or "")).lock_file(local_tier.LOCKS)
     with ExitStack() as stack:
-        for number in map(local_tier.lock_number, cached.manifest.blobs()):
+        for number in map(local_tier.lock_number, cached.manifest.blobs):
             assert stack.enter_context(machine_lock(locks, number, patience=0))
             assert not stack.enter_context(machine_lock(locks, number, patience=0))
         cache = places.open()
@@ -613,3 +613,12 @@ def test_the_history_of_a_folder_that_is_a_cache_of_its_own_goes_on(places: Plac
     assert near.resolve(TINY) == theirs != mine
     assert files(Path(places.local or "")).keys() >= {f"{TINY.folder}/00000001", f"{TINY.folder}/00000002"}
     assert verify(near, take_census(near)).sound
+
+
+def test_absolute_places_are_the_same_from_another_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = Places("cache", local="copies").absolute
+    monkeypatch.chdir("/")
+    cache = places.open()
+    assert cache.near and (cache.store.url, cache.near.store.url) == (str(tmp_path / "cache"), str(tmp_path / "copies"))
+    assert Places("memory://place").absolute == Places("memory://place")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ttbert.cache.cache import Cache, open_cache
+from ttbert.cache.cache import Cache
 from ttbert.cache.digest import blake3_of
+from ttbert.cache.places import Places
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import BUNDLED, Wanted
 
@@ -26,13 +27,13 @@ BLOBS = {
 READ = """
 import json, sys
 from importlib.metadata import version
-from ttbert.cache.cache import open_cache
 from ttbert.cache.digest import Digest, blake3_of
+from ttbert.cache.places import Places
 from ttbert.runtime.loader import CachedModel
 from ttbert.tt import host_ttnn
 
 host_ttnn()
-cache = open_cache(sys.argv[1])
+cache = Places(sys.argv[1]).open()
 model = CachedModel(cache, cache.manifest(Digest.parse(sys.argv[2])))
 values = {entry.name: blake3_of(host.to_torch().float().numpy().tobytes()).hex for entry, host in model.tensors()}
 print("answer:" + json.dumps([version("ttnn"), values]))
@@ -41,7 +42,7 @@ print("answer:" + json.dumps([version("ttnn"), values]))
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return open_cache(str(tmp_path_factory.mktemp("cache")))
+    return Places(str(tmp_path_factory.mktemp("cache"))).open()
 
 
 @pytest.mark.parametrize("policy", BLOBS)

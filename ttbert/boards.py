@@ -102,14 +102,6 @@ class Board:
         return next(iter(self.grids.values()))
 
     @property
-    def columns(self) -> int:
-        return self.grid.columns
-
-    @property
-    def rows(self) -> int:
-        return self.grid.rows
-
-    @property
     def chip(self) -> Chip:
         return Chip(self.arch, self.grid, self.dram, self.dram_banks)
 
@@ -148,7 +140,6 @@ def check_batch(board: Board, batch: int) -> None:
     """BoardError if a chip of the board cannot take so many inputs at once."""
     if batch > board.largest_batch:
         raise BoardError(
-            f"batch {batch} does not fit the board {board.name}: its {board.columns} x {board.rows} cores hold at most "
-            f"{board.largest_batch}",
+            f"batch {batch} does not fit the board {board.name}: its {board.grid} cores hold at most {board.largest_batch}",
             f"pass --batch {board.largest_batch} or less",
         )

@@ -38,9 +38,9 @@ _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 
 
 def open_streams() -> None:
-    """Have each of the three be there, and results be written whatever is in them.
+    """Make sure that stdin, stdout and stderr are there, and that stdout takes any text.
 
-    Where the shell left nothing, as with `2>&-`, the next file to be opened would get that number, and all that libraries
+    Where the shell left one out, as with `2>&-`, the next file to be opened would get its number, and all that libraries
     print there. What the encoding of stdout does not have, such as a model's Cyrillic name in Latin-1, becomes an escape, as
     on stderr.
     """
@@ -120,7 +120,7 @@ def tell_error(error: TtbertError) -> None:
 
 
 def plain(text: str) -> str:
-    """Text of somebody else's as it can be printed, as long as before: what would steer the terminal becomes U+FFFD."""
+    """Somebody else's text as it can be printed, of the same length: what would steer the terminal becomes U+FFFD."""
     return _STEERING.sub("\ufffd", text)
 
 

@@ -143,7 +143,8 @@ class Interrupted(TtbertError):
 def or_panic(*kinds: type[Exception]) -> tuple[type[BaseException], ...]:
     """These errors, and what libraries in Rust raise for a mistake of their own: `except or_panic(ValueError)`.
 
-    That is no Exception, each library has another one, and none can be imported; it is there once it was raised.
+    That is a BaseException. Each library has a class of its own for it, which nobody can import, and which is there once it
+    was raised.
     """
     return (*kinds, *(each for each in BaseException.__subclasses__() if each.__name__ == "PanicException"))
 

@@ -67,7 +67,8 @@ def _write(store: LocalStore, folder: Path, entry: TensorEntry, content: bytes) 
         if store.get(name) == content:
             return False
     except CacheError as error:
-        raise type(error)(error.message, _ELSEWHERE) from error
+        error.hint = _ELSEWHERE
+        raise
     raise _taken(folder, entry)
 
 

@@ -15,6 +15,9 @@ from .errors import CheckpointError
 TILE = 32
 """Rows and columns of a tile, the unit in which Tenstorrent's cores hold matrices."""
 
+TOKENS = 384
+"""Tokens of an input as SQuAD is usually read, and by tt-metal's BERT demos."""
+
 REGISTERS = 8
 """Tiles of 16 bits that a core's destination registers hold, half of them being packed while the other half is computed."""
 
@@ -60,6 +63,11 @@ class BertShape:
     @property
     def has_answer_head(self) -> bool:
         return self.architecture == "BertForQuestionAnswering"
+
+    @property
+    def window(self) -> int:
+        """Tokens of an input where nobody says otherwise: 384, or as many as the model has positions for."""
+        return min(TOKENS, self.positions)
 
     def require_answer_head(self, model: str) -> None:
         """CheckpointError for a model that cannot answer questions; `model` is what it is called."""

@@ -36,6 +36,11 @@ def settings_path() -> Path:
     return platformdirs.user_config_path("ttbert") / "config.toml"
 
 
+def variable(name: str) -> str:
+    """The variable of the environment that a setting has."""
+    return f"TTBERT_{name.upper()}"
+
+
 def setting(name: str) -> Any:
     """The value in the file, or None; InputError for a file that cannot be read as settings."""
     return _read(settings_path()).get(name)
@@ -46,7 +51,7 @@ def chosen(name: str) -> Any:
 
     InputError for a variable that is neither true nor false where it has to be, and errors as of `setting`.
     """
-    found = os.environ.get(variable := f"TTBERT_{name.upper()}")
+    found = os.environ.get(variable(name))
     if not found:
         return setting(name)
     if KINDS[name] is str:
@@ -54,7 +59,7 @@ def chosen(name: str) -> Any:
     try:
         return click.BOOL.convert(found, None, None)
     except click.BadParameter as error:
-        raise InputError(f"{variable} is {found!r:.60}, which is neither true nor false", "set it to 1 or 0") from error
+        raise InputError(f"{variable(name)} is {found!r:.60}, which is neither true nor false", "set it to 1 or 0") from error
 
 
 @cache

@@ -1,6 +1,8 @@
-"""Numbers as people read them."""
+"""Numbers, errors and the like as people read them."""
 
 from __future__ import annotations
+
+from .errors import InputError
 
 
 def count_text(number: int, one: str, many: str = "") -> str:
@@ -15,3 +17,21 @@ def size_text(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     raise AssertionError
+
+
+def origin_text(repo: str, commit: str | None) -> str:
+    """Where something comes from: "deepset/bert-base-cased-squad2@3f9a5d0c11e2", or "/home/you/my-bert"."""
+    return f"{repo}@{commit[:12]}" if commit else repo
+
+
+def error_text(error: Exception) -> str:
+    """What an error of a library says, as far as it goes into one: 200 characters of its first line, or else its type."""
+    return f"{(str(error).strip().splitlines() or [type(error).__name__])[0]:.200}"
+
+
+def check_unicode(text: str, what: str, hint: str) -> None:
+    """InputError, naming `what`, for a text that no encoding has, since half of a character stands alone in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what} is not Unicode text: a lone surrogate at character {error.start}", hint) from error

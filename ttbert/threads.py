@@ -20,9 +20,9 @@ _of_thread = local()
 
 
 class Threads(ThreadPoolExecutor):
-    """Threads that are all waited for at its end, among them one in whose start the main thread was interrupted.
+    """A pool that waits for each of its threads at its end, even for one that Ctrl-C met while it was being started.
 
-    That one runs, though the base class never hears of it: unless it is waited for, it works on what nobody cleans up any more.
+    The base class does not hear of that one, but it runs: if nobody waited for it, it would go on after all is cleaned up.
     """
 
     def __init__(self, threads: int, begin: Callable[[], None] = lambda: None) -> None:
@@ -54,7 +54,7 @@ def map_ahead(threads: int, function: Callable[[T], R], items: Iterable[T], ahea
 def begun_ahead(
     threads: int, function: Callable[[T], R], items: Iterable[T], ahead: int = _AHEAD
 ) -> Iterator[Generator[R, None, None]]:
-    """The same inside of `with`, begun before anybody takes the first; leaving it closes it."""
+    """As `map_ahead`, inside of `with`: the work begins there, before anybody takes the first result, and ends with it."""
     stop = Event()
     with Threads(threads, partial(setattr, _of_thread, "stop", stop)) as workers:
         waiting: deque[Future[R]] = deque()

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from ttbert.cache.cache import Cache, Cached, manifest_key, open_cache
+from ttbert.cache.cache import Cache, Cached, manifest_key
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.manifest import Manifest, Outline
+from ttbert.cache.places import Places
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import BUNDLED, Wanted
 from ttbert.errors import IntegrityError
@@ -20,7 +21,7 @@ from ttbert.runtime.loader import CachedModel
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return open_cache(str(tmp_path_factory.mktemp("cache")))
+    return Places(str(tmp_path_factory.mktemp("cache"))).open()
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,14 @@ import fsspec
 from models import TINY
 
 from ttbert.cache import lease
-from ttbert.cache.cache import Cache, action_key, open_cache
+from ttbert.cache.cache import Cache, action_key
 from ttbert.cache.census import take_census
 from ttbert.cache.condemned import Condemned, CondemnedRef, Objections, Sweeper, condemn, read_record
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.document import canonical
 from ttbert.cache.history import read_log
 from ttbert.cache.lease import Failure
+from ttbert.cache.places import Places
 from ttbert.cache.refs import entry_key, read_latest
 from ttbert.cache.stores.store import is_key
 
@@ -30,7 +31,7 @@ def opened(*objects: tuple[str, bytes]) -> Cache:
     memory = fsspec.filesystem("memory")
     if memory.exists("/ttbert-fuzz-one"):
         memory.rm("/ttbert-fuzz-one", recursive=True)  # folders, too, which would be in the way of objects
-    cache = open_cache("memory://ttbert-fuzz-one", accept_weak=True)
+    cache = Places("memory://ttbert-fuzz-one", accept_weak=True).open()
     for key, content in objects:
         cache.store.put(key, content)
     return cache

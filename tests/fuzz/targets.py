@@ -15,12 +15,12 @@ import stored
 import tiny
 from models import TINY, publish
 
-from ttbert.cache.cache import open_cache
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.document import LARGEST, canonical
 from ttbert.cache.keys import parse_public_line
 from ttbert.cache.lease import Failure
 from ttbert.cache.manifest import DTYPES, LAYOUTS, Manifest, TensorEntry
+from ttbert.cache.places import Places
 from ttbert.cache.refs import LogEntry
 from ttbert.cache.stores.store import is_key
 from ttbert.cache.trust import find_signature_problem
@@ -40,7 +40,7 @@ def target(data: bytes) -> bool:
 
 def seeds() -> Iterator[bytes]:
     """Inputs that are taken: a manifest, the entries of a ref, headers, keys; as they are, and for the other targets."""
-    cache = open_cache("memory://ttbert-fuzz", accept_weak=True)
+    cache = Places("memory://ttbert-fuzz", accept_weak=True).open()
     publish(cache)
     cache.remove_ref(TINY)
     found = [cache.store.get(entry.key) for entry in cache.store.list() if entry.key.split("/")[0] in ("manifests", "refs")]

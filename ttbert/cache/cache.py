@@ -24,17 +24,16 @@ from .keys import PrivateKey
 from .manifest import FileEntry, Manifest, Outline, PackEntry, TensorEntry
 from .refs import LogEntry, Ref, RefEntry
 from .stores.local import LocalStore
-from .stores.open import open_store
 from .stores.readonly import ReadOnlyStore
 from .stores.store import Store
-from .trust import Trust, publish_signature, user_trust
+from .trust import Trust, publish_signature
 from .used import stamp
 
 _log = logging.getLogger(__name__)
 
 ACTION_SCHEMA = "ttbert.action/1"
 Begin = Callable[[dict[Digest, int]], Callable[[int], None]]
-"""Told of the blobs that are to be copied, and their sizes, if there are any; gives who is told the size of each that came."""
+"""Told of the blobs that are to be copied, which may be none, and their sizes; gives who is told the size of each that came."""
 _TRIES = 100
 
 
@@ -135,11 +134,11 @@ class Cache:
         return self.read_manifest(digest)
 
     def read_manifest(self, digest: Digest) -> Cached:
-        """The same, to be looked at, whoever it is of."""
+        """The manifest of that digest, to be looked at only: whoever signed it, or nobody. Errors as of `manifest`."""
         return Cached(digest, Manifest.parse(self._manifest_bytes(digest), self._where(manifest_key(digest))))
 
     def read_outline(self, digest: Digest) -> Outlined:
-        """The same without its tensors."""
+        """A manifest without its tensors, to be looked at only. Errors as of `manifest`."""
         return Outlined(digest, Outline.parse(self._manifest_bytes(digest), self._where(manifest_key(digest))))
 
     def _manifest_bytes(self, digest: Digest) -> bytes:
@@ -163,23 +162,24 @@ class Cache:
 
     def missing(self, manifest: Outline) -> list[PackEntry | FileEntry]:
         """Entries whose blob is absent or of another size. Digests are checked when blobs are loaded, and by `verify`."""
-        blobs = manifest.blobs()
+        blobs = manifest.blobs
         found = dict(zip(blobs, self.store.map(self.store.head, map(blob_key, blobs)), strict=True))
         sizes = {blob: entry.size if entry else None for blob, entry in found.items()}
         return [each for each in manifest.entries() if sizes[each.blob] != each.size]
 
     def find(self, action: Digest) -> Cached | None:
         """The complete result of a conversion, or None: not done yet, or no longer whole. UntrustedError as of `manifest`."""
+        cached = self.find_stored(action)
+        return cached if cached and not self.missing(cached.manifest) else None
+
+    def find_stored(self, action: Digest) -> Cached | None:
+        """The result of a conversion, whole or not; None where there is none, or its manifest cannot be read."""
         digest = self.read_action(action)
-        if digest is None:
-            return None
         try:
-            cached = self.manifest(digest)
+            cached = self.manifest(digest) if digest else None
         except (NotCached, IntegrityError, IncompatibleError):
             return None
-        if cached.manifest.action != action or self.missing(cached.manifest):
-            return None
-        return cached
+        return cached if cached and cached.manifest.action == action else None
 
     def read_action(self, action: Digest) -> Digest | None:
         """The manifest that an action led to; None where there is none, or where the entry is damaged."""
@@ -217,9 +217,9 @@ class Cache:
         return {}
 
     def fetch_as_read(self, cached: Cached, ref: Ref | None, begin: Begin = silently) -> dict[Digest, int]:
-        """The same of a model that is about to be read whole: what is not here is copied on its way to the reader.
+        """As `fetch`, for a model that is about to be read whole: what is not here is copied while it is read.
 
-        Who is told of each blob then is so in any thread.
+        Progress may then be told from any thread.
         """
         return {}
 
@@ -260,7 +260,7 @@ class Cache:
     def claim(self, cached: Cached) -> bool:
         """Keep a model that was found from being deleted until it has a name; False where it is no longer whole."""
         condemned = self._objections.reprieve(keys_of(cached))
-        # Nothing is condemned any more, too, after a sweep that has ended since it was found: what that deletes first is gone.
+        # A sweep that has ended since it was found condemns nothing any more, either: but the manifest went first.
         if self.store.head(manifest_key(cached.digest)) is None:
             return False
         return not condemned or not self.authority.missing(cached.manifest)
@@ -326,7 +326,10 @@ class Cache:
         return cached
 
     def hash(self, key: str) -> tuple[Digest, int] | str | None:
-        """The digest and size of what is stored under `key`, why the disk does not give it, or None; reads all of it."""
+        """The digest and size of what is stored under `key`, by reading all of it; None where there is nothing.
+
+        A text where the disk does not give it, which says why.
+        """
         try:
             with self.store.open(key) as stream:
                 return hash_stream(stream)
@@ -411,21 +414,12 @@ class Cache:
         absent = self.authority.missing(manifest)
         if absent:
             raise CacheError(
-                f"{len(absent)} of {len(manifest.blobs())} blobs vanished from {self.store.url}, {absent[0].name} first",
+                f"{len(absent)} of {len(manifest.blobs)} blobs vanished from {self.store.url}, {absent[0].name} first",
                 "somebody is deleting there; convert again",
             )
 
     def _where(self, key: str) -> str:
         return f"{self.store.url.rstrip('/')}/{key}"
-
-
-def open_cache(url: str, signer: PrivateKey | None = None, accept_weak: bool = False, read_only: bool = False) -> Cache:
-    """The cache at a URL, without a local tier; `places` opens one with it. Nothing is made before a write.
-
-    It is used as this user trusts; what is published is signed by `signer`, if there is one.
-    """
-    store = open_store(url)
-    return Cache(ReadOnlyStore(store) if read_only else store, user_trust(signer), accept_weak)
 
 
 def require_lasting(cache: Cache) -> None:
@@ -437,7 +431,7 @@ def require_lasting(cache: Cache) -> None:
 def keys_of(cached: Outlined) -> set[str]:
     """A manifest, its action and its blobs."""
     manifest = cached.manifest
-    return {manifest_key(cached.digest), action_key(manifest.action), *map(blob_key, manifest.blobs())}
+    return {manifest_key(cached.digest), action_key(manifest.action), *map(blob_key, manifest.blobs)}
 
 
 def action_entry(manifest: Digest) -> bytes:

@@ -83,6 +83,11 @@ class Census:
         return {entry.key: entry for entry in self.below("actions")}
 
     @cached_property
+    def led_to(self) -> dict[str, Entry]:
+        """Everything that refs can lead to: manifests, then actions, then blobs."""
+        return {**self.manifests, **self.actions, **self.blobs}
+
+    @cached_property
     def by_folder(self) -> dict[str, Model]:
         """The models by the folders of their refs."""
         return {model.ref.folder: model for model in self.models}
@@ -121,11 +126,11 @@ class Census:
     @cached_property
     def users(self) -> Counter[Digest]:
         """For each blob in use, how many manifests in use share it."""
-        return Counter(blob for cached in self.manifests_in_use.values() for blob in cached.manifest.blobs())
+        return Counter(blob for cached in self.manifests_in_use.values() for blob in cached.manifest.blobs)
 
     def own_size(self, cached: Outlined) -> int:
         """Bytes of a manifest's blobs that no other manifest in use has: what removing it would free."""
-        return sum(size for blob, size in cached.manifest.blobs().items() if self.users[blob] == 1)
+        return sum(size for blob, size in cached.manifest.blobs.items() if self.users[blob] == 1)
 
     @property
     def size(self) -> int:
@@ -202,7 +207,7 @@ def find_model(census: Census, text: str, listing: str = "ttbert cache ls") -> M
 
 
 def look_up(cache: Cache, text: str) -> Model:
-    """The same, with no look at anything else in the cache where this is the name of one model, and that is whole."""
+    """As `find_model`; where this is the name of one model, and that is whole, nothing else in the cache is looked at."""
     alike = refs.match_refs(refs.list_refs(cache.store), text)
     model = _read(cache, alike[0]) if len(alike) == 1 else None
     if model is None or model.cached is None or cache.missing(model.cached.manifest):

@@ -1,8 +1,8 @@
 """What is wrong with a stored object, if anything: each kind is held against what its name, or another object, says of it.
 
 Blobs and manifests are named by their digests, and a signature by what it signs. An action leads to a manifest, and that says
-of which action it is. Of an entry of a name's history, the one after it says the digest. An entry that cannot be read, and of
-which the one after it says so, was superseded as it is, by a conversion or by `cache rm`: that is no damage any more.
+of which action it is. The digest of an entry in a name's history is in the entry after it. One that cannot be read, but has
+that digest, was damaged already when the next was written, by a conversion or by `cache rm`: that is no damage any more.
 """
 
 from __future__ import annotations

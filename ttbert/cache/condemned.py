@@ -41,6 +41,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from ..errors import IncompatibleError, IntegrityError, StoreReadOnly
 from .document import LARGEST, Fields, canonical
@@ -79,6 +80,10 @@ class CondemnedRef:
     folder: str
     number: int
     reason: str
+
+    def __str__(self) -> str:
+        """The name as people write it."""
+        return unquote(self.folder.removeprefix("refs/"))
 
 
 @dataclass(frozen=True)

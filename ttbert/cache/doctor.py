@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import CacheError, InputError, IntegrityError, StoreUnavailable, TtbertError
-from ..text import size_text
+from ..text import count_text, size_text
+from .census import SLIP
 from .reach import OWN
 from .stores.local import LocalStore, how_to_free
 from .stores.mounts import find_mount, nearest_existing
@@ -93,7 +94,7 @@ def _look_at_folder(store: LocalStore, write: bool) -> Iterator[Check]:
     if place == store.root:
         yield Check("resolve", "ok", f"the folder {store.root}")
     else:
-        fix = "if there should be a cache: is something not mounted, or is there a slip of the pen?"
+        fix = f"if there should be a cache: {SLIP}"
         what = f"there is no folder {store.root} yet; the first conversion makes it in {place}"
         yield Check("resolve", "warning", what, fix)
     mount = find_mount(store.root)
@@ -178,7 +179,7 @@ def _left_as_it_was(store: Store) -> Iterator[None]:
 def _list(store: Store) -> str:
     started = time.monotonic()
     found = len({entry.key.split("/")[1] for entry in store.list("refs")})
-    there = f"{found} {'name' if found == 1 else 'names'}" if found else "no model yet"
+    there = count_text(found, "name") if found else "no model yet"
     return f"{there}, listed in {(time.monotonic() - started) * 1000:.0f} ms"
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import CacheError, IncompatibleError, IntegrityError
+from ..text import origin_text
 from .cache import Cache, action_key, blob_key, manifest_key
 from .census import Census, Model
 from .condemned import Condemned, CondemnedRef, read_record, record_names
@@ -82,11 +83,21 @@ class Plan:
     @property
     def deletes(self) -> bool:
         """Whether something is deleted now, rather than condemned."""
-        return bool(self.leftovers or self.delete or self.forget or (self.condemns and not self.grace))
+        return bool(self.leftovers or self.going or self.forgotten)
 
     @property
     def condemns(self) -> bool:
         return bool(self.condemn or self.condemn_refs)
+
+    @property
+    def going(self) -> tuple[Waste, ...]:
+        """Besides leftovers, all objects that are deleted now: without a grace period, what is found now among them."""
+        return self.delete if self.grace else (*self.delete, *self.condemn)
+
+    @property
+    def forgotten(self) -> tuple[CondemnedRef, ...]:
+        """Likewise, all refs that are forgotten now."""
+        return self.forget if self.grace else (*self.forget, *self.condemn_refs)
 
 
 def plan_gc(
@@ -108,19 +119,18 @@ def plan_gc(
     ripe = [record for record in records if now - record.since >= grace]
     forget = [ref for record in ripe for ref in record.refs if scope.has(ref.folder) and find_unused(ref, record, census)]
     in_use_then = union(_without(used, forget))
-    stored = {**census.manifests, **census.actions, **census.blobs}
     due = {
         key
         for record in ripe
         for key in record.objects
-        if key in stored and stored[key].modified < record.since and key not in in_use_then
+        if key in census.led_to and census.led_to[key].modified < record.since and key not in in_use_then
     }
     going = [ref for record in records for ref in record.refs if scope.has(ref.folder) and find_unused(ref, record, census)]
     given_up, over = _give_up(census, _without(used, going), scope, limits, now)
     kept = union(_without(used, [*going, *given_up]))
     reasons = _reasons(cache, (entry for key, entry in census.manifests.items() if key not in in_use))
     reasons |= {key: ref.reason for ref in given_up for key in used[ref.folder]}
-    unused = [(key, entry) for key, entry in stored.items() if key not in kept and scope.has(key)]
+    unused = [(key, entry) for key, entry in census.led_to.items() if key not in kept and scope.has(key)]
     return Plan(
         limits,
         grace,
@@ -166,8 +176,7 @@ def _give_up(
 ) -> tuple[list[CondemnedRef], int]:
     """The refs that the limits give up, and the bytes that stay beyond the largest size all the same."""
     holders = Counter(key for keys in used.values() for key in keys)
-    own = {**census.manifests, **census.actions, **census.blobs}
-    size = census.size - sum(entry.size for key, entry in own.items() if key not in holders)
+    size = census.size - sum(entry.size for key, entry in census.led_to.items() if key not in holders)
     given_up = []
     for model in sorted(census.models, key=census.last_used):
         folder, last = model.ref.folder, census.last_used(model)
@@ -182,7 +191,7 @@ def _give_up(
             continue
         given_up.append(CondemnedRef(folder, census.newest(folder), reason))
         holders.subtract(used[folder])
-        size -= sum(own[key].size for key in used[folder] if key in own and not holders[key])
+        size -= sum(census.led_to[key].size for key in used[folder] if key in census.led_to and not holders[key])
     return given_up, max(0, size - limits.max_size) if limits.max_size is not None else 0
 
 
@@ -218,9 +227,8 @@ def _reasons(cache: Cache, manifests: Iterable[Entry]) -> dict[str, str]:
         except CacheError:
             reasons[entry.key] = "a manifest that cannot be read and that no name leads to"
             continue
-        commit = f"@{manifest.provenance.commit[:12]}" if manifest.provenance.commit else ""
-        name = f"{manifest.provenance.repo}{commit}:{manifest.policy}"
+        name = f"{origin_text(manifest.provenance.repo, manifest.provenance.commit)}:{manifest.policy}"
         reasons[entry.key] = f"manifest of {name}, to which no name leads"
-        for key in (action_key(manifest.action), *map(blob_key, manifest.blobs())):
+        for key in (action_key(manifest.action), *map(blob_key, manifest.blobs)):
             reasons.setdefault(key, f"of {name}, to which no name leads")
     return reasons

@@ -14,8 +14,11 @@ from .stores.pieces import PIECE, PieceStream, pieces_of
 
 
 class Incoming(PieceStream):
-    """Another stream, of whose first `size` bytes each piece is given to `keep`, and then `finish` is called if all are
-    right. IntegrityError, naming `where`, if they are not `digest`. When it is whole, or closed, `held` is let go."""
+    """Another stream as it comes. Each piece of its first `size` bytes is given to `keep`; after the last, `finish` is called.
+
+    Instead of that there is IntegrityError, naming `where`, if they are not those of `digest`. `held` is closed when the blob
+    is whole, or the stream is closed.
+    """
 
     def __init__(
         self,

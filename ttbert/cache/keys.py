@@ -139,7 +139,7 @@ def find_signer(name: str | None) -> PrivateKey | None:
     if name:
         return PrivateKey(name, key_folder() / _plain(name))
     path = key_folder() / DEFAULT
-    with contextlib.suppress(OSError):  # of one that may not be looked at, signing tells: nothing goes unsigned for that
+    with contextlib.suppress(OSError):  # where it may not be looked at, signing fails and says so
         if not path.exists():
             return None
     return PrivateKey(DEFAULT, path)
@@ -156,7 +156,7 @@ def list_trusted() -> tuple[PublicKey, ...]:
 
 
 def required_keys() -> tuple[PublicKey, ...]:
-    """The same, for a reader of a cache; none means that signatures are not required. InputError if TTBERT_TRUST has none."""
+    """The keys of which a reader wants a signature; with none, nothing need be signed. InputError if TTBERT_TRUST has none."""
     keys = list_trusted()
     if not keys and os.environ.get("TTBERT_TRUST"):
         raise InputError(

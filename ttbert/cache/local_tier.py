@@ -127,8 +127,10 @@ class LocalTier:
             each.result()
 
     def discard(self, key: str, stream: BinaryIO, why: str) -> bool:
-        """Have a blob fetched again of which `stream` gave damaged bytes; False if it came from the shared store and that was
-        done before. A copy here is moved out of the way."""
+        """Have a blob fetched again of which `stream` gave damaged bytes; a copy here is moved out of the way.
+
+        False where the bytes came from the shared store, and were fetched again before.
+        """
         if isinstance(stream, Incoming):
             return self._try_again(key, why)
         entry, read = self.near.head(key), os.fstat(stream.fileno())
@@ -243,9 +245,8 @@ class LocalTier:
         except StoreReadOnly as error:
             self._freeze(error)
         except NoSpaceError as error:
-            raise NoSpaceError(
-                error.message, "free some space, choose another folder with --local, or stream with --no-local"
-            ) from error
+            error.hint = "free some space, choose another folder with --local, or stream with --no-local"
+            raise
 
     def _settle(self, key: str, what: str) -> None:
         """Count a hit or a miss of each blob once."""

@@ -146,14 +146,11 @@ class Outline:
     @property
     def size(self) -> int:
         """Bytes of all packs and files, each blob counted once."""
-        return sum(self.blobs().values())
-
-    def blobs(self) -> Mapping[Digest, int]:
-        """Every blob that must be there, each once, with its size."""
-        return self._blobs
+        return sum(self.blobs.values())
 
     @cached_property
-    def _blobs(self) -> Mapping[Digest, int]:
+    def blobs(self) -> Mapping[Digest, int]:
+        """Every blob that must be there, each once, with its size."""
         return {each.blob: each.size for each in self.entries()}
 
     def entries(self) -> Iterator[PackEntry | FileEntry]:
@@ -215,7 +212,7 @@ def _parse(kind: Callable[..., _Kind], content: bytes, where: str, pack: Callabl
     entries = list(outline.entries())
     if len({each.name for each in entries}) < len(entries):
         raise fields.wrong("a name appears twice")
-    sizes = outline.blobs()
+    sizes = outline.blobs
     if any(each.size != sizes[each.blob] for each in entries):
         raise fields.wrong("a blob has two sizes")
     for file in outline.files:

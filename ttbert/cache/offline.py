@@ -46,4 +46,5 @@ def _mended_online() -> Iterator[None]:
     try:
         yield
     except IntegrityError as error:
-        raise IntegrityError(error.message, "run the same command without --offline, which fetches it again") from error
+        error.hint = "run the same command without --offline, which fetches it again"
+        raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import realpath
 from pathlib import Path
 
@@ -69,6 +69,11 @@ class Places:
             return TieredCache(far, near, user_trust(signer), self.accept_weak, counters)
         return Cache(far, user_trust(signer), self.accept_weak, counters)
 
+    @property
+    def absolute(self) -> Places:
+        """The same for a process that has another working folder."""
+        return replace(self, cache=open_store(self.cache).url, local=_folder(self.local).url if self.local else None)
+
     def options(self) -> list[str]:
         """The command line's options that mean the same."""
         options = ["--cache", self.cache]
@@ -80,7 +85,7 @@ class Places:
 
 
 def user_places(cache: str | None = None, local: str | None = None) -> Places:
-    """As a command with these as --cache and --local has them; the rest is as the user's environment and settings say.
+    """The places of a command that is given these as --cache and --local; the rest is as the user's variables and settings say.
 
     Errors as of `chosen`.
     """
@@ -113,7 +118,8 @@ def _folder(url: str) -> LocalStore:
     try:
         store = open_store(url)
     except CacheError as error:  # a file is in its place
-        raise CacheError(error.message, "choose another folder with --local or TTBERT_LOCAL") from error
+        error.hint = "choose another folder with --local or TTBERT_LOCAL"
+        raise
     assert isinstance(store, LocalStore)
     store.chosen_with = "--local or TTBERT_LOCAL"
     return store

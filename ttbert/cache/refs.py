@@ -300,7 +300,7 @@ def entry_key(ref: Ref, number: int) -> str:
 
 
 def key_in(folder: str, number: int) -> str:
-    """The same by the folder of the ref."""
+    """Where an entry of the history in a ref's folder lies."""
     return f"{folder}/{number:08d}"
 
 

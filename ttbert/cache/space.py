@@ -41,7 +41,7 @@ def left_behind(cache: Cache, sizes: Iterable[int], action: Digest) -> int:
 
     census = take_census(cache)
     manifests = [cached.manifest for cached in census.manifests_in_use.values()]
-    own = {blob for manifest in manifests if manifest.action == action for blob in manifest.blobs()}
+    own = {blob for manifest in manifests if manifest.action == action for blob in manifest.blobs}
     used = {blob_key(blob) for blob in census.users if blob not in own}
     found = Counter(entry.size for key, entry in census.blobs.items() if key not in used)
     return sum(size * count for size, count in (found & Counter(sizes)).items())

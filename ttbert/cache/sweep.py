@@ -166,7 +166,7 @@ def _make_room(cache: Cache, plan: Plan) -> int:
     if _somebody_converts(census, time.time()) or any("/reprieved/" in entry.key for entry in census.below("gc")):
         return 0
     now = plan_gc(cache, census, plan.limits, plan.grace)
-    going = (waste.entry for waste in (*now.delete, *(() if now.grace else now.condemn)))
+    going = (waste.entry for waste in now.going)
     blobs = sorted((entry for entry in going if entry.key.startswith("blobs/")), key=lambda entry: entry.size)
     return sum(entry.size for entry in blobs[-_ROOM:] if cache.store.delete(entry.key))
 

@@ -100,12 +100,12 @@ class TieredCache(Cache):
         return super().missing(manifest) if here else []
 
     def to_fetch(self, manifest: Manifest) -> dict[Digest, int]:
-        return {digest: size for digest, size in manifest.blobs().items() if not self._tier.has(blob_key(digest), size)}
+        return {digest: size for digest, size in manifest.blobs.items() if not self._tier.has(blob_key(digest), size)}
 
     def check_copies(self, cached: Cached, begin: Begin = silently) -> None:
         lacking = self.to_fetch(cached.manifest)
-        here = {digest: size for digest, size in cached.manifest.blobs().items() if digest not in lacking}
-        progress = (begin if here else silently)(here)
+        here = {digest: size for digest, size in cached.manifest.blobs.items() if digest not in lacking}
+        progress = begin(here)
         for digest, size in here.items():
             key = blob_key(digest)
             if self.near.hash(key) not in ((digest, size), None):
@@ -118,7 +118,7 @@ class TieredCache(Cache):
         IntegrityError where a blob is nowhere or damaged in the shared store, NoSpaceError where they do not fit here.
         """
         lacking = self._lacking(cached)
-        progress = (begin if lacking else silently)(lacking)
+        progress = begin(lacking)
         with self.counters.timed("fetch"):
             try:
                 self._tier.fetch_all({blob_key(digest): (digest, size) for digest, size in lacking.items()}, progress)
@@ -131,8 +131,7 @@ class TieredCache(Cache):
         """NoSpaceError where it will not fit here; what is wrong with a blob, its reader is told."""
         lacking = self._lacking(cached)
         sizes = {blob_key(digest): size for digest, size in lacking.items()}
-        progress = begin(lacking) if lacking else silently(lacking)
-        self._tier.expect(sizes, progress, lambda: self._lead_to(cached, ref))
+        self._tier.expect(sizes, begin(lacking), lambda: self._lead_to(cached, ref))
         return lacking
 
     def flush(self) -> None:

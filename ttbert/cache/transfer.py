@@ -36,7 +36,7 @@ def push(near: Cache, far: Cache, ref: Ref, entry: RefEntry, cached: Cached, beg
 
     entries = {entry.blob: entry for entry in far.missing(cached.manifest)}
     lacking = {blob: entry.size for blob, entry in entries.items()}
-    progress = (begin if lacking else silently)(lacking)
+    progress = begin(lacking)
     for _ in map_ahead(far.store.streams, one, entries.values()):
         pass
     copy_signatures(near.store, far.store, "manifest", cached.digest)

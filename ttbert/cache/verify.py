@@ -142,8 +142,7 @@ def entries_to_verify(cache: Cache, census: Census, only: Model | None = None) -
     """
     signatures = {entry.key: entry for entry in census.below("signatures")}
     histories = {key_in(folder, number): folder for folder, numbers in census.histories.items() for number in numbers}
-    stored = {**census.blobs, **census.manifests, **census.actions, **signatures}
-    stored |= {key: census.entries[key] for key in histories}
+    stored = {**census.led_to, **signatures, **{key: census.entries[key] for key in histories}}
     require_cache(census)
     if only is None:
         return {key: stored[key] for key in in_order(stored)}
@@ -173,7 +172,7 @@ def _needed(census: Census, model: Model) -> Iterator[str]:
 
 def _blobs(model: Model) -> Iterator[tuple[str, int]]:
     """The keys of a model's blobs, with their sizes."""
-    for blob, size in model.cached.manifest.blobs().items() if model.cached else ():
+    for blob, size in model.cached.manifest.blobs.items() if model.cached else ():
         yield blob_key(blob), size
 
 

@@ -13,7 +13,7 @@ import click
 from ..console import Progress, agree, say, show, table, tell
 from ..errors import InputError, IntegrityError, NoSpaceError, StoreReadOnly, StoreUnavailable
 from ..settings import default_cache
-from ..text import count_text, size_text
+from ..text import count_text, origin_text, size_text
 from .options import cache_option, chosen_by, complete_commands, json_option, places_option, progress_option
 from .trust import signed_by
 
@@ -190,8 +190,8 @@ def show_command(ref: str, places: Places, as_json: bool) -> None:
     say(f"action key    {manifest.action}")
     say(f"architecture  {manifest.architecture}, policy {manifest.policy}")
     if model.entry:
-        say(f"asked as      {model.entry.repo}{_at(model.entry.commit)}, {model.entry.created}")
-    say(f"converted of  {provenance.repo}{_at(provenance.commit)}")
+        say(f"asked as      {origin_text(model.entry.repo, model.entry.commit)}, {model.entry.created}")
+    say(f"converted of  {origin_text(provenance.repo, provenance.commit)}")
     for source in provenance.sources:
         say(f"              {source.name}  {source.digest}  {size_text(source.size)}")
     say(f"versions      {', '.join(f'{name} {version}' for name, version in sorted(provenance.versions.items()))}")
@@ -322,8 +322,8 @@ def rm_command(ref: str, dry_run: bool, yes: bool, places: Places, as_json: bool
             cache.remove_ref(model.ref)
         except NoSpaceError as error:
             command = complete_commands("`ttbert cache gc --grace 0`")
-            hint = f"that is written down: free a few kB of that disk with {command}, or in another way, then try again"
-            raise NoSpaceError(error.message, hint) from error
+            error.hint = f"that is written down: free a few kB of that disk with {command}, or in another way, then try again"
+            raise
     if as_json:
         show({"ref": str(model.ref), "removed": not dry_run, "bytes_freed_by_gc": frees})
     elif not dry_run:
@@ -395,10 +395,6 @@ def _size(model: Model) -> int:
 
 def _created(model: Model) -> str:
     return model.entry.created if model.entry else ""
-
-
-def _at(commit: str | None) -> str:
-    return f"@{commit[:12]}" if commit else ""
 
 
 def _names(census: Census, model: Model) -> int:

@@ -15,7 +15,7 @@ from ..boards import AUTO, BOARDS, CPU
 from ..console import set_progress
 from ..errors import InputError, TtbertError
 from ..recipe.policy import FLOAT32, POLICIES, PRECISIONS
-from ..settings import chosen, default_cache, setting, settings_path
+from ..settings import KINDS, chosen, default_cache, setting, settings_path, variable
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -25,21 +25,24 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 _COMMAND = re.compile(r"`ttbert ([^`]+)`")
 
 
-def _default(name: str, otherwise: Any) -> Callable[[], Any]:
-    """The value in the user's settings, or another."""
+def _setting_option(
+    name: str, *names: str, otherwise: Callable[[], str | None] = lambda: None, **attributes: Any
+) -> Callable[[F], F]:
+    """The option of a setting: where it is not given, its variable counts, then the user's settings, then `otherwise`."""
+    is_flag = KINDS[name] is bool
 
-    def value() -> Any:
+    def default() -> Any:
         found = setting(name)
-        return found if found is not None else otherwise() if callable(otherwise) else otherwise
+        return found if found is not None else False if is_flag else otherwise()
 
-    return value
+    option = f"--{name.replace('_', '-')}"
+    return click.option(option, *names, is_flag=is_flag, envvar=variable(name), default=default, **attributes)
 
 
-_cache_option = click.option(
-    "--cache",
+_cache_option = _setting_option(
+    "cache",
     "cache_url",
-    envvar="TTBERT_CACHE",
-    default=_default("cache", default_cache),
+    otherwise=default_cache,
     metavar="URL",
     help="The cache: a folder, s3://BUCKET/PREFIX (gs://, az://), or an fsspec URL. Also TTBERT_CACHE.  "
     "[default: ~/.cache/ttbert]",
@@ -54,44 +57,31 @@ progress_option = click.option(
     help="How progress is shown on stderr.  [default: a bar on a terminal, else lines]",
 )
 
-space_option = click.option(
-    "--no-space-check",
-    is_flag=True,
-    envvar="TTBERT_NO_SPACE_CHECK",
-    default=_default("no_space_check", False),
+space_option = _setting_option(
+    "no_space_check",
     help="Write even where the disk says that it has too little space: some mounts say so wrongly.",
 )
 _TIER_OPTIONS = (
     _cache_option,
-    click.option(
-        "--local",
+    _setting_option(
+        "local",
         "local_url",
-        envvar="TTBERT_LOCAL",
-        default=_default("local", None),
         metavar="FOLDER",
         help="Keep copies in this folder of what is read from the cache. Also TTBERT_LOCAL.  "
         "[default: ~/.cache/ttbert where the cache is reached over a network]",
     ),
     click.option("--no-local", is_flag=True, help="Keep no copies here: read the cache itself, every time. As --local none."),
-    click.option(
-        "--read-only",
-        is_flag=True,
-        envvar="TTBERT_READ_ONLY",
-        default=_default("read_only", False),
+    _setting_option(
+        "read_only",
         help="Publish nothing, and change nothing in the cache.",
     ),
-    click.option(
-        "--shared-group",
-        envvar="TTBERT_SHARED_GROUP",
-        default=_default("shared_group", None),
+    _setting_option(
+        "shared_group",
         metavar="GROUP",
         help="Share the folder of a new cache with this group.",
     ),
-    click.option(
-        "--accept-weak-store",
-        is_flag=True,
-        envvar="TTBERT_ACCEPT_WEAK_STORE",
-        default=_default("accept_weak_store", False),
+    _setting_option(
+        "accept_weak_store",
         help="Publish also where two writers can overwrite each other's names.",
     ),
     space_option,
@@ -150,7 +140,7 @@ def _completing_hints() -> Iterator[None]:
 
 
 def complete_commands(text: str) -> str:
-    """A text whose commands, in backticks, mean the same cache as this one: with the --cache and --local that it was given."""
+    """A text whose commands, in backticks, get the --cache and --local of this one, and so mean the same cache."""
     context = click.get_current_context()
     given = {
         f"{name}_url": ["--" + name, context.params[f"{name}_url"]]
@@ -177,7 +167,7 @@ def chosen_by(context: click.Context, name: str) -> str:
     if source is click.core.ParameterSource.COMMANDLINE:
         return f"--{name}"
     if source is click.core.ParameterSource.ENVIRONMENT:
-        return f"TTBERT_{name.upper()}"
+        return variable(name)
     return str(settings_path()) if setting(name) is not None else "default"
 
 
@@ -190,7 +180,7 @@ sign_option = click.option(
     help="Sign with this key of yours. Also TTBERT_SIGN_WITH.  [default: the key `default`, if there is one]",
 )
 
-policy_option = click.option(
+_policy_option = click.option(
     "--policy",
     type=click.Choice(tuple(POLICIES)),
     default="bfp8",
@@ -198,9 +188,22 @@ policy_option = click.option(
     help="Precision. " + "; ".join(f"{each.name}: {each.help}" for each in POLICIES.values()) + ".",
 )
 
-revision_option = click.option(
+_revision_option = click.option(
     "--revision", metavar="REV", help="Branch, tag or commit of a model on the hub.  [default: main]"
 )
+
+
+def wanted_option(command: F) -> F:
+    """--revision and --policy, beside MODEL and --offline; the command gets all four as one `wanted`."""
+
+    @functools.wraps(command)
+    def collected(model: str, revision: str | None, policy: str, offline: bool, **others: Any) -> object:
+        from ..convert.wanted import Wanted
+
+        return command(wanted=Wanted(model, revision, policy, offline), **others)
+
+    return cast(F, _revision_option(_policy_option(collected)))
+
 
 board_option = click.option(
     "--board",

@@ -11,14 +11,15 @@ import click
 
 from ..boards import AUTO, BOARDS, Board
 from ..console import say, show_result, table, tell
-from ..errors import AccuracyError, BoardError, DeviceError
+from ..errors import BoardError, DeviceError
 from ..model import TILE
 from ..text import size_text
-from .options import json_option, offline_option, places_option, policy_option, progress_option, revision_option
+from .options import json_option, offline_option, places_option, progress_option, wanted_option
 from .tiers import supply
 
 if TYPE_CHECKING:
     from ..cache.places import Places
+    from ..convert.wanted import Wanted
     from ..model import BertShape
     from ..runtime.check import Comparison, Verdict
     from ..runtime.l1 import Usage
@@ -46,8 +47,7 @@ _tokens_option = click.option(
 
 @click.command("plan")
 @click.argument("model")
-@revision_option
-@policy_option
+@wanted_option
 @_board_option
 @_batch_option
 @_tokens_option
@@ -57,15 +57,12 @@ _tokens_option = click.option(
 @progress_option
 @json_option
 def plan_command(
-    model: str,
-    revision: str | None,
-    policy: str,
+    wanted: Wanted,
     board: str,
     batch: int,
     tokens: int | None,
     wants_check: bool,
     picture: Path | None,
-    offline: bool,
     as_json: bool,
 ) -> None:
     """Show how a board would run MODEL: each op's cores, shards, precision and memory. Needs no board and no weights.
@@ -77,20 +74,18 @@ def plan_command(
     ttbert plan bundled --board n150 --batch 8 --check
     ttbert plan phiyodr/bert-large-finetuned-squad2 --board p150 --batch 11 --picture l1.svg
     """
-    from ..convert.wanted import Wanted
     from ..model import parse_config
     from ..recipe.recipe import CONFIG
     from ..runtime.plan import plan_bert
-    from ..runtime.tokens import TOKENS
 
-    source = Wanted(model, revision, policy, offline).open_source()
+    source = wanted.open_source()
     shape = parse_config(source.read(CONFIG), f"{source.label}/{CONFIG}")
-    plan = plan_bert(shape, batch, tokens or min(TOKENS, shape.positions), BOARDS[board].chip, policy)
+    plan = plan_bert(shape, batch, tokens or shape.window, BOARDS[board].chip, wanted.policy)
     verdict = _judge(board, plan) if wants_check else None
     if picture:
         from ..picture import draw_l1
 
-        draw_l1(plan, picture, f"{model} on {board}, batch {batch} of {plan.tokens} tokens, {policy}")
+        draw_l1(plan, picture, f"{wanted.model} on {board}, batch {batch} of {plan.tokens} tokens, {wanted.policy}")
         tell(f"drew {picture}")
     refused = None
     if verdict and not verdict.accepted:
@@ -106,8 +101,7 @@ def plan_command(
 
 @click.command("check")
 @click.argument("model")
-@revision_option
-@policy_option
+@wanted_option
 @_board_option
 @click.option("--batch", type=click.IntRange(1, 512), default=2, show_default=True, help="Inputs on each chip.")
 @_tokens_option
@@ -119,15 +113,12 @@ def plan_command(
 @progress_option
 @json_option
 def check_command(
-    model: str,
-    revision: str | None,
-    policy: str,
+    wanted: Wanted,
     board: str,
     batch: int,
     tokens: int | None,
     on_device: bool,
     places: Places,
-    offline: bool,
     as_json: bool,
 ) -> None:
     """Run MODEL on a mock device with values from TT-NN's golden functions, and compare each op with the reference.
@@ -140,39 +131,34 @@ def check_command(
     ttbert check bundled --board n150 --batch 2
     ttbert check bundled --device
     """
-    from ..convert.wanted import Wanted
     from ..demo.inputs import built_in_questions
     from ..model import parse_config
     from ..recipe.recipe import CONFIG
-    from ..runtime.check import LEAST_PCC
+    from ..runtime.check import find_fault
     from ..runtime.checker import Request, compare_here, compare_on
     from ..runtime.plan import plan_bert
-    from ..runtime.tokens import TOKENS
 
     def plan(shape: BertShape) -> Plan:
-        return plan_bert(shape, batch, tokens or min(TOKENS, shape.positions), BOARDS[board].chip, policy)
+        return plan_bert(shape, batch, tokens or shape.window, BOARDS[board].chip, wanted.policy)
 
     here = _device_that_computes(batch) if on_device else None
     _require_runs(board)
-    cache = places.open(offline)
-    wanted = Wanted(model, revision, policy, offline)
+    cache = places.open(wanted.offline)
     cached = supply(wanted, places, cache) if here else supply(wanted, places, cache, require=plan)
     config = cached.manifest.file(CONFIG)
     assert config
     shape = parse_config(cache.load(config), f"{cached.digest}: {CONFIG}")
-    tokens = tokens or min(TOKENS, shape.positions) if here else plan(shape).tokens
+    tokens = tokens or shape.window if here else plan(shape).tokens
     where = f"on {here}, reading back every op" if here else f"in the shadow of a mock {board}"
-    tell(f"running {model} ({policy}) {where}, batch {batch} of {tokens} tokens{'' if here else '; no device is used'}")
-    request = Request(shape, batch, tokens, policy, places, offline, str(cached.digest), built_in_questions())
+    tell(f"running {wanted} {where}, batch {batch} of {tokens} tokens{'' if here else '; no device is used'}")
+    questions = built_in_questions()
+    request = Request(shape, batch, tokens, wanted.policy, places, wanted.offline, str(cached.digest), questions)
     comparison = compare_here(request) if here else compare_on(board, request)
-    below = None
-    if not comparison.pcc >= LEAST_PCC and policy != "bfp4":
-        below = AccuracyError(
-            f"the output's PCC with the reference is {comparison.pcc:.4f}, below {LEAST_PCC}", "please report it with the table"
-        )
+    below = find_fault("the output's", comparison.pcc, wanted.policy, "please report it with the table")
     if as_json:
-        asked = {"model": model, "policy": policy, "board": here or f"mock {board}", "batch": batch, "tokens": tokens}
-        show_result({**asked, "pcc": comparison.pcc, **asdict(comparison)}, below)
+        on = here or f"mock {board}"
+        about = {"model": wanted.model, "policy": wanted.policy, "board": on, "batch": batch, "tokens": tokens}
+        show_result({**about, "pcc": comparison.pcc, **asdict(comparison)}, below)
     else:
         _print_comparison(comparison)
     if below:

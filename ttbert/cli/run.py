@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,11 @@ from .options import (
     model_option,
     offline_option,
     places_option,
-    policy_option,
     precision_option,
     progress_option,
-    revision_option,
     sign_option,
     trace_option,
+    wanted_option,
 )
 from .tiers import supply_to_load
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from ..cache.manifest import TensorEntry
     from ..cache.places import Places
     from ..convert.convert import Conversion, Plan
+    from ..convert.wanted import Wanted
     from ..demo.demo import Outcome, Timings
     from ..demo.inputs import Question
     from ..runtime.target import Target
@@ -46,8 +46,7 @@ _NOTHING = "   nothing: a mock device computes no answer"
 
 @click.command("convert")
 @click.argument("model")
-@revision_option
-@policy_option
+@wanted_option
 @click.option("--name", metavar="NAME", help="File the model under this name in the cache.")
 @places_option
 @offline_option
@@ -57,12 +56,9 @@ _NOTHING = "   nothing: a mock device computes no answer"
 @sign_option
 @json_option
 def convert_command(
-    model: str,
-    revision: str | None,
-    policy: str,
+    wanted: Wanted,
     name: str | None,
     places: Places,
-    offline: bool,
     dry_run: bool,
     rebuild: bool,
     sign_with: str | None,
@@ -84,17 +80,16 @@ def convert_command(
     from ..cache.cache import require_lasting
     from ..cache.keys import find_signer
     from ..convert.convert import convert, find_by_name, plan_conversion
-    from ..convert.wanted import Wanted
 
     # Nothing here multiplies matrices, and the threads that numpy has for that would spin for a tenth of a second.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if dry_run and rebuild:
         raise InputError("--dry-run converts nothing, so there is nothing to compare", "leave out --dry-run or --rebuild")
 
-    cache = places.open(offline, find_signer(sign_with))
+    wanted = replace(wanted, name=name)
+    cache = places.open(wanted.offline, find_signer(sign_with))
     if not dry_run:
         require_lasting(cache)
-    wanted = Wanted(model, revision, policy, offline, name)
     started = time.perf_counter()
     try:
         plan = plan_conversion(wanted)
@@ -102,14 +97,14 @@ def convert_command(
         found = find_by_name(wanted, cache)
         if found is None or dry_run or rebuild:
             raise
-        tell(f"{model} is in the cache under this name; whether the hub has newer files was not checked (offline)")
+        tell(f"{wanted.model} is in the cache under this name; whether the hub has newer files was not checked (offline)")
         _report_conversion(found, cache, 0.0, as_json)
         return
     if dry_run:
         _report_plan(plan, cache, as_json)
         return
     conversion: Conversion | None = None
-    with Progress(f"converting {model}", len(plan.recipe.tensors), plan.stored_size) as progress:
+    with Progress(f"converting {wanted.model}", len(plan.recipe.tensors), plan.stored_size) as progress:
 
         def advance(entry: TensorEntry) -> None:
             progress.advance(entry.size)
@@ -128,8 +123,7 @@ def convert_command(
 
 @click.command("demo")
 @model_option
-@revision_option
-@policy_option
+@wanted_option
 @batch_option
 @board_option
 @trace_option
@@ -147,9 +141,7 @@ def convert_command(
 @progress_option
 @json_option
 def demo_command(
-    model: str,
-    revision: str | None,
-    policy: str,
+    wanted: Wanted,
     batch: int,
     board: str,
     trace: bool | None,
@@ -157,7 +149,6 @@ def demo_command(
     input_path: Path | None,
     pad: bool,
     places: Places,
-    offline: bool,
     as_json: bool,
 ) -> None:
     """Answer a batch of questions, each from its own passage.
@@ -168,21 +159,19 @@ def demo_command(
     ttbert demo --model bundled --batch 8
     ttbert demo --batch 7 --input my-questions.json
     """
-    from ..convert.wanted import Wanted
     from ..demo.inputs import choose_questions
     from ..runtime.target import choose_target
 
     target = choose_target(board, batch, trace, precision)
     questions = choose_questions(input_path, batch, pad, target.chips)
-    cache = places.open(offline)
-    wanted = Wanted(model, revision, policy, offline)
+    cache = places.open(wanted.offline)
     cached = supply_to_load(wanted, places, cache)
 
     from ..demo.demo import run_demo
 
-    outcome = run_demo(target, cache, cached, questions, batch, lambda on: tell(f"running {model} ({policy}) on {on}"))
+    outcome = run_demo(target, cache, cached, questions, batch, lambda on: tell(f"running {wanted} on {on}"))
     if as_json:
-        document = _outcome_document(outcome, questions, model, policy, batch, target, cached)
+        document = _outcome_document(outcome, questions, wanted, batch, target, cached)
         show({**document, "counters": cache.counters.document()})
     else:
         _print_outcome(outcome, questions, batch, target)
@@ -318,14 +307,14 @@ def _timing_rows(timings: Timings, target: Target) -> list[tuple[str, str]]:
 
 
 def _outcome_document(
-    outcome: Outcome, questions: list[Question], model: str, policy: str, batch: int, target: Target, cached: Cached
+    outcome: Outcome, questions: list[Question], wanted: Wanted, batch: int, target: Target, cached: Cached
 ) -> dict[str, Any]:
     timings = outcome.timings
     document: dict[str, Any] = {
-        "model": model,
-        "policy": policy,
+        "model": wanted.model,
+        "policy": wanted.policy,
         "board": target.name,
-        "precision": None if target.is_device else target.precision,
+        "precision": target.cpu_precision,
         "batch": batch,
         "manifest": str(cached.digest),
         "tokens": outcome.tokens,

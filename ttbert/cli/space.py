@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import click
 
@@ -91,7 +90,8 @@ def gc_command(
         except NoSpaceError as error:
             now = "add --grace 0 while nobody converts, or " if plan.grace and plan.condemns else ""
             way_out = f"{now}free a few kB of that disk in another way, then collect again"
-            raise NoSpaceError(error.message, f"what is to be deleted is written down first: {way_out}") from error
+            error.hint = f"what is to be deleted is written down first: {way_out}"
+            raise
     if as_json:
         show({"cache": cache.store.url, "dry_run": dry_run, **_document(plan), "freed": freed})
     elif plan.deletes and not dry_run:
@@ -104,9 +104,8 @@ def gc_command(
 
 
 def _print(plan: Plan, say: Callable[[str], None]) -> None:
-    forgotten = [*plan.forget, *(plan.condemn_refs if not plan.grace else ())]
-    if forgotten:
-        say(f"forget now: {', '.join(unquote(each.folder.removeprefix('refs/')) for each in forgotten)}")
+    if plan.forgotten:
+        say(f"forget now: {', '.join(map(str, plan.forgotten))}")
     _print_part(_deleted(plan), "delete now", say)
     if plan.grace:
         when = datetime.now().astimezone() + timedelta(seconds=plan.grace)
@@ -122,8 +121,7 @@ def _print(plan: Plan, say: Callable[[str], None]) -> None:
 
 
 def _deleted(plan: Plan) -> list[Waste]:
-    """What goes now, which without a grace period includes what is found now."""
-    return [*plan.leftovers, *plan.delete, *(plan.condemn if not plan.grace else ())]
+    return [*plan.leftovers, *plan.going]
 
 
 def _print_part(waste: Iterable[Waste], title: str, say: Callable[[str], None]) -> None:
@@ -151,9 +149,9 @@ def _document(plan: Plan) -> dict[str, Any]:
 
     return {
         "delete": rows(_deleted(plan)),
-        "forget": [unquote(each.folder.removeprefix("refs/")) for each in plan.forget],
+        "forget": [str(each) for each in plan.forget],
         "condemn": rows(plan.condemn if plan.grace else ()),
-        "give_up": [unquote(each.folder.removeprefix("refs/")) for each in plan.condemn_refs],
+        "give_up": [str(each) for each in plan.condemn_refs],
         "waiting": rows(plan.waiting),
         "temporary_files_spared": len(plan.young),
         "grace_seconds": plan.grace,

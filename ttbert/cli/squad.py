@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import click
 
 from ..boards import CPU
 from ..console import ScoreProgress, plain, say, show, show_result, table, tell
-from ..errors import AccuracyError, InputError, Interrupted
+from ..errors import InputError, Interrupted
 from ..recipe.policy import FLOAT32
 from ..text import count_text
 from .options import (
@@ -22,11 +21,10 @@ from .options import (
     model_option,
     offline_option,
     places_option,
-    policy_option,
     precision_option,
     progress_option,
-    revision_option,
     trace_option,
+    wanted_option,
 )
 from .tiers import supply
 from .units import NumberRange
@@ -48,8 +46,7 @@ _CHANGES_SHOWN = 3
 
 @click.group("squad", invoke_without_command=True, subcommand_metavar="[diff A B]")
 @model_option
-@revision_option
-@policy_option
+@wanted_option
 @batch_option
 @board_option
 @trace_option
@@ -139,9 +136,7 @@ def diff_command(first: Path, second: Path, as_json: bool) -> None:
 class _Options:
     """What was given on the command line."""
 
-    model: str
-    revision: str | None
-    policy: str
+    wanted: Wanted
     batch: int
     board: str
     trace: bool | None
@@ -158,7 +153,6 @@ class _Options:
     fail_below: float | None
     max_drop: float | None
     places: Places
-    offline: bool
     as_json: bool
 
 
@@ -177,14 +171,12 @@ def _score(options: _Options) -> None:
         )
     dataset = _dataset(options)
 
-    from ..convert.wanted import Wanted
     from ..squad.compare import compare_documents
     from ..squad.result import result_document
-    from ..squad.score import check_bounds, other_model
+    from ..squad.score import find_fault, other_model
 
-    cache = options.places.open(options.offline)
-    wanted = Wanted(options.model, options.revision, options.policy, options.offline)
-    places = options.places
+    wanted, places = options.wanted, options.places
+    cache = places.open(wanted.offline)
     subject = _cached(wanted, places, cache, target, options.batch)
     second = None
     if options.compare is not None:  # found and converted first: a run takes long, and is of no use without the other one
@@ -198,32 +190,28 @@ def _score(options: _Options) -> None:
         from ..squad.report import write_report
 
         tell(f"report: {write_report(options.report, result, comparison)}")
-    failure = None
-    try:
-        check_bounds(result, comparison, options.fail_below, options.max_drop)
-    except AccuracyError as error:
-        failure = error
-    if not options.as_json:
+    below = find_fault(result, comparison, options.fail_below, options.max_drop)
+    if options.as_json:
+        document = {**result_document(result), "output": str(folder)}
+        del document["questions"]
+        if comparison:
+            document["comparison"] = comparison.document()
+        show_result(document, below)
+    else:
         _print_result(result)
         if comparison:
             say()
             _print_comparison(comparison)
         if not result.is_mock:
             say(f"\nfiles: {folder}")
-        if failure:
-            raise failure
-        return
-    document = {**result_document(result), "output": str(folder)}
-    del document["questions"]
-    if comparison:
-        document["comparison"] = comparison.document()
-    show_result(document, failure)
+    if below:
+        raise below
 
 
 def _dataset(options: _Options) -> Dataset:
     from ..squad.dataset import Part, choose_part, load_hub_dataset, read_dataset
 
-    dataset = read_dataset(options.data_path) if options.data_path else load_hub_dataset(options.offline)
+    dataset = read_dataset(options.data_path) if options.data_path else load_hub_dataset(options.wanted.offline)
     if dataset.moved:
         moved = count_text(dataset.moved, "answer is", "answers are")
         tell(f"note: {moved} elsewhere in the context than answer_start says; no score depends on it")
@@ -268,18 +256,14 @@ def _run(
         return result, logits, run.output
 
 
-@contextmanager
-def _engine(address: str | None, subject: Subject) -> Iterator[Engine]:
+def _engine(address: str | None, subject: Subject) -> AbstractContextManager[Engine]:
     if address is None:
         from ..squad.engine import open_local
 
-        with open_local(subject) as engine:
-            yield engine
-        return
+        return open_local(subject)
     from ..squad.cluster import open_cluster
 
-    with open_cluster(address, subject, tell) as cluster:
-        yield cluster
+    return open_cluster(address, subject, tell)
 
 
 def _plain(name: str) -> str:

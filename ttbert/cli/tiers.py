@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import click
 
 from ..console import Progress, progress_options, say, show, tell
-from ..errors import CacheError, InputError, StoreReadOnly, StoreUnavailable
+from ..errors import CacheError, InputError, IntegrityError, StoreReadOnly, StoreUnavailable
 from ..text import size_text
 from .cache import note_beginning
 from .options import json_option, places_option, progress_option, sign_option
 
 if TYPE_CHECKING:
     from ..cache.cache import Begin, Cache, Cached
+    from ..cache.digest import Digest
     from ..cache.keys import PrivateKey
     from ..cache.places import Places
     from ..cache.refs import Ref
@@ -42,7 +43,7 @@ def supply(wanted: Wanted, places: Places, cache: Cache, require: Require = lamb
 
 
 def supply_to_load(wanted: Wanted, places: Places, cache: Cache) -> Cached:
-    """The same for a model that this process loads next: it is copied to this machine on its way to where it is loaded."""
+    """As `supply`, for a model that this process loads next: it is copied to this machine while it is loaded."""
     found = _find_or_convert(wanted, places, cache)
     command = click.get_current_context()
     cache.fetch_as_read(found.cached, found.ref, _shown(f"fetching {wanted.model}", command.with_resource))
@@ -65,7 +66,7 @@ def _find_or_convert(wanted: Wanted, places: Places, cache: Cache, require: Requ
         require(plan.recipe.shape)
         is_there = cache.read_action(plan.action.key) is not None
         state, what = ("is not whole", "converting it again") if is_there else ("is not", "converting it first")
-        missed = f"{wanted.model} ({wanted.policy}) {state} in the cache {cache.store.url}"
+        missed = f"{wanted} {state} in the cache {cache.store.url}"
         if places.read_only:
             raise StoreReadOnly(f"{missed}, which is used for reading only here (--read-only)", WAY_OUT)
         tell(f"{missed}: {what}")
@@ -76,8 +77,8 @@ def _find_or_convert(wanted: Wanted, places: Places, cache: Cache, require: Requ
         here = _find_whole(wanted, cache.near) if cache.near else None
         if here is None or cache.near is None:
             raise
-        hint = f"{error.hint}; or add --offline: all of {here.ref} is in {cache.near.store.url}"
-        raise StoreUnavailable(error.message, hint) from error
+        error.hint += f"; or add --offline: all of {here.ref} is in {cache.near.store.url}"
+        raise
     if found.ref != wanted.ref:
         tell(f"note: {found.ref} is this cache's own name; the hub was not asked for one of that id, as --revision main does")
     return found
@@ -99,8 +100,12 @@ def bring_near(label: str, cache: Cache, cached: Cached, ref: Ref | None) -> int
 
 
 def _shown(what: str, enter: Callable[[Progress], Progress]) -> Begin:
-    """Shows the progress of what is copied or read, in a context that `enter` enters."""
-    return lambda blobs: enter(Progress(what, len(blobs), sum(blobs.values()))).advance
+    """Shows the progress of what is copied or read, if anything is, in a context that `enter` enters."""
+
+    def begin(blobs: dict[Digest, int]) -> Callable[[int], None]:
+        return enter(Progress(what, len(blobs), sum(blobs.values()))).advance if blobs else lambda size: None
+
+    return begin
 
 
 @click.command("pull")
@@ -117,7 +122,6 @@ def pull_command(ref: str, places: Places, as_json: bool) -> None:
     ttbert cache pull bundled --cache s3://lab/ttbert
     """
     from ..cache.census import look_up
-    from ..errors import IntegrityError
 
     cache, near = _both(places)
     model = look_up(cache.authority, ref)
@@ -154,7 +158,6 @@ def push_command(ref: str, places: Places, sign_with: str | None, as_json: bool)
     from ..cache.census import find_model, take_census
     from ..cache.keys import find_signer
     from ..cache.transfer import push
-    from ..errors import IntegrityError
 
     cache, near = _both(places, find_signer(sign_with))
     model = find_model(take_census(near), ref, shlex.join(["ttbert", "cache", "ls", "--cache", near.store.url]))

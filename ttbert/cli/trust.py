@@ -8,6 +8,7 @@ import click
 
 from ..console import plain, say, show, table, tell
 from ..errors import InputError, UntrustedError
+from ..text import origin_text
 from .options import cache_option, json_option, sign_option
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def sign_command(ref: str, sign_with: str | None, places: Places, as_json: bool)
     provenance = cached.manifest.provenance
     say(f"signed {model.ref} with the key {key.name!r}")
     say(f"  manifest      {cached.digest}")
-    say(f"  converted of  {provenance.repo}{f'@{provenance.commit[:12]}' if provenance.commit else ''}")
+    say(f"  converted of  {origin_text(provenance.repo, provenance.commit)}")
 
 
 class _KeyOrVerb(click.Group):

@@ -44,7 +44,7 @@ def parse_days(text: str) -> float:
 
 
 def parse_hours(text: str) -> float:
-    """The same, but without a unit it is hours."""
+    """As `parse_days`, but without a unit it is hours."""
     return _seconds(text, "h")
 
 

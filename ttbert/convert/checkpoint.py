@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, NotCached, TtbertError, UnreadableError
 from ..recipe.steps import Array
-from ..text import count_text
+from ..text import count_text, error_text
 from .mapped import MappedFile
 from .source import Source, size_of
 
@@ -384,10 +384,7 @@ def _refuse_pointer(path: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> UnreadableError:
-    text = str(error).strip() or type(error).__name__
-    return UnreadableError(
-        f"{path} is damaged or not what its name says: {text.splitlines()[0]:.200}", "fetch or save it again"
-    )
+    return UnreadableError(f"{path} is damaged or not what its name says: {error_text(error)}", "fetch or save it again")
 
 
 def _dtype_name(tensor: torch.Tensor) -> str:

@@ -50,7 +50,7 @@ class Codec(ABC):
         """
 
     def pack(self, array: Array, dtype: str, layout: str) -> bytes:
-        """The same in a buffer of its own."""
+        """What `pack_into` writes, in a buffer of its own."""
         content = bytearray(file_bytes(array.shape, dtype, layout))
         self.pack_into(memoryview(content), array, dtype, layout)
         return bytes(content)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..cache.cache import Cache, Cached
+from ..cache.digest import Digest
 from ..cache.lease import leased
 from ..cache.manifest import FileEntry, Manifest, Provenance, SourceEntry
 from ..cache.refs import Ref, entry_numbers
@@ -108,17 +109,22 @@ def plan_conversion(wanted: Wanted) -> Plan:
 
 
 def find_converted(plan: Plan, cache: Cache) -> Conversion | None:
-    """The conversion, if its whole result is in the cache.
+    """The conversion, if its whole result is in the cache; UntrustedError as of `find_result`."""
+    cached = find_result(plan, cache, cache.find)
+    return Conversion(cached, plan.ref, hit=True) if cached else None
 
-    UntrustedError for one that may not be used; to somebody who signs, it is a miss, since their own replaces it.
+
+def find_result(plan: Plan, cache: Cache, find: Callable[[Digest], Cached | None]) -> Cached | None:
+    """What `find` of the cache gives for the plan's action.
+
+    UntrustedError for what may not be used. To somebody who can sign it is a miss: their own will replace it.
     """
     try:
-        cached = cache.find(plan.action.key)
+        return find(plan.action.key)
     except UntrustedError:
         if cache.trust.signer is None:
             raise
         return None
-    return Conversion(cached, plan.ref, hit=True) if cached else None
 
 
 def find_by_name(wanted: Wanted, cache: Cache) -> Conversion | None:

@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ..files import replace_file
 from ..paths import is_file, is_folder
+from ..text import error_text, size_text
 from .source import Source, SourceFile, size_of
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -212,7 +213,7 @@ def _translated(error: Exception, repo: str, revision: str, file: SourceFile | N
         return _disk_error(error, repo, file)
     what = file.name if file else "the list of files"
     return StoreUnavailable(
-        f"{what} of {repo} could not be fetched from {endpoint}: {_one_line(error)}",
+        f"{what} of {repo} could not be fetched from {endpoint}: {error_text(error)}",
         "check the network and HF_ENDPOINT and try again; with --offline only local files are used",
     )
 
@@ -228,14 +229,9 @@ def _disk_error(error: OSError, repo: str, file: SourceFile | None) -> TtbertErr
         )
     free = "unknown"
     with suppress(OSError):
-        free = f"{shutil.disk_usage(cache).free / 1e6:.0f} MB"
-    needed = f"{file.size / 1e6:.0f} MB" if file else "unknown"
+        free = size_text(shutil.disk_usage(cache).free)
+    needed = size_text(file.size) if file else "unknown"
     return NoSpaceError(
         f"the disk of the Hugging Face cache {cache} is full: {repo} needs {needed}, free {free}",
         "free some space, or set HF_HOME to a folder on another disk",
     )
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{text.splitlines()[0]:.200}" if text else type(error).__name__

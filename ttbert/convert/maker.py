@@ -46,7 +46,7 @@ class Maker:
     """
 
     def __init__(self, source: Source, recipe: Recipe, progress: Progress, note: Callable[[str], None]) -> None:
-        self._recipe, self._progress = recipe, progress
+        self._progress = progress
         self._checkpoint = open_checkpoint(source)
         shapes = self._checkpoint.shapes
         self._names = canonical_names(shapes)

@@ -36,9 +36,9 @@ BlockingIOError if they are not in the page cache, any other OSError if the file
 
 
 class MappedFile:
-    """A file of a known size in bytes, whose content can be looked at: not one of another user, that may be changed without
-    asking for leases, is open for writing or was changed, nor with a kernel before 5.14. Then there is OSError, and it has to
-    be read.
+    """A file of a known size in bytes, whose content can be looked at. Where that is not possible, there is OSError, and the
+    file has to be read: if it belongs to another user, may be changed without asking for leases, is open for writing or was
+    changed, or if the kernel is older than 5.14.
     """
 
     def __init__(self, path: Path, size: int) -> None:

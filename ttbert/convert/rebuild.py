@@ -10,8 +10,8 @@ from __future__ import annotations
 from ..cache.cache import Cache, Cached, blob_key
 from ..cache.digest import Digest, blake3_of
 from ..cache.manifest import FileEntry, PackEntry
-from ..errors import CacheError, IncompatibleError, IntegrityError, NotCached, UntrustedError
-from .convert import Note, Plan, Rebuilt, small_files
+from ..errors import CacheError, IntegrityError
+from .convert import Note, Plan, Rebuilt, find_result, small_files
 from .maker import Maker, Progress
 
 _NAMED = 5
@@ -27,7 +27,7 @@ def rebuild(
     blobs that were damaged and came out right. Raises what `convert` does.
     """
     plan.ref.check()
-    stored = _find_stored(plan, cache.authority)
+    stored = find_result(plan, cache.authority, cache.authority.find_stored)
     if stored is None:
         return None
     cache.authority.claim(stored)
@@ -56,20 +56,6 @@ def rebuild(
         raise _disagreement(plan, cache, stored, different)
     cache.move_ref(plan.ref, stored, plan.source.label, plan.source.commit)
     return Rebuilt(stored, plan.ref, hit=True, healed=tuple(healed))
-
-
-def _find_stored(plan: Plan, cache: Cache) -> Cached | None:
-    """What the action led to, as far as it can be read; UntrustedError as of `find_converted`."""
-    digest = cache.read_action(plan.action.key)
-    try:
-        stored = cache.manifest(digest) if digest else None
-    except (NotCached, IntegrityError, IncompatibleError):
-        return None
-    except UntrustedError:
-        if cache.trust.signer is None:
-            raise
-        return None
-    return stored if stored and stored.manifest.action == plan.action.key else None
 
 
 def _is_sound(cache: Cache, blob: Digest, size: int) -> bool:

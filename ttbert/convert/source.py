@@ -116,7 +116,7 @@ class Source(ABC):
                 thread.shutdown(cancel_futures=True)
 
     def known_digest(self, name: str) -> Digest | None:
-        """The same where it takes no long reading; None for a large local file that was not met before."""
+        """As `digest`, where that takes no long reading; None for a large local file that was not met before."""
         file = self.files.get(name)
         if file is not None and file.sha256 is not None:
             return file.sha256

@@ -32,7 +32,8 @@ def supply_model(wanted: Wanted, cache: Cache, options: Sequence[str], on_miss: 
     except (NotCached, StoreUnavailable) as error:
         if wanted.offline:
             _require_whole(wanted, cache)
-        raise type(error)(error.message, f"{error.hint}; --model bundled needs no network") from error
+        error.hint += "; --model bundled needs no network"
+        raise
     found = find_converted(plan, cache)
     if found:
         return found

@@ -34,6 +34,9 @@ class Wanted:
     offline: bool = False
     name: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.model} ({self.policy})"
+
     @property
     def is_on_the_hub(self) -> bool:
         return self.model != BUNDLED and not is_folder(self.model)

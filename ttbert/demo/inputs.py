@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError
+from ..text import check_unicode, count_text
 
 BUILT_IN = Path(__file__).parent / "inputs.json"
 
@@ -59,7 +60,7 @@ def choose_questions(path: Path | None, batch: int, pad: bool, chips: int = 1) -
         )
     padding = f"--pad to run them in batches of {rows} of which the last is partly empty"
     raise InputError(
-        f"{path} has {len(found)} {'input' if len(found) == 1 else 'inputs'}, but {what}",
+        f"{path} has {count_text(len(found), 'input')}, but {what}",
         f"pass {padding}" if len(found) % chips else f"pass --batch {len(found) // chips}, or {padding}",
     )
 
@@ -74,11 +75,5 @@ def _question(entry: Any, where: str) -> Question:
             raise InputError(f"{where}: {problem}", _FORMAT)
         if not value.strip():
             raise InputError(f"{where}: its {name!r} is empty", _FORMAT)
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{where}: its {name!r} is not Unicode text: a lone surrogate at character {error.start}",
-                "write the file with its real encoding, such as UTF-8",
-            ) from error
+        check_unicode(value, f"{where}: its {name!r}", "write the file with its real encoding, such as UTF-8")
     return Question(entry["question"], entry["context"])

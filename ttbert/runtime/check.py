@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..errors import AccuracyError
 from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
 from ..tt import first_line
@@ -80,6 +81,13 @@ class Comparison:
     def tied(self) -> int:
         """Inputs with another answer that ties with the reference's own."""
         return sum(gap is not None and 0 < gap <= TIE for gap in self.gaps)
+
+
+def find_fault(what: str, pcc: float, policy: str, hint: str) -> AccuracyError | None:
+    """The error for outputs, such as "the logits'", that agree too little with the reference's; bfp4's may, as they will."""
+    if pcc >= LEAST_PCC or policy == "bfp4":
+        return None
+    return AccuracyError(f"{what} PCC with the reference is {pcc:.4f}, below {LEAST_PCC}", hint)
 
 
 def judge(ttnn: Any, device: Any, plan: Plan, weights: Mapping[str, Any]) -> Verdict:

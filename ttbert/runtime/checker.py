@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..boards import Grid
 from ..cache.places import Places
 from ..child import python_command
-from ..errors import DeviceError, ReportedError, TtbertError
+from ..errors import BoardError, DeviceError, ReportedError, TtbertError
 from ..model import BertShape
 from ..tt import device_environment
 from .check import Comparison, OpCorrelation, Verdict
@@ -111,7 +111,6 @@ def ask(environment: Mapping[str, str], name: str, what: str, requests: list[Req
 
 
 def _judge(device: Any, ttnn: Any, request: Request) -> Any:
-    from ..errors import BoardError
     from .check import empty_weights, judge
     from .lower import chip_of
     from .plan import plan_bert

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from ttbert.runtime.tokens import Window
+from .tokens import Window
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -13,7 +13,7 @@ from .loader import CachedModel
 from .qa import Answer, decode
 from .runtime import Logits, Runtime
 from .target import Target, open_runtime
-from .tokens import TOKENS, Batch, Encoder, Window, stack
+from .tokens import Batch, Encoder, Window, stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +114,6 @@ def open_reader(target: Target, model: CachedModel, batch: int) -> Iterator[Read
     CheckpointError for a model that has no question-answering head, and errors as of `open_runtime`.
     """
     model.require_answer_head()
-    tokens = min(TOKENS, model.shape.positions)
+    tokens = model.shape.window
     with open_runtime(target, model, batch, tokens) as runtime:
         yield Reader(runtime, model, tokens, target.chips * batch, any_shape=not target.is_device)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..boards import BOARDS, CPU, check_batch
 from ..errors import DeviceError, InputError
 from ..recipe.policy import FLOAT32
+from ..text import count_text
 from ..tt import device_ttnn, devices_are_mock, dispatches_slowly
 from .device import Found, find_device, open_device
 
@@ -48,6 +49,11 @@ class Target:
         return self.board != CPU
 
     @property
+    def cpu_precision(self) -> str | None:
+        """The precision where this is the processor; a device has that of the model's policy."""
+        return None if self.is_device else self.precision
+
+    @property
     def name(self) -> str:
         """The board's name, which says so where it is a mock."""
         return f"mock {self.board}" if self.is_mock else self.board
@@ -81,14 +87,15 @@ def _look_for(name: str, batch: int) -> Found | None:
     try:
         found = find_device()
     except DeviceError as error:
-        raise DeviceError(error.message, f"{error.hint}; {_USE_CPU}") from error
+        error.hint += f"; {_USE_CPU}"
+        raise
     if board is None:
         return found
     if found is None:
         check_batch(board, batch)
         raise DeviceError(f"batch {batch} fits the board {name}, but no Tenstorrent device is here", _USE_CPU)
     if found.board != name:
-        chips = f"{found.chips} chips" if found.chips > 1 else "1 chip"
+        chips = count_text(found.chips, "chip")
         raise DeviceError(
             f"the device here is no {name}, but what TT-NN calls {found.board}: {chips} of {found.arch}",
             "pass --board auto to use the device that is here",
@@ -141,7 +148,7 @@ def describe(target: Target, runtime: Runtime) -> str:
 
     assert isinstance(runtime, OnDevice)
     plan = runtime.plan
-    chips = f"{runtime.chips} chips" if runtime.chips > 1 else "1 chip"
+    chips = count_text(runtime.chips, "chip")
     spread = f"batch {plan.batch} on each, {runtime.rows} in all" if runtime.chips > 1 else f"batch {plan.batch}"
     traced = ", as a trace" if runtime.is_traced else ""
     said = f"{target.name}: {chips} of {target.arch} with {plan.chip.grid} cores, {spread}{traced}"

@@ -19,10 +19,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 
 from ..errors import CheckpointError, InputError, or_panic
+from ..model import TOKENS
+from ..text import check_unicode
 
 IntArray = npt.NDArray[np.int32]
 
-TOKENS = 384
 STRIDE = 128
 
 # [CLS] question [SEP] context [SEP]
@@ -120,13 +121,7 @@ class Encoder:
         return room
 
     def _encode(self, text: str, name: str) -> Any:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"the {name} is not Unicode text: a lone surrogate at character {error.start}",
-                "decode the text with its real encoding, such as UTF-8, before it is asked about",
-            ) from error
+        check_unicode(text, f"the {name}", "decode the text with its real encoding, such as UTF-8, before it is asked about")
         return self._tokenizer.encode(text, add_special_tokens=False)
 
 

@@ -31,7 +31,7 @@ from ..errors import CacheError, ClusterError, InputError, TtbertError
 from ..runtime.runtime import Logits, Runtime
 from ..runtime.target import Target, choose_target
 from ..runtime.tokens import Batch
-from ..text import count_text
+from ..text import count_text, error_text
 from .batches import Job
 from .engine import Machine, Ran, describe_machine
 from .subject import Subject
@@ -98,8 +98,7 @@ def open_cluster(address: str, subject: Subject, tell: Callable[[str], None]) ->
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
         except Exception as error:  # whatever gRPC and its dozen exceptions have to say
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ClusterError(f"no Ray cluster at {address}: {first}", hint) from error
+            raise ClusterError(f"no Ray cluster at {address}: {error_text(error)}", hint) from error
         finally:
             signal.signal(signal.SIGTERM, terminated)  # which Ray would end with an exit code of its own
         cluster = Cluster(ray, address, subject.target.board, tell)

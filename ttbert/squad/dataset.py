@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ import blake3
 from ..cache.digest import Digest
 from ..cache.document import canonical
 from ..errors import InputError, NotCached, StoreUnavailable, TtbertError
+from ..text import check_unicode, error_text
 
 HUB_NAME, HUB_SPLIT = "rajpurkar/squad_v2", "validation"
 
@@ -125,8 +127,6 @@ def load_hub_dataset(offline: bool = False) -> Dataset:
     TtbertError without the `datasets` package. NotCached while offline, StoreUnavailable where the hub cannot be reached.
     """
     hint = "give a file in the official format with --data FILE, such as dev-v2.0.json"
-    import os
-
     if offline:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     try:
@@ -144,8 +144,7 @@ def load_hub_dataset(offline: bool = False) -> Dataset:
     except Exception as error:  # the package raises whatever its dozen dependencies raise
         if offline or os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_DATASETS_OFFLINE"):
             raise NotCached(f"{HUB_NAME} is not on this machine, and --offline forbids to fetch it", hint) from error
-        first = str(error).strip().splitlines()[:1]
-        raise StoreUnavailable(f"{HUB_NAME} cannot be fetched: {''.join(first) or type(error).__name__}", hint) from error
+        raise StoreUnavailable(f"{HUB_NAME} cannot be fetched: {error_text(error)}", hint) from error
     return from_rows(rows, f"{HUB_NAME} ({HUB_SPLIT})")
 
 
@@ -239,13 +238,7 @@ def _dataset(questions: list[Question], source: str, version: str, where: str, m
 
 def _text(entry: Any, name: str, where: str) -> str:
     value: str = _take(entry, name, str, where)
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{where}: {name!r} is not Unicode text: a lone surrogate at character {error.start}",
-            "write the file with its real encoding, such as UTF-8",
-        ) from error
+    check_unicode(value, f"{where}: {name!r}", "write the file with its real encoding, such as UTF-8")
     return value
 
 

@@ -86,7 +86,6 @@ class Journal:
             self.done: dict[int, Record] = {}
             content = path.read_bytes()
             head = _MAGIC + canonical({"identity": dict(identity)}) + b"\n"
-            self.is_new = not (content and resume)
             if resume and content:
                 self._go_on(content, head)
             elif content and not _is_finished(path):

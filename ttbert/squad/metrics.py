@@ -1,8 +1,8 @@
 """Exact match and F1 of SQuAD, to the last digit what the official evaluation script for v2.0 computes.
 
 Before texts are compared they are lowered, lose ASCII punctuation and the articles a, an, the, and have their white space
-made single. A prediction scores its best over all gold answers; of those, what is nothing after that is left out, and
-where none is left the one right answer is "". F1 is of the words as bags; if one side has none, it is 1 where both have none.
+made single. A prediction gets its best score over all gold answers. Those of which nothing is left then do not count, and
+where none counts, the right answer is "". F1 is of the words as bags; if one side has none, it is 1 where both have none.
 
 The order in which numbers are added up is the official one, since it decides the last digit.
 """

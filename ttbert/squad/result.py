@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from .batches import Layout
 from .dataset import Dataset
 from .document import N_BEST, NULL_ODDS, PREDICTIONS, RUN, SCHEMA, write_json
 from .engine import Machine
-from .metrics import Metrics, Pair, evaluate, score_question
+from .metrics import Metrics, Pair, evaluate
 from .runner import Outcome, Timings
 from .subject import Subject
 
@@ -27,9 +28,12 @@ class Result:
     predictions: tuple[Prediction, ...]
     pairs: tuple[Pair, ...]
     context_tokens: tuple[int, ...]
-    metrics: Metrics
     timings: Timings
     provenance: Mapping[str, Any]
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        return evaluate(self.dataset.questions, self.answers, self.null_scores if self.dataset.allows_no_answer else None)
 
     @property
     def is_mock(self) -> bool:
@@ -50,6 +54,10 @@ class Result:
         return self._by_id([each.null_score for each in self.predictions])
 
     @property
+    def n_best(self) -> dict[str, list[dict[str, object]]]:
+        return self._by_id([[each.document() for each in prediction.n_best] for prediction in self.predictions])
+
+    @property
     def rate(self) -> float | None:
         """Questions in a second; None where some of them were answered in an earlier run."""
         return None if self.timings.resumed_batches else round(len(self.predictions) / self.timings.wall, 3)
@@ -59,14 +67,11 @@ class Result:
 
 
 def make_result(dataset: Dataset, subject: Subject, layout: Layout, machine: Machine, outcome: Outcome) -> Result:
-    """Score an outcome, and note what it is of, and what machine it ran on."""
-    questions = dataset.questions
-    answers = {each.id: prediction.text for each, prediction in zip(questions, outcome.predictions, strict=True)}
-    nulls = {each.id: prediction.null_score for each, prediction in zip(questions, outcome.predictions, strict=True)}
+    """An outcome, with what it is of, and what machine it ran on."""
     provenance = {
         **subject.origin.document(),
         "board": subject.target.name,
-        "precision": None if subject.target.is_device else subject.target.precision,
+        "precision": subject.target.cpu_precision,
         "batch": layout.batch,
         "window_tokens": subject.encoder.tokens,
         "stride": subject.encoder.stride,
@@ -88,9 +93,8 @@ def make_result(dataset: Dataset, subject: Subject, layout: Layout, machine: Mac
     return Result(
         dataset=dataset,
         predictions=outcome.predictions,
-        pairs=tuple(score_question(each, answers[each.id]) for each in questions),
+        pairs=outcome.pairs,
         context_tokens=outcome.context_tokens,
-        metrics=evaluate(questions, answers, nulls if dataset.allows_no_answer else None),
         timings=outcome.timings,
         provenance=provenance,
     )
@@ -141,13 +145,8 @@ def result_document(result: Result) -> dict[str, Any]:
 
 def write_result(folder: Path, result: Result) -> None:
     """Write the files of a result, each one whole or not at all."""
-    questions = result.dataset.questions
-    n_best = {
-        question.id: [each.document() for each in prediction.n_best]
-        for question, prediction in zip(questions, result.predictions, strict=True)
-    }
     write_json(folder / PREDICTIONS, result.answers)
-    write_json(folder / N_BEST, n_best)
+    write_json(folder / N_BEST, result.n_best)
     if result.dataset.allows_no_answer:
         write_json(folder / NULL_ODDS, result.null_scores)
     write_json(folder / RUN, result_document(result))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,12 +18,13 @@ import numpy as np
 from ..errors import IntegrityError, TtbertError
 from ..runtime.runtime import Logits
 from ..runtime.tokens import Encoder, Window
+from ..threads import Threads
 from .answers import Prediction, predict
 from .batches import Job, Layout, check_questions, make_jobs
 from .dataset import Dataset
 from .engine import Engine
 from .journal import Journal, Record
-from .metrics import score_question
+from .metrics import Pair, score_question
 from .pipe import Closed, Pipe
 
 _WAITING_JOBS = 8
@@ -32,13 +32,12 @@ _WAITING_JOBS = 8
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: questions answered, and exact match and F1 over them, in percent."""
+    """One more question is answered: exact match and F1 over all so far, in percent."""
 
-    questions: int
     exact: float
     f1: float
     replayed: bool
-    """The last answer is one that the journal had."""
+    """The answer is one that the journal had."""
 
 
 @dataclass
@@ -75,9 +74,10 @@ class Timings:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """The predictions in the order of the questions, the context tokens of each, all logits if they were kept."""
+    """The predictions in the order of the questions, their scores, the context tokens of each, all logits if they were kept."""
 
     predictions: tuple[Prediction, ...]
+    pairs: tuple[Pair, ...]
     context_tokens: tuple[int, ...]
     timings: Timings
     logits: dict[tuple[int, int], tuple[Logits, Logits]]
@@ -127,17 +127,17 @@ def run_questions(
             results.close(error)
             raise
 
-    with ThreadPoolExecutor(2, "ttbert-squad") as threads:
-        threads.submit(tokenize)
-        collecting = threads.submit(collect)
+    with Threads(2) as threads:
         try:
+            threads.submit(tokenize)
+            collecting = threads.submit(collect)
             _run_jobs(jobs, results, engine, journal, timings)
         finally:
             jobs.close()
             results.close()
         collecting.result()
     timings.wall = time.perf_counter() - started
-    return Outcome(collector.predictions(), tuple(collector.context_tokens), timings, collector.logits)
+    return collector.outcome(timings)
 
 
 def _run_jobs(jobs: Pipe[Job], results: Pipe[tuple[Job, Record]], engine: Engine, journal: Journal, timings: Timings) -> None:
@@ -179,15 +179,12 @@ class _Collector:
     journal: Journal
     progress: Callable[[Progress], None]
     keep_logits: bool
-    context_tokens: list[int] = field(init=False)
     logits: dict[tuple[int, int], tuple[Logits, Logits]] = field(default_factory=dict)
-    _done: dict[int, Prediction] = field(default_factory=dict)
+    _done: dict[int, tuple[Prediction, Pair, int]] = field(default_factory=dict)
+    """By example: its prediction, the score of that, and the tokens of the context."""
     _pending: dict[int, dict[int, tuple[Window, Logits, Logits]]] = field(default_factory=dict)
     _exact: float = 0.0
     _f1: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.context_tokens = [0] * len(self.dataset.questions)
 
     def add(self, job: Job, record: Record) -> None:
         replayed = job.number in self.journal.done
@@ -203,8 +200,10 @@ class _Collector:
                 del self._pending[example]
                 self._decode(example, [parts[number] for number in range(row.windows)], replayed)
 
-    def predictions(self) -> tuple[Prediction, ...]:
-        return tuple(self._done[example] for example in range(len(self.dataset.questions)))
+    def outcome(self, timings: Timings) -> Outcome:
+        """When all is there."""
+        predictions, pairs, tokens = zip(*(self._done[example] for example in range(len(self._done))), strict=True)
+        return Outcome(predictions, pairs, tokens, timings, self.logits)
 
     def _decode(self, example: int, parts: list[tuple[Window, Logits, Logits]], replayed: bool) -> None:
         question = self.dataset.questions[example]
@@ -215,13 +214,12 @@ class _Collector:
             raise TtbertError(
                 f"question {question.id}: {error}", "the model overflows; try another --policy, or look at its training"
             ) from error
-        self._done[example] = prediction
-        self.context_tokens[example] = _context_tokens(windows)
         pair = score_question(question, prediction.text)
+        self._done[example] = prediction, pair, _context_tokens(windows)
         self._exact += pair.exact
         self._f1 += pair.f1
         count = len(self._done)
-        self.progress(Progress(count, 100 * self._exact / count, 100 * self._f1 / count, replayed))
+        self.progress(Progress(100 * self._exact / count, 100 * self._f1 / count, replayed))
 
 
 def _context_tokens(windows: tuple[Window, ...]) -> int:

@@ -78,16 +78,19 @@ def score(
     return result, outcome.logits
 
 
-def check_bounds(result: Result, comparison: Comparison | None, least: float | None, largest_drop: float | None) -> None:
-    """AccuracyError if F1 is below `least`, or below that of the other run by more than `largest_drop`."""
+def find_fault(
+    result: Result, comparison: Comparison | None, least: float | None, largest_drop: float | None
+) -> AccuracyError | None:
+    """The error for an F1 below `least`, or below that of the other run by more than `largest_drop`."""
     f1 = result.metrics.all.f1
     if least is not None and f1 < least:
-        raise AccuracyError(f"F1 is {f1:.2f}, below the bound of {least:g}", "look at the answers with --report DIR")
+        return AccuracyError(f"F1 is {f1:.2f}, below the bound of {least:g}", "look at the answers with --report DIR")
     if largest_drop is not None and comparison is not None and -comparison.f1.value > largest_drop:
         # Plus zero takes the minus off a zero.
         found, low, high = (each + 0.0 for each in (comparison.f1.value, comparison.f1.low, comparison.f1.high))
-        raise AccuracyError(
+        return AccuracyError(
             f"F1 minus that of {comparison.second} is {found:+.2f} (95% interval {low:+.2f} to {high:+.2f}), "
             f"below the bound of {0.0 - largest_drop:+g}",
             "choose a policy of higher precision with --policy, or look at the answers that changed with --report DIR",
         )
+    return None

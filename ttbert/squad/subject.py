@@ -14,7 +14,6 @@ from ..boards import CPU
 from ..cache.cache import Cache, Cached
 from ..cache.digest import Digest
 from ..cache.places import Places
-from ..cache.stores.open import open_store
 from ..convert.checkpoint import open_checkpoint
 from ..convert.convert import plan_conversion, small_files
 from ..convert.wanted import Wanted, is_folder
@@ -27,7 +26,7 @@ from ..recipe.steps import run_steps
 from ..runtime.loader import CachedModel
 from ..runtime.runtime import Runtime
 from ..runtime.target import Target, choose_target, open_runtime
-from ..runtime.tokens import TOKENS, Encoder
+from ..runtime.tokens import Encoder
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Subject:
             "tokens": self.encoder.tokens,
             "stride": self.encoder.stride,
             "board": self.target.name,
-            "precision": None if self.target.is_device else self.target.precision,
+            "precision": self.target.cpu_precision,
         }
 
 
@@ -99,19 +98,18 @@ def load_cached(wanted: Wanted, places: Places, cache: Cache, cached: Cached, ta
         recipe=str(cached.manifest.action),
         sources={each.name: str(each.digest) for each in provenance.sources},
     )
-    absolute = replace(places, cache=open_store(places.cache).url)  # another process has another working folder
     encoder = _encoder(model.tokenizer, model.shape)
     return Subject(
         origin,
         target,
         encoder,
         open=partial(open_runtime, target, model, batch, encoder.tokens),
-        elsewhere=partial(_load_again, wanted, absolute, cached.digest, target, batch),
+        elsewhere=partial(_load_again, wanted, places.absolute, cached.digest, target, batch),
     )
 
 
 def _load_again(wanted: Wanted, places: Places, digest: Digest, target: Target, batch: int) -> Subject:
-    """The same in another process. DeviceError where another device is, or none."""
+    """As `load_cached`, in another process. DeviceError where another device is, or none."""
     here = choose_target(target.board, batch, target.traces, target.precision) if target.is_device else target
     if here != target:
         raise DeviceError(f"here is {here}, where {target} is wanted", "give all machines the same devices")
@@ -162,4 +160,4 @@ def load_float32(wanted: Wanted) -> Subject:
 
 
 def _encoder(tokenizer: bytes, shape: BertShape) -> Encoder:
-    return Encoder(tokenizer, min(TOKENS, shape.positions), vocabulary=shape.vocabulary)
+    return Encoder(tokenizer, shape.window, vocabulary=shape.vocabulary)

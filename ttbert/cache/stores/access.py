@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, StoreUnavailable
+from ...text import error_text
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
@@ -110,7 +111,7 @@ class Connector:
             )
         except obstore.exceptions.BaseError as error:
             raise StoreUnavailable(
-                f"{self.access.kind} cannot be used: {str(error).partition(chr(10))[0]}",
+                f"{self.access.kind} cannot be used: {error_text(error)}",
                 f"credentials are looked for in {self.access.credentials}",
             ) from error
 

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from ...errors import InputError, StoreReadOnly, StoreUnavailable, TtbertError
+from ...text import error_text
 from .store import Capabilities, Entry, Store, check_key, is_key, quarantine_key
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
@@ -50,7 +51,7 @@ class FsspecStore(Store):
             self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except _UNUSABLE as error:
             raise InputError(
-                f"{url} cannot be opened as a cache: {str(error).partition(chr(10))[0]}",
+                f"{url} cannot be opened as a cache: {error_text(error)}",
                 "give a folder, or an fsspec URL whose package is installed",
             ) from error
         except Exception as error:
@@ -111,12 +112,6 @@ class FsspecStore(Store):
     def touch(self, key: str) -> None:
         """Ages cannot be restarted here."""
 
-    def debris(self) -> Iterator[Entry]:
-        return iter(())  # what is half written is the server's to hide and to remove
-
-    def remove_debris(self, entry: Entry) -> bool:
-        raise ValueError(f"not a temporary file: {entry.key!r:.100}")
-
     def _path(self, key: str) -> str:
         return f"{self._root}/{check_key(key)}"
 
@@ -154,8 +149,7 @@ class FsspecStore(Store):
             return StoreReadOnly(f"{self.url} cannot be written to", "choose another place with --cache or TTBERT_CACHE")
         if isinstance(error, PermissionError):
             return StoreReadOnly(f"{self.url}: {error}", "check the credentials and their rights")
-        what = str(error).partition("\n")[0] or type(error).__name__
-        return StoreUnavailable(f"{self.url}: {what}", "check the address and the network, then try again")
+        return StoreUnavailable(f"{self.url}: {error_text(error)}", "check the address and the network, then try again")
 
 
 class _Stream(io.RawIOBase):

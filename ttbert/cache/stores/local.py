@@ -182,7 +182,7 @@ class LocalStore(Store):
 
     def remove_debris(self, entry: Entry) -> bool:
         if not is_temporary(entry.key):
-            raise ValueError(f"not a temporary file: {entry.key!r:.100}")
+            return super().remove_debris(entry)
         path = self.root / entry.key
         return self._entry(entry.key, path) == entry and self._unlink(path)
 

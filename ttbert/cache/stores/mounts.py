@@ -14,7 +14,7 @@ _CACHED_BY_CLIENTS = 60.0
 """Seconds for which an NFS client may show an old listing: acdirmax, where nothing else is said."""
 
 _SAID = ("acdirmax", "actimeo")
-"""The options that say it: CIFS shows the second one, which is for files too, where both are the same."""
+"""The options that say it. CIFS shows the second one alone where the times of folders and of files are the same."""
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 

@@ -19,7 +19,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
@@ -29,7 +28,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 
 from ...errors import StoreReadOnly, StoreUnavailable, TtbertError
-from ...threads import check_wanted
+from ...threads import Threads, check_wanted
 from .access import PATIENCE, Access, Connector, Patience
 from .pieces import PieceStream
 from .store import Capabilities, Entry, Store, check_key, is_key, quarantine_key
@@ -174,19 +173,13 @@ class ObjectStore(Store):
         url = urlsplit(access.endpoint or f"https://{hosts.get(access.kind, '')}")
         return (url.hostname, url.port or (80 if url.scheme == "http" else 443)) if url.hostname else None
 
-    def debris(self) -> Iterator[Entry]:
-        return iter(())  # an object that did not arrive whole is the server's to forget
-
-    def remove_debris(self, entry: Entry) -> bool:
-        raise ValueError(f"not a temporary file: {entry.key!r:.100}")
-
     def _patient_client(self, size: int) -> Client:
         """A client for an upload: until all of it is sent, no answer comes, and that is not silence."""
         seconds = 2 * self._patience.silence + size / _SLOWEST
         return self._connector.open(replace(self._patience, silence=seconds, total=seconds))
 
     def _race(self, key: str) -> bool:
-        with ThreadPoolExecutor(_WRITERS) as writers:
+        with Threads(_WRITERS) as writers:
             won = list(writers.map(lambda number: self.put(key, b"%d" % number), range(_WRITERS)))
         with contextlib.suppress(StoreReadOnly):  # one who may publish need not have the right to delete
             self.delete(key)

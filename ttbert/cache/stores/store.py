@@ -132,13 +132,13 @@ class Store(ABC):
         """The host and port at which it is reached; None where there is none, or nobody can say."""
         return None
 
-    @abstractmethod
     def debris(self) -> Iterator[Entry]:
-        """What killed writers left behind: never visible as an object, only as used space."""
+        """What killed writers left behind: never visible as an object, only as used space. Of servers, that is their own."""
+        return iter(())
 
-    @abstractmethod
     def remove_debris(self, entry: Entry) -> bool:
-        """Remove what `debris` gave; False if it is gone already, or was written to since."""
+        """Remove what `debris` gave; False if it is gone already, or was written to since. ValueError for anything else."""
+        raise ValueError(f"not a temporary file: {entry.key!r:.100}")
 
 
 def is_key(text: str) -> bool:
@@ -147,7 +147,7 @@ def is_key(text: str) -> bool:
 
 
 def quarantine_key(key: str) -> str:
-    """A key for a damaged object in quarantine: new each time, and with the end of the object's own, which may be too long."""
+    """A new key in quarantine for a damaged object: with the end of its own key, all of which might be too long."""
     return f"quarantine/{key.replace('/', '_')[-_TOLD:].lstrip('.')}@{time.time_ns()}"
 
 
