@@ -444,10 +444,12 @@ QUERY = "bert.encoder.layer.1.attention.self.query.weight"
         (without(QUERY), "missing: encoder.layer.1.attention.self.query.weight"),
         ({**tiny.arrays(), "bert.encoder.layer.1.adapter.weight": np.zeros(4, np.float32)}, "encoder.layer.1.adapter.weight"),
         (tiny.arrays(layers=3), "not known: encoder.layer.2."),
+        ({f"module.{name}": array for name, array in tiny.arrays().items()}, "embeddings.LayerNorm.bias, "),
+        ({f"module.{name}": array for name, array in tiny.arrays().items()}, "attention.output.LayerNorm.bias and 33 more"),
         ({**tiny.arrays(), QUERY: np.zeros((64, 32), np.float32)}, "(64, 32), not (64, 64)"),
         ({**tiny.arrays(), QUERY.removeprefix("bert."): np.zeros((64, 64), np.float32)}, f"both {QUERY} and "),
     ],
-    ids=["missing", "extra", "too many layers", "shape", "twice"],
+    ids=["missing", "extra", "too many layers", "prefix", "many", "shape", "twice"],
 )
 def test_tensors_must_be_exactly_those_of_the_model(forks: Forks, tmp_path: Path, weights: tiny.Arrays, says: str) -> None:
     folder = tiny.write(tmp_path / "model", tiny.checkpoint(weights))

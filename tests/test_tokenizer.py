@@ -149,8 +149,9 @@ def test_tokenizer_file_goes_before_the_vocabulary() -> None:
 
 def test_tokenizer_may_have_fewer_words_than_the_model_but_not_more() -> None:
     build_tokenizer({"vocab.txt": tiny.VOCAB_TXT}, len(tiny.WORDS))
-    with pytest.raises(CheckpointError, match=f"a word number {len(tiny.WORDS) - 1}, but the model only {len(tiny.WORDS) - 1}"):
-        build_tokenizer({"vocab.txt": tiny.VOCAB_TXT}, len(tiny.WORDS) - 1)
+    most = len(tiny.WORDS) - 1
+    with pytest.raises(CheckpointError, match=f"words up to {most}, but the model only up to {most - 1}"):
+        build_tokenizer({"vocab.txt": tiny.VOCAB_TXT}, most)
 
 
 @pytest.mark.parametrize(

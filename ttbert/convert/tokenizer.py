@@ -48,7 +48,7 @@ def build_tokenizer(files: dict[str, bytes], vocabulary: int) -> bytes:
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if largest >= vocabulary:
         raise CheckpointError(
-            f"the tokenizer has a word number {largest}, but the model only {vocabulary} words",
+            f"the tokenizer numbers its words up to {largest}, but the model only up to {vocabulary - 1}",
             "does the tokenizer belong to these weights?",
         )
     tokenizer.no_truncation()
