@@ -509,7 +509,7 @@ NO_WEIGHTS = {name: content for name, content in WHOLE.items() if name != "model
         ({**WHOLE, "config.json": b"{'hidden_size': 64}"}, "config.json is not JSON"),
         ({**WHOLE, "config.json": b"[]"}, "config.json is not a JSON object"),
         ({name: content for name, content in WHOLE.items() if name != "vocab.txt"}, "neither tokenizer.json nor vocab.txt"),
-        ({**WHOLE, "vocab.txt": tiny.VOCAB_TXT + b"more\nwords\n" * 9}, "the model only 48 words"),
+        ({**WHOLE, "vocab.txt": tiny.VOCAB_TXT + b"more\nwords\n" * 9}, "the model only up to 47"),
         ({**WHOLE, "vocab.txt": b"[PAD]\n[UNK]\n[SEP]\nword\n"}, "vocab.txt has no [CLS]"),
         ({**WHOLE, "vocab.txt": b"[PAD]\n\xff\n"}, "vocab.txt is not UTF-8"),
         ({**WHOLE, "tokenizer.json": b'{"version": "1.0"}'}, "tokenizer.json cannot be read"),
