@@ -97,6 +97,15 @@ def test_settings_that_cannot_be_understood_are_two_lines(tmp_path: Path, text: 
     info(XDG_CONFIG_HOME=str(home)).failed_at_once(2, says, "config.toml")
 
 
+def test_a_home_that_is_no_folder_has_no_settings_and_no_keys(tmp_path: Path) -> None:
+    """As a service's may be; a file in the place of the trusted keys is something else."""
+    ttbert("cache", "trust", "list", HOME="/dev/null", XDG_CONFIG_HOME="").succeeded()
+    ttbert("convert", "bundled", "--dry-run", "--cache", tmp_path / "cache", HOME="/dev/null", XDG_CONFIG_HOME="").succeeded()
+    (tmp_path / "ttbert").mkdir()
+    (tmp_path / "ttbert/trusted").touch()
+    ttbert("cache", "trust", "list", XDG_CONFIG_HOME=str(tmp_path)).failed(2, "trusted cannot be read")
+
+
 def test_info_tells_endpoint_region_and_where_credentials_are_from_and_no_secret(url: str, proxy: FaultProxy) -> None:
     publish(open_cache(url))
     human = info("--cache", url, AWS_SECRET_ACCESS_KEY="my-secret", AWS_SESSION_TOKEN="my-token").succeeded()
