@@ -385,5 +385,8 @@ def test_a_model_converted_from_a_folder_is_run_by_its_name_where_that_folder_is
         demo = ("demo", "--model", name, "--batch", "1", "--input", questions, *both(url, local))
         assert f"note: {name}:bfp8 is this cache's own name; the hub was not asked" in ttbert(*demo).succeeded().err
         ttbert(*demo, "--offline").succeeded()
+        whole = ("demo", "--model", f"{name}:bfp8", *demo[3:], "--offline")
+        ttbert(*whole).succeeded()  # as `cache ls` shows it
+        ttbert(*whole, "--policy", "bf16").failed_at_once(2, f"{name}:bfp8 is not of policy bf16", "pass --policy bfp8")
     done = ttbert("demo", "--model", "team/qa", "--revision", "main", *both(url, tmp_path / "other"))
     done.failed(11, "the list of files of team/qa could not be fetched")
