@@ -505,7 +505,7 @@ NO_WEIGHTS = {name: content for name, content in WHOLE.items() if name != "model
         ({**NO_WEIGHTS, "tf_model.h5": b"x"}, "only weights for TensorFlow"),
         ({**NO_WEIGHTS, "model.safetensors.index.json": b'{"weight_map": {"a": "gone.safetensors"}}'}, "gone.safetensors"),
         ({**NO_WEIGHTS, "model.safetensors.index.json": b'{"weight_map": {"a": "../x.safetensors"}}'}, "../x.safetensors"),
-        ({name: content for name, content in WHOLE.items() if name != "config.json"}, "has no file 'config.json'"),
+        ({name: content for name, content in WHOLE.items() if name != "config.json"}, "'config.json'; there are: "),
         ({**WHOLE, "config.json": b"{'hidden_size': 64}"}, "config.json is not JSON"),
         ({**WHOLE, "config.json": b"[]"}, "config.json is not a JSON object"),
         ({name: content for name, content in WHOLE.items() if name != "vocab.txt"}, "neither tokenizer.json nor vocab.txt"),
