@@ -147,9 +147,12 @@ class ReportedError(TtbertError):
         return self._kind
 
     def as_its_kind(self) -> TtbertError:
-        """The same as an error of the class of its kind, which a program can catch by that and hand on to another process."""
+        """The same as an error of the class of its kind, which a program can catch by that and hand on to another process.
+
+        A TtbertError where the class is made of something else than a message and a hint.
+        """
         found = globals().get(self._kind)
-        is_known = isinstance(found, type) and issubclass(found, TtbertError) and found is not ReportedError
+        is_known = isinstance(found, type) and issubclass(found, TtbertError) and "__init__" not in vars(found)
         kind: type[TtbertError] = found if is_known else TtbertError  # type: ignore[assignment]
         error = kind(self.message, self.hint)
         error.exit_code = self.exit_code
