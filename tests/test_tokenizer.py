@@ -11,6 +11,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, BertTokenizer
 
 from ttbert.convert.tokenizer import build_tokenizer, tokenizer_files
@@ -138,6 +139,12 @@ def test_tokenizer_that_no_text_can_be_given_is_a_checkpoint_error(changes: dict
     document = {**json.loads(BUNDLED["tokenizer.json"]), **changes}
     with pytest.raises(CheckpointError, match=says):
         build_tokenizer({"tokenizer.json": json.dumps(document).encode()}, WORDS)
+
+
+def test_tokenizer_that_no_reader_would_take_is_refused_before_the_weights_are_converted() -> None:
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}
+    with pytest.raises(CheckpointError, match="the tokenizer is WordLevel, not WordPiece"):
+        build_tokenizer({"tokenizer.json": Tokenizer(WordLevel(words, unk_token="[UNK]")).to_str().encode()}, 48)
 
 
 def test_tokenizer_file_goes_before_the_vocabulary() -> None:

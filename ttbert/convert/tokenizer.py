@@ -52,6 +52,8 @@ def build_tokenizer(files: dict[str, bytes], vocabulary: int) -> bytes:
     """
     settings = _settings(files)
     tokenizer = _read(files["tokenizer.json"]) if "tokenizer.json" in files else _from_vocabulary(files, settings)
+    if (kind := type(tokenizer.model).__name__) != "WordPiece":
+        raise CheckpointError(f"the tokenizer is {kind}, not WordPiece", "is it the tokenizer of a BERT?")
     absent = [token for token in _SPECIAL if tokenizer.token_to_id(token) is None]
     if absent:
         raise CheckpointError(f"the tokenizer has no {', '.join(absent)}", "is it the tokenizer of a BERT?")
