@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -13,11 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import tiny
 from program import HELD, environment, make_hook, objects, ttbert
 
 from ttbert.api import Answer, TtbertError, load_model, open_reader
 from ttbert.demo.inputs import built_in_questions
-from ttbert.errors import InputError, NotCached
+from ttbert.errors import CheckpointError, InputError, NotCached
 from ttbert.runtime.mock import temporary_mock_environment
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
@@ -151,3 +153,63 @@ def test_an_answer_is_a_piece_of_its_passage(cache: Path) -> None:
         ((best, second, *others),) = reader.rank([(question, passage)], 5)
     assert best == answer and best.score > second.score and len(others) == 3
     assert isinstance(answer, Answer) and answer.text == passage[answer.start : answer.end] != ""
+
+
+def test_questions_are_pairs_of_any_iterable(cache: Path) -> None:
+    """A dictionary would be taken for a question about the names of its fields."""
+    asked = built_in_questions()[:2]
+    with open_reader(load_model("bundled", cache=cache), board="cpu") as reader:
+        questions, passages = zip(*asked, strict=True)
+        assert reader.answer(zip(questions, passages, strict=True)) == reader.answer(asked)
+        for wrong, what in ([asked[0]._asdict()], "dict"), (["ab"], "str"), (asked[0], "str"):
+            with pytest.raises(TypeError, match=f"question 1 is a {what}, not"):
+                reader.answer(wrong)  # type: ignore[arg-type]
+
+
+def test_a_question_that_is_too_long_is_told_by_its_number(cache: Path) -> None:
+    says = "question 2: the question has 500 tokens; at most 380 fit"
+    with open_reader(load_model("bundled", cache=cache), board="cpu") as reader, pytest.raises(InputError, match=says):
+        reader.answer([("Who?", "It was Ann."), ("what " * 500, "It was Ann.")])
+
+
+def test_what_fails_in_a_conversion_is_an_error_of_its_kind_and_goes_to_other_processes(tmp_path: Path) -> None:
+    folder = tiny.write(tmp_path / "model", tiny.checkpoint(tiny.arrays(layers=3)))
+    with pytest.raises(CheckpointError, match=r"not known: encoder\.layer\.2") as caught:
+        load_model(folder, cache=tmp_path / "cache")
+    sent = pickle.loads(pickle.dumps(caught.value))
+    assert (type(sent), sent.message, sent.hint, sent.exit_code) == (CheckpointError, *caught.value.args, caught.value.hint, 3)
+
+
+def test_a_reader_in_a_process_forked_after_it_was_opened_is_an_error(cache: Path) -> None:
+    """Not a process that hangs."""
+    program = """
+import os
+import torch
+from ttbert.api import load_model, open_reader
+torch.set_num_threads(2)
+def ask(reader):
+    try:
+        return reader.answer([("Who?", "It was Ann.")])[0].text
+    except RuntimeError as error:
+        return str(error)[:23]
+def forked(ask):
+    if os.fork() == 0:
+        print(ask(), flush=True)
+        os._exit(0)
+    os.wait()
+def ask_anew():
+    try:
+        with open_reader(model, board="cpu") as reader:
+            return "opened"
+    except RuntimeError as error:
+        return str(error)[:23]
+model = load_model("bundled")
+forked(ask_anew)
+with open_reader(model, board="cpu") as reader:
+    forked(lambda: ask(reader))
+    forked(ask_anew)
+    torch.set_num_threads(1)
+    forked(lambda: len(ask(reader)))
+"""
+    refused = "this process was forked"
+    assert printed(program, environment(TTBERT_CACHE=str(cache))).split("\n")[:3] == ["opened", refused, refused]

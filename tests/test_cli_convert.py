@@ -444,10 +444,12 @@ QUERY = "bert.encoder.layer.1.attention.self.query.weight"
         (without(QUERY), "missing: encoder.layer.1.attention.self.query.weight"),
         ({**tiny.arrays(), "bert.encoder.layer.1.adapter.weight": np.zeros(4, np.float32)}, "encoder.layer.1.adapter.weight"),
         (tiny.arrays(layers=3), "not known: encoder.layer.2."),
+        ({f"module.{name}": array for name, array in tiny.arrays().items()}, "embeddings.LayerNorm.bias, "),
+        ({f"module.{name}": array for name, array in tiny.arrays().items()}, "attention.output.LayerNorm.bias and 33 more"),
         ({**tiny.arrays(), QUERY: np.zeros((64, 32), np.float32)}, "(64, 32), not (64, 64)"),
         ({**tiny.arrays(), QUERY.removeprefix("bert."): np.zeros((64, 64), np.float32)}, f"both {QUERY} and "),
     ],
-    ids=["missing", "extra", "too many layers", "shape", "twice"],
+    ids=["missing", "extra", "too many layers", "prefix", "many", "shape", "twice"],
 )
 def test_tensors_must_be_exactly_those_of_the_model(forks: Forks, tmp_path: Path, weights: tiny.Arrays, says: str) -> None:
     folder = tiny.write(tmp_path / "model", tiny.checkpoint(weights))
@@ -503,11 +505,11 @@ NO_WEIGHTS = {name: content for name, content in WHOLE.items() if name != "model
         ({**NO_WEIGHTS, "tf_model.h5": b"x"}, "only weights for TensorFlow"),
         ({**NO_WEIGHTS, "model.safetensors.index.json": b'{"weight_map": {"a": "gone.safetensors"}}'}, "gone.safetensors"),
         ({**NO_WEIGHTS, "model.safetensors.index.json": b'{"weight_map": {"a": "../x.safetensors"}}'}, "../x.safetensors"),
-        ({name: content for name, content in WHOLE.items() if name != "config.json"}, "has no file 'config.json'"),
+        ({name: content for name, content in WHOLE.items() if name != "config.json"}, "'config.json'; there are: "),
         ({**WHOLE, "config.json": b"{'hidden_size': 64}"}, "config.json is not JSON"),
         ({**WHOLE, "config.json": b"[]"}, "config.json is not a JSON object"),
         ({name: content for name, content in WHOLE.items() if name != "vocab.txt"}, "neither tokenizer.json nor vocab.txt"),
-        ({**WHOLE, "vocab.txt": tiny.VOCAB_TXT + b"more\nwords\n" * 9}, "the model only 48 words"),
+        ({**WHOLE, "vocab.txt": tiny.VOCAB_TXT + b"more\nwords\n" * 9}, "the model only up to 47"),
         ({**WHOLE, "vocab.txt": b"[PAD]\n[UNK]\n[SEP]\nword\n"}, "vocab.txt has no [CLS]"),
         ({**WHOLE, "vocab.txt": b"[PAD]\n\xff\n"}, "vocab.txt is not UTF-8"),
         ({**WHOLE, "tokenizer.json": b'{"version": "1.0"}'}, "tokenizer.json cannot be read"),

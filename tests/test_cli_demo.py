@@ -328,6 +328,11 @@ def test_input_that_is_not_a_list_of_questions_is_refused_with_its_place(tmp_pat
     ttbert("demo", "--model", "bundled", "--input", file).failed_at_once(2, str(file), says, '{"context": "...", "question"')
 
 
+def test_input_in_another_encoding_is_told_which_is_wanted(tmp_path: Path) -> None:
+    file = inputs(tmp_path, '[{"context": "Béziers", "question": "Où ?"}]'.encode("latin-1"))
+    ttbert("demo", "--model", "bundled", "--input", file).failed_at_once(2, "is not JSON: 'utf-8' codec", "written as UTF-8")
+
+
 def test_half_of_a_character_is_refused_with_its_place(tmp_path: Path) -> None:
     file = inputs(tmp_path, [*QUESTIONS, {"context": "tea\ud800", "question": "b"}])
     says = f"{file}, input 3: its 'context' is not Unicode text: a lone surrogate at character 3"

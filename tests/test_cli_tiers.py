@@ -98,6 +98,15 @@ def test_settings_that_cannot_be_understood_are_two_lines(tmp_path: Path, text: 
     info(XDG_CONFIG_HOME=str(home)).failed_at_once(2, says, "config.toml")
 
 
+def test_a_home_that_is_no_folder_has_no_settings_and_no_keys(tmp_path: Path) -> None:
+    """As a service's may be; a file in the place of the trusted keys is something else."""
+    ttbert("cache", "trust", "list", HOME="/dev/null", XDG_CONFIG_HOME="").succeeded()
+    ttbert("convert", "bundled", "--dry-run", "--cache", tmp_path / "cache", HOME="/dev/null", XDG_CONFIG_HOME="").succeeded()
+    (tmp_path / "ttbert").mkdir()
+    (tmp_path / "ttbert/trusted").touch()
+    ttbert("cache", "trust", "list", XDG_CONFIG_HOME=str(tmp_path)).failed(2, "trusted cannot be read")
+
+
 def test_info_tells_endpoint_region_and_where_credentials_are_from_and_no_secret(url: str, proxy: FaultProxy) -> None:
     publish(Places(url).open())
     human = info("--cache", url, AWS_SECRET_ACCESS_KEY="my-secret", AWS_SESSION_TOKEN="my-token").succeeded()
@@ -377,5 +386,8 @@ def test_a_model_converted_from_a_folder_is_run_by_its_name_where_that_folder_is
         demo = ("demo", "--model", name, "--batch", "1", "--input", questions, *both(url, local))
         assert f"note: {name}:bfp8 is this cache's own name; the hub was not asked" in ttbert(*demo).succeeded().err
         ttbert(*demo, "--offline").succeeded()
+        whole = ("demo", "--model", f"{name}:bfp8", *demo[3:], "--offline")
+        ttbert(*whole).succeeded()  # as `cache ls` shows it
+        ttbert(*whole, "--policy", "bf16").failed_at_once(2, f"{name}:bfp8 is not of policy bf16", "pass --policy bfp8")
     done = ttbert("demo", "--model", "team/qa", "--revision", "main", *both(url, tmp_path / "other"))
     done.failed(11, "the list of files of team/qa could not be fetched")

@@ -34,6 +34,11 @@ def test_transformers_own_configurations_are_read(tmp_path: Path) -> None:
     assert shape.head_size == 64 and shape.has_answer_head
 
 
+def test_an_encoder_may_have_one_token_type_and_few_positions() -> None:
+    shape = parse(architectures=["BertModel"], type_vocab_size=1, max_position_embeddings=8)
+    assert (shape.token_types, shape.positions) == (1, 8)
+
+
 def test_norm_epsilon_may_be_absent() -> None:
     assert parse(layer_norm_eps=None).norm_epsilon == 1e-12
     assert parse(layer_norm_eps=1e-5).norm_epsilon == 1e-5
@@ -80,6 +85,8 @@ def test_each_core_has_whole_heads_and_whole_tiles(heads: int, tiles: int) -> No
         ({"vocab_size": 1 << 40}, "vocab_size is 1099511627776, not a whole number from 1 to 16,777,215"),
         ({"max_position_embeddings": None}, "max_position_embeddings is None"),
         ({"type_vocab_size": -2}, "type_vocab_size is -2"),
+        ({"type_vocab_size": 1}, "type_vocab_size 1 is not supported"),
+        ({"max_position_embeddings": 31}, "max_position_embeddings 31 is not supported"),
         ({"layer_norm_eps": "1e-12"}, "layer_norm_eps is '1e-12'"),
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan"),
         ({"layer_norm_eps": 0}, "layer_norm_eps is 0"),

@@ -18,7 +18,7 @@ import pytest
 from hub_server import HubServer
 from program import NO_SOCKETS
 
-from ttbert.convert.wanted import is_folder, open_source
+from ttbert.convert.wanted import Wanted, is_folder, open_source
 from ttbert.errors import CheckpointError, InputError
 
 REPO = "org/bert"
@@ -163,6 +163,36 @@ def test_malformed_id_is_refused(model: str) -> None:
 def test_malformed_revision_is_refused(revision: str) -> None:
     with pytest.raises(InputError, match="not a revision"):
         open_source(REPO, revision, offline=True)
+
+
+@pytest.mark.parametrize(
+    ("written", "means"),
+    [
+        ("org/bert", ("org/bert", None)),
+        ("org/bert@v2:bfp8", ("org/bert", "v2")),
+        ("org/bert@refs/pr/1", ("org/bert", "refs/pr/1")),
+        ("local/my-bert:bfp8", ("local/my-bert", None)),
+        ("bundled:bfp8", ("bundled", None)),
+    ],
+)
+def test_whole_name_as_the_cache_lists_it_means_that_model(written: str, means: tuple[str, str | None]) -> None:
+    wanted = Wanted(written)
+    assert (wanted.model, wanted.revision) == means
+
+
+@pytest.mark.parametrize(
+    ("model", "revision", "says"),
+    [
+        ("org/bert:bf16", None, "org/bert:bf16 is not of policy bfp8"),
+        ("org/bert@v2", "v1", "org/bert@v2 is not of revision v1"),
+        ("org/bert:latest", None, "neither a folder nor"),
+        ("https://huggingface.co/org/bert", None, "neither a folder nor"),
+        ("", None, "neither a folder nor"),
+    ],
+)
+def test_name_that_contradicts_itself_or_is_none_is_refused(model: str, revision: str | None, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        Wanted(model, revision)
 
 
 def test_unknown_file_is_named(folder: Path) -> None:

@@ -11,6 +11,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, BertTokenizer
 
 from ttbert.convert.tokenizer import build_tokenizer, tokenizer_files
@@ -140,17 +141,61 @@ def test_tokenizer_that_no_text_can_be_given_is_a_checkpoint_error(changes: dict
         build_tokenizer({"tokenizer.json": json.dumps(document).encode()}, WORDS)
 
 
+def test_tokenizer_that_no_reader_would_take_is_refused_before_the_weights_are_converted() -> None:
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}
+    with pytest.raises(CheckpointError, match="the tokenizer is WordLevel, not WordPiece"):
+        build_tokenizer({"tokenizer.json": Tokenizer(WordLevel(words, unk_token="[UNK]")).to_str().encode()}, 48)
+
+
 def test_tokenizer_file_goes_before_the_vocabulary() -> None:
     assert tokenizer_files(["vocab.txt", "tokenizer.json", "model.safetensors"]) == ("tokenizer.json",)
     assert tokenizer_files(["vocab.txt", "tokenizer_config.json"]) == ("vocab.txt", "tokenizer_config.json")
+    assert tokenizer_files(["vocab.txt", "added_tokens.json"]) == ("vocab.txt", "added_tokens.json")
+    assert tokenizer_files(["tokenizer.json", "added_tokens.json"]) == ("tokenizer.json",)
     with pytest.raises(CheckpointError, match="neither"):
         tokenizer_files(["spiece.model", "tokenizer_config.json"])
 
 
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"config.json": {"tokenizer_class": "BertJapaneseTokenizer"}}, "vocab.txt is that of a 'BertJapaneseTokenizer'"),
+        ({"tokenizer_config.json": {"tokenizer_class": "KoBertTokenizer"}}, "vocab.txt is that of a 'KoBertTokenizer'"),
+        ({"tokenizer_config.json": {"tokenizer_class": 3}}, "vocab.txt is that of a 3"),
+        ({"added_tokens.json": {"covid": 47, "[CLS]": 2}}, "words were added that vocab.txt does not have: covid"),
+        (
+            {"tokenizer_config.json": {"added_tokens_decoder": {"2": {"content": "[CLS]"}, "47": {"content": "covid"}}}},
+            "words were added that vocab.txt does not have: covid",
+        ),
+    ],
+)
+def test_vocabulary_that_other_rules_go_with_is_refused(files: dict[str, Any], says: str) -> None:
+    """It would be read by BERT's, and the model be asked in words that it was not trained on."""
+    given = {"vocab.txt": tiny.VOCAB_TXT, **{name: json.dumps(content).encode() for name, content in files.items()}}
+    with pytest.raises(CheckpointError) as caught:
+        build_tokenizer(given, 48)
+    assert says in caught.value.message and "save_pretrained()" in caught.value.hint
+    build_tokenizer({**given, "tokenizer.json": BUNDLED["tokenizer.json"]}, WORDS)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config.json": {"tokenizer_class": "BertTokenizerFast"}, "tokenizer_config.json": {"tokenizer_class": None}},
+        {"config.json": {"tokenizer_class": "AlbertTokenizer"}, "tokenizer_config.json": {"tokenizer_class": "BertTokenizer"}},
+        {"added_tokens.json": {}, "tokenizer_config.json": {"added_tokens_decoder": {"2": {"content": "[CLS]"}}}},
+    ],
+)
+def test_vocabulary_of_berts_rules_may_say_so(files: dict[str, Any]) -> None:
+    given = {"vocab.txt": tiny.VOCAB_TXT, **{name: json.dumps(content).encode() for name, content in files.items()}}
+    assert build_tokenizer(given, 48) == build_tokenizer({"vocab.txt": tiny.VOCAB_TXT}, 48)
+
+
 def test_tokenizer_may_have_fewer_words_than_the_model_but_not_more() -> None:
     build_tokenizer({"vocab.txt": tiny.VOCAB_TXT}, len(tiny.WORDS))
-    with pytest.raises(CheckpointError, match=f"a word number {len(tiny.WORDS) - 1}, but the model only {len(tiny.WORDS) - 1}"):
-        build_tokenizer({"vocab.txt": tiny.VOCAB_TXT}, len(tiny.WORDS) - 1)
+    most = len(tiny.WORDS) - 1
+    with pytest.raises(CheckpointError, match=f"words up to {most}, but the model only up to {most - 1}"):
+        build_tokenizer({"vocab.txt": tiny.VOCAB_TXT}, most)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +209,11 @@ def test_tokenizer_may_have_fewer_words_than_the_model_but_not_more() -> None:
         ({"vocab.txt": tiny.VOCAB_TXT, "tokenizer_config.json": b"[1"}, "tokenizer_config.json is damaged"),
         ({"vocab.txt": tiny.VOCAB_TXT, "tokenizer_config.json": b"3"}, "tokenizer_config.json is damaged"),
         ({"vocab.txt": tiny.VOCAB_TXT, "tokenizer_config.json": b'{"do_lower_case": "yes"}'}, "do_lower_case is 'yes'"),
+        ({"vocab.txt": tiny.VOCAB_TXT, "added_tokens.json": b"[]"}, "added_tokens.json is damaged"),
+        (
+            {"vocab.txt": tiny.VOCAB_TXT, "tokenizer_config.json": b'{"added_tokens_decoder": {"x": {}}}'},
+            "added_tokens_decoder",
+        ),
         ({**BUNDLED, "tokenizer_config.json": b'{"do_lower_case": null}'}, "do_lower_case is None"),
         ({**BUNDLED, "tokenizer_config.json": b'{"strip_accents": 1}'}, "strip_accents is 1"),
     ],

@@ -152,7 +152,7 @@ def test_a_malformed_file_is_a_checkpoint_error(content):
 def test_words_of_which_the_model_has_no_embedding_are_a_checkpoint_error():
     """A device would read what lies behind the table."""
     Encoder(small_tokenizer(), vocabulary=len(VOCAB))
-    with pytest.raises(CheckpointError, match=f"a word number {len(VOCAB) - 1}, but the model only {len(VOCAB) - 1} words"):
+    with pytest.raises(CheckpointError, match=f"words up to {len(VOCAB) - 1}, but the model only up to {len(VOCAB) - 2}"):
         Encoder(small_tokenizer(), vocabulary=len(VOCAB) - 1)
 
 

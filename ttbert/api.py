@@ -49,7 +49,7 @@ def load_model(
     except ReportedError as error:
         if error.exit_code == Interrupted.exit_code:  # with this process, by one Ctrl-C
             raise KeyboardInterrupt from error
-        raise
+        raise error.as_its_kind() from None
     opened.fetch_as_read(found.cached, found.ref)
     return CachedModel(opened, found.cached)
 

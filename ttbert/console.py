@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _LINE_SECONDS = 5.0
 _STALLED = 20.0
+_MOST_SHOWN = 4000
+"""Characters of a passage, some fifty lines of a terminal."""
 _OPEN, _CLOSE = "\ue000", "\ue001"
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ue000\ue001]")
 """Control characters other than tab and newline, marks that turn the direction of writing, halves of characters."""
@@ -147,9 +149,16 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 
 
 def passage(text: str, start: int, end: int, indent: str) -> str:
-    """A text wrapped to the terminal, with `text[start:end]` highlighted, or in [[...]] where there are no colours."""
+    """A text wrapped to the terminal, with `text[start:end]` highlighted, or in [[...]] where there are no colours.
+
+    Of a book it is what is around that, or its beginning.
+    """
     text = plain(text)
-    marked = f"{text[:start]}{_OPEN}{text[start:end]}{_CLOSE}{text[end:]}" if end > start else text
+    first = max(0, min(start - _MOST_SHOWN // 2, len(text) - _MOST_SHOWN))
+    last = first + _MOST_SHOWN
+    before, after = text[first:start], text[end:last]
+    marked = f"{before}{_OPEN}{text[start:end]}{_CLOSE}{after}" if end > start else f"{before}{after}"
+    marked = f"{'... ' if first else ''}{marked}{' ...' if last < len(text) else ''}"
     columns = min(shutil.get_terminal_size().columns, 110)
     wrapped = textwrap.fill(marked, columns, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
     if sys.stdout.isatty() and _has_colors():

@@ -162,6 +162,18 @@ class ReportedError(TtbertError):
     def kind(self) -> str:
         return self._kind
 
+    def as_its_kind(self) -> TtbertError:
+        """The same as an error of the class of its kind, which a program can catch by that and hand on to another process.
+
+        A TtbertError where the class is made of something else than a message and a hint.
+        """
+        found = globals().get(self._kind)
+        is_known = isinstance(found, type) and issubclass(found, TtbertError) and "__init__" not in vars(found)
+        kind: type[TtbertError] = found if is_known else TtbertError  # type: ignore[assignment]
+        error = kind(self.message, self.hint)
+        error.exit_code = self.exit_code
+        return error
+
     @classmethod
     def parse(cls, said: bytes | str, told: bool = True) -> ReportedError:
         """The error in what the process printed with --json; ValueError if there is none, as of one that was killed."""

@@ -115,6 +115,8 @@ def parse_config(content: bytes, where: str) -> BertShape:
         norm_epsilon=_epsilon(config, where),
     )
     _check_widths(shape, where)
+    if shape.has_answer_head:
+        _check_takes_pairs(shape, where)
     return shape
 
 
@@ -156,6 +158,20 @@ def _check_widths(shape: BertShape, where: str) -> None:
                 f"{where}: {name} {width} is not supported",
                 f"a tile is {TILE} wide, so it must be a multiple of {TILE}",
             )
+
+
+def _check_takes_pairs(shape: BertShape, where: str) -> None:
+    """A question and a passage are one input, and told apart by their token types."""
+    if shape.token_types < 2:
+        raise CheckpointError(
+            f"{where}: type_vocab_size {shape.token_types} is not supported",
+            "a question is told from its passage by token types 0 and 1, so it must be 2 or more",
+        )
+    if shape.positions < TILE:
+        raise CheckpointError(
+            f"{where}: max_position_embeddings {shape.positions} is not supported",
+            f"a question and a passage are one input, so it must be {TILE} or more",
+        )
 
 
 def _count(config: dict[str, Any], name: str, where: str, most: int = _MOST) -> int:

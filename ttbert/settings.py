@@ -66,10 +66,11 @@ def chosen(name: str) -> Any:
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # as where HOME is /dev/null, which services have
         return {}
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}", "it is a TOML file with defaults of ttbert's options") from error
+        hint = "it is a TOML file with defaults of ttbert's options, below XDG_CONFIG_HOME if that is set"
+        raise InputError(f"{path} cannot be read: {error}", hint) from error
     return parse_settings(text, path)
 
 

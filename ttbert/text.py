@@ -1,6 +1,8 @@
-"""Numbers, errors and the like as people read them."""
+"""Numbers, lists of names, errors and the like as people read them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from .errors import InputError
 
@@ -8,6 +10,12 @@ from .errors import InputError
 def count_text(number: int, one: str, many: str = "") -> str:
     """ "1 input", "2 inputs"."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def some_text(names: Sequence[str], most: int = 12) -> str:
+    """The first few of them, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def size_text(size: float) -> str:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from ..errors import FULL, CacheError, InputError, NoSpaceError, StoreReadOnly
-from ..paths import is_file
+from ..paths import is_file, is_there
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -211,9 +211,9 @@ def _keys_in(folder: Path) -> tuple[PublicKey, ...]:
     hint = f"mend it or remove it from {folder}"
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == ".pub")
-    except FileNotFoundError:
-        return ()
     except OSError as error:
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)) and not is_there(folder):
+            return ()
         raise InputError(f"the keys in {folder} cannot be read: {error.strerror}", "look at its owner and mode") from error
     keys = [
         (path.stem, parse_public_line(_read(path, "a public key", hint).decode("utf-8", "replace"), str(path), "", hint))

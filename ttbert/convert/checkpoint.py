@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, NotCached, TtbertError, UnreadableError
 from ..recipe.steps import Array
-from ..text import count_text, error_text
+from ..text import count_text, error_text, some_text
 from .mapped import MappedFile
 from .source import Source, size_of
 
@@ -81,11 +81,11 @@ class Checkpoint:
             twice = sorted(file.tensors.keys() & self._file_of.keys())
             if twice:
                 first = self._file_of[twice[0]].path.name
-                raise CheckpointError(f"{_some(twice)} in {first} and again in {path.name}", _SAVED)
+                raise CheckpointError(f"{some_text(twice)} in {first} and again in {path.name}", _SAVED)
             self._file_of.update(dict.fromkeys(file.tensors, file))
         lost = [name for name, shard in (index or {}).items() if not self._is_in(name, shard)]
         if lost:
-            raise CheckpointError(f"the index promises tensors that its shards do not have: {_some(lost)}", _SAVED)
+            raise CheckpointError(f"the index promises tensors that its shards do not have: {some_text(lost)}", _SAVED)
         found = {name: file.tensors[name] for name, file in self._file_of.items()}
         self.shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({k: v.shape for k, v in found.items()})
         self.dtypes: Mapping[str, str] = MappingProxyType({k: v.dtype for k, v in found.items()})
@@ -350,14 +350,14 @@ def _read_index(source: Source, name: str) -> Mapping[str, str]:
             raise CheckpointError(f"{name} of {source.label} names a shard that is not a {suffix} file: {shard!r:.100}", _SAVED)
     missing = [shard for shard in shards if shard not in source.files]
     if missing:
-        raise _absent(source, f"{name} of {source.label} names {_some(missing, 'shards')} that are not there")
+        raise _absent(source, f"{name} of {source.label} names shards {some_text(missing)} that are not there")
     return index
 
 
 def _no_weights(source: Source) -> tuple[list[str], Mapping[str, str] | None]:
     foreign = sorted({format for name in source.files for end, format in _FOREIGN.items() if name.endswith(end)})
     others = f", only weights for {' and '.join(foreign)}" if foreign else ""
-    there = f"there are: {_some(sorted(source.files))}" if source.files else "there are no files at all"
+    there = f"there are: {some_text(sorted(source.files))}" if source.files else "there are no files at all"
     raise _absent(source, f"{source.label} has none of {', '.join(_LOOKED_FOR)}{others}; {there}")
 
 
@@ -405,9 +405,3 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) != len(pairs):
         raise ValueError("a name is there twice")
     return document
-
-
-def _some(names: Sequence[str], what: str = "") -> str:
-    """The first few names, for a message."""
-    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    return f"{what} {', '.join(names[:12])}{more}".lstrip()

@@ -72,7 +72,8 @@ class Plan:
     @cached_property
     def tokenizer_json(self) -> bytes:
         """The tokenizer as the runtime reads it. CheckpointError where it is not that of a BERT."""
-        return build_tokenizer({name: self.source.read(name) for name in self.tokenizer}, self.recipe.shape.vocabulary)
+        files = {name: self.source.read(name) for name in (CONFIG, *self.tokenizer)}
+        return build_tokenizer(files, self.recipe.shape.vocabulary)
 
     @property
     def _roles(self) -> dict[str, str]:

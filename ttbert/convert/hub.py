@@ -132,6 +132,13 @@ class HubCacheSource(Source):
         return _not_cached(f"{name} of {self.label} at revision {self._revision}")
 
 
+def no_id(model: str) -> InputError:
+    return InputError(
+        f"{model!r:.200} is neither a folder nor a model's id on the Hugging Face hub",
+        "an id is like deepset/bert-base-cased-squad2; a folder may begin with ./",
+    )
+
+
 def _check_id(model: str, revision: str | None) -> None:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -139,10 +146,7 @@ def _check_id(model: str, revision: str | None) -> None:
     try:
         validate_repo_id(model)
     except HFValidationError as error:
-        raise InputError(
-            f"{model!r} is neither a folder nor a model's id on the Hugging Face hub",
-            "an id is like deepset/bert-base-cased-squad2; a folder may begin with ./",
-        ) from error
+        raise no_id(model) from error
     if revision is not None and (_REVISION.fullmatch(revision) is None or ".." in revision):
         raise InputError(f"{revision!r} is not a revision", "give a branch, a tag or a commit")
 

@@ -23,6 +23,7 @@ from types import MappingProxyType
 from ..cache.digest import Digest
 from ..errors import CheckpointError, IntegrityError, TtbertError, UnreadableError
 from ..paths import is_file, is_there
+from ..text import some_text
 from ..threads import Threads
 from .digests import compute_sha256, recall_sha256
 from .mapped import changed
@@ -133,7 +134,8 @@ class Source(ABC):
                 raise changed(path)
 
     def _missing(self, name: str) -> TtbertError:
-        return CheckpointError(f"{self.label} has no file {name!r}", _SAVED)
+        there = f"there are: {some_text(sorted(self.files))}" if self.files else "there are no files at all"
+        return CheckpointError(f"{self.label} has no file {name!r}; {there}", _SAVED)
 
     def _remember(self, path: Path) -> None:
         found = _stat(path)

@@ -1,8 +1,8 @@
 """The tokenizer of a checkpoint, as the one `tokenizer.json` that the runtime reads.
 
-Most repositories have that file; old ones have only `vocab.txt`, from which the same tokenizer is built. What
-`tokenizer_config.json` says of lower case, accents and Chinese characters overrides the file, as it does in
-transformers.
+Most repositories have that file; old ones have only `vocab.txt`, from which the same tokenizer is built, unless it is that of
+another tokenizer than BERT's or words were added to it. What `tokenizer_config.json` says of lower case, accents and Chinese
+characters overrides the file, as it does in transformers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, or_panic
+from ..text import some_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -22,6 +23,12 @@ _SETTINGS = {
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
+
+_CLASSES = {f"{name}Tokenizer{fast}" for name in ("Bert", "DistilBert", "Electra", "MobileBert") for fast in ("", "Fast")}
+"""What transformers calls the tokenizer that cuts words by `vocab.txt` as BERT's does."""
+
+_AGAIN = "download the checkpoint again"
+_SAVE = "load it with transformers and save_pretrained() it, which writes a tokenizer.json where that can hold it all"
 
 _PROBE = "a \N{LINEAR B SYLLABLE B008 A}"
 """A text with a word that few vocabularies have."""
@@ -34,13 +41,19 @@ def tokenizer_files(names: Collection[str]) -> tuple[str, ...]:
         raise CheckpointError(
             "the checkpoint has neither tokenizer.json nor vocab.txt", "put the model's tokenizer beside its weights"
         )
-    return (main, "tokenizer_config.json") if "tokenizer_config.json" in names else (main,)
+    beside = ("tokenizer_config.json",) if main == "tokenizer.json" else ("tokenizer_config.json", "added_tokens.json")
+    return (main, *(name for name in beside if name in names))
 
 
 def build_tokenizer(files: dict[str, bytes], vocabulary: int) -> bytes:
-    """The `tokenizer.json` made of these files; CheckpointError if they are damaged or name more words than the model has."""
-    settings = _settings(files.get("tokenizer_config.json", b"{}"))
-    tokenizer = _read(files["tokenizer.json"]) if "tokenizer.json" in files else _from_vocabulary(files["vocab.txt"], settings)
+    """The `tokenizer.json` made of these files; CheckpointError if they are damaged or name more words than the model has.
+
+    Of a `config.json` among them it is read which class of tokenizer a `vocab.txt` is for.
+    """
+    settings = _settings(files)
+    tokenizer = _read(files["tokenizer.json"]) if "tokenizer.json" in files else _from_vocabulary(files, settings)
+    if (kind := type(tokenizer.model).__name__) != "WordPiece":
+        raise CheckpointError(f"the tokenizer is {kind}, not WordPiece", "is it the tokenizer of a BERT?")
     absent = [token for token in _SPECIAL if tokenizer.token_to_id(token) is None]
     if absent:
         raise CheckpointError(f"the tokenizer has no {', '.join(absent)}", "is it the tokenizer of a BERT?")
@@ -48,7 +61,7 @@ def build_tokenizer(files: dict[str, bytes], vocabulary: int) -> bytes:
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if largest >= vocabulary:
         raise CheckpointError(
-            f"the tokenizer has a word number {largest}, but the model only {vocabulary} words",
+            f"the tokenizer numbers its words up to {largest}, but the model only up to {vocabulary - 1}",
             "does the tokenizer belong to these weights?",
         )
     tokenizer.no_truncation()
@@ -60,18 +73,13 @@ def build_tokenizer(files: dict[str, bytes], vocabulary: int) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _settings(content: bytes) -> dict[str, Any]:
-    try:
-        config = json.loads(content)
-        settings = {ours: config[theirs] for theirs, ours in _SETTINGS.items() if theirs in config}
-    except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"tokenizer_config.json is damaged: {error}", "download the checkpoint again") from error
+def _settings(files: dict[str, bytes]) -> dict[str, Any]:
+    config = _document(files, "tokenizer_config.json")
+    settings = {ours: config[theirs] for theirs, ours in _SETTINGS.items() if theirs in config}
     for theirs, ours in _SETTINGS.items():
         # To decide on accents may be left to the rest; nothing else may.
         if type(settings.get(ours, True)) is not bool and (ours != "strip_accents" or settings[ours] is not None):
-            raise CheckpointError(
-                f"tokenizer_config.json: {theirs} is {settings[ours]!r:.80}, not true or false", "download the checkpoint again"
-            )
+            raise CheckpointError(f"tokenizer_config.json: {theirs} is {settings[ours]!r:.80}, not true or false", _AGAIN)
     return settings
 
 
@@ -81,7 +89,7 @@ def _read(content: bytes) -> Tokenizer:
     try:
         return Tokenizer.from_buffer(content)
     except or_panic(ValueError) as error:
-        raise CheckpointError(f"tokenizer.json cannot be read: {error}", "download the checkpoint again") from error
+        raise CheckpointError(f"tokenizer.json cannot be read: {error}", _AGAIN) from error
 
 
 def _check_encodes(tokenizer: Tokenizer) -> None:
@@ -92,18 +100,56 @@ def _check_encodes(tokenizer: Tokenizer) -> None:
         raise CheckpointError(f"the tokenizer takes no text: {error}", "is it the tokenizer of a BERT?") from error
 
 
-def _from_vocabulary(content: bytes, settings: dict[str, Any]) -> Tokenizer:
+def _from_vocabulary(files: dict[str, bytes], settings: dict[str, Any]) -> Tokenizer:
     from tokenizers import Tokenizer
     from tokenizers.implementations import BertWordPieceTokenizer
 
+    vocabulary = _vocabulary(files["vocab.txt"])
+    _check_rules(files)
+    _check_added(files, vocabulary)
+    options: dict[str, Any] = {"lowercase": True, **settings}
+    return Tokenizer.from_str(BertWordPieceTokenizer(vocabulary, **options).to_str())
+
+
+def _check_rules(files: dict[str, bytes]) -> None:
+    """CheckpointError for a vocabulary that is not used by BERT's rules, as of models that cut Japanese words otherwise."""
+    named = (_document(files, name).get("tokenizer_class") for name in ("tokenizer_config.json", "config.json"))
+    found = next((each for each in named if each is not None), "BertTokenizer")
+    if found not in _CLASSES:
+        raise CheckpointError(f"vocab.txt is that of a {found!r:.80}, which is not supported", _SAVE)
+
+
+def _check_added(files: dict[str, bytes], vocabulary: dict[str, int]) -> None:
+    """CheckpointError for words beside those in the vocabulary."""
+    decoder = _document(files, "tokenizer_config.json").get("added_tokens_decoder")
+    try:
+        added = [(entry["content"], int(number)) for number, entry in (decoder or {}).items()]
+        added += _document(files, "added_tokens.json").items()
+        new = sorted(word for word, number in added if vocabulary.get(word) != number)
+    except (AttributeError, ValueError, TypeError, LookupError) as error:
+        raise CheckpointError(f"added_tokens_decoder in tokenizer_config.json is damaged: {error!r:.80}", _AGAIN) from error
+    if new:
+        raise CheckpointError(f"words were added that vocab.txt does not have: {some_text(new):.200}", _SAVE)
+
+
+def _document(files: dict[str, bytes], name: str) -> dict[str, Any]:
+    try:
+        document = json.loads(files.get(name, b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{name} is damaged: {error}", _AGAIN) from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{name} is damaged: not a JSON object", _AGAIN)
+    return document
+
+
+def _vocabulary(content: bytes) -> dict[str, int]:
     try:
         # A line ends where files say so: some vocabularies have U+2028 and U+0085, which are line ends to str, as words.
         words = content.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"vocab.txt is not UTF-8: {error}", "download the checkpoint again") from error
+        raise CheckpointError(f"vocab.txt is not UTF-8: {error}", _AGAIN) from error
     vocabulary = {word: number for number, word in enumerate(words)}
     absent = [token for token in _SPECIAL if token not in vocabulary]
     if absent:
         raise CheckpointError(f"vocab.txt has no {', '.join(absent)}", "is it the vocabulary of a BERT?")
-    options: dict[str, Any] = {"lowercase": True, **settings}
-    return Tokenizer.from_str(BertWordPieceTokenizer(vocabulary, **options).to_str())
+    return vocabulary

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import paths
-from ..cache.refs import Ref
+from ..cache.refs import Ref, parse_ref
 from ..errors import InputError
-from .hub import open_hub_source
+from ..recipe.policy import POLICIES
+from .hub import no_id, open_hub_source
 from .source import FolderSource, Source
 
 BUNDLED = "bundled"
@@ -26,13 +27,29 @@ _MODEL = "give a folder, an id such as deepset/bert-base-cased-squad2, or `bundl
 
 @dataclass(frozen=True)
 class Wanted:
-    """The model that somebody asks for: `bundled`, a folder, or a hub id; its precision, and its name in the cache."""
+    """The model that somebody asks for: `bundled`, a folder, or a hub id; its precision, and its name in the cache.
+
+    An id may be a whole name, as `ttbert cache ls` shows it: NAME@REVISION:POLICY. InputError where it is none, or says
+    something else than the revision and the policy that are given.
+    """
 
     model: str
     revision: str | None = None
     policy: str = "bfp8"
     offline: bool = False
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        if is_folder(self.model):
+            return
+        name, revision, policy = _parse_name(self.model)
+        for option, given, named in (("revision", self.revision, revision), ("policy", self.policy, policy)):
+            if None not in (given, named) and given != named:
+                raise InputError(
+                    f"{self.model} is not of {option} {given}", f"pass --{option} {named}, or leave it out of the name"
+                )
+        object.__setattr__(self, "model", name)
+        object.__setattr__(self, "revision", revision or self.revision)
 
     def __str__(self) -> str:
         return f"{self.model} ({self.policy})"
@@ -69,6 +86,17 @@ class Wanted:
         if self.revision:
             raise InputError("the bundled model has no revisions", "leave out --revision")
         return FolderSource(BUNDLED_FOLDER, BUNDLED)
+
+
+def _parse_name(model: str) -> tuple[str, str | None, str | None]:
+    """What an id or a whole name of the cache's says: name, revision and policy."""
+    try:
+        name, revision, policy = parse_ref(model)
+    except InputError as error:
+        raise no_id(model) from error
+    if policy not in (None, *POLICIES):
+        raise no_id(model)
+    return name, revision, policy
 
 
 def is_folder(model: str) -> bool:

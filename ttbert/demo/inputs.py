@@ -30,7 +30,8 @@ def read_questions(path: Path) -> list[Question]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", f"give a JSON file: {_FORMAT}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}", _FORMAT) from error
+        encoded = ", written as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise InputError(f"{path} is not JSON: {error}", f"{_FORMAT}{encoded}") from error
     if not isinstance(document, list) or not document:
         raise InputError(f"{path} holds {'nothing' if document == [] else 'no list'}", _FORMAT)
     return [_question(each, f"{path}, input {number}") for number, each in enumerate(document, 1)]

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 
 from ..errors import CheckpointError
 from ..model import TILE, BertShape
+from ..text import count_text, some_text
 from .policy import Policy
 from .recipe import PackRecipe, Recipe, TensorRecipe
 from .steps import Step
@@ -67,13 +68,13 @@ def check_tensors(recipe: Recipe, found: dict[str, tuple[int, ...]]) -> None:
     extra = sorted(set(found) - set(expected) - set(IGNORED))
     wrong = [f"{name} {found[name]}, not {shape}" for name, shape in expected.items() if name in found and found[name] != shape]
     problems = [
-        f"{title}: {', '.join(names)}"
+        f"{title}: {some_text(names, 6)}"
         for title, names in (("missing", missing), ("not known", extra), ("of another shape", wrong))
         if names
     ]
     if problems:
         raise CheckpointError(
-            f"the tensors are not those of {recipe.shape.architecture} with {recipe.shape.layers} layers: "
+            f"the tensors are not those of a {recipe.shape.architecture} with {count_text(recipe.shape.layers, 'layer')}: "
             + "; ".join(problems),
             "does config.json belong to these weights?",
         )

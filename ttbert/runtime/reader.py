@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
-from ..errors import TtbertError
+from ..errors import InputError, TtbertError
 from .loader import CachedModel
 from .qa import Answer, decode
 from .runtime import Logits, Runtime
@@ -51,7 +51,7 @@ class Reader:
     def _encoder(self) -> Encoder:
         return self._model.encoder(self._tokens)
 
-    def answer(self, questions: Sequence[tuple[str, str]]) -> list[Answer]:
+    def answer(self, questions: Iterable[tuple[str, str]]) -> list[Answer]:
         """The best answer to each (question, passage). A long passage is read in windows that overlap.
 
         InputError for a question that is too long, CheckpointError for a tokenizer that is not the model's, TtbertError for a
@@ -59,20 +59,17 @@ class Reader:
         """
         return [best for best, *_ in self.rank(questions, 1)]
 
-    def rank(self, questions: Sequence[tuple[str, str]], top_k: int) -> list[list[Answer]]:
+    def rank(self, questions: Iterable[tuple[str, str]], top_k: int) -> list[list[Answer]]:
         """The best `top_k` answers to each (question, passage), best first, as `qa` tells. Errors as of `answer`."""
         if top_k < 1:
             raise ValueError(f"the best {top_k} answers")
         prepared = self.prepare(questions)
         return self.decode(prepared, self.run(prepared), top_k)
 
-    def prepare(self, questions: Sequence[tuple[str, str]]) -> Prepared:
-        """InputError for a question that is too long."""
-        windows = tuple(
-            window
-            for number, (question, context) in enumerate(questions)
-            for window in self._encoder.windows(question, context, number)
-        )
+    def prepare(self, questions: Iterable[tuple[str, str]]) -> Prepared:
+        """InputError, with its number from 1, for a question that is too long, TypeError for what is no pair."""
+        asked = list(questions)
+        windows = tuple(window for number, each in enumerate(asked) for window in self._windows(number, each))
         order = list(range(len(windows)))
         shape: tuple[int, ...] = (self._rows, self._tokens)
         if self._any_shape:
@@ -80,7 +77,16 @@ class Reader:
             shape = ()
         groups = (order[begin : begin + self._rows] for begin in range(0, len(order), self._rows))
         batches = tuple(stack([windows[n] for n in group], *shape, pad_id=self._encoder.pad_id) for group in groups)
-        return Prepared(tuple(context for _, context in questions), windows, tuple(order), batches)
+        return Prepared(tuple(context for _, context in asked), windows, tuple(order), batches)
+
+    def _windows(self, number: int, asked: tuple[str, str]) -> list[Window]:
+        if not isinstance(asked, (tuple, list)):  # of a dictionary, the names would be asked about
+            raise TypeError(f"question {number + 1} is a {type(asked).__name__}, not a (question, passage)")
+        question, context = asked
+        try:
+            return self._encoder.windows(question, context, number)
+        except InputError as error:
+            raise InputError(f"question {number + 1}: {error.message}", error.hint) from error
 
     def run(self, prepared: Prepared) -> list[tuple[Logits, Logits]]:
         """Start and end logits of each batch, each (rows, tokens)."""

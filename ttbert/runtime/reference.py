@@ -12,6 +12,7 @@ between layers stay float32. It is faster, and not the reference.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ class Reference:
         return reference
 
     def _keep(self, shape: BertShape, tensors: Iterable[tuple[str, torch.Tensor]], precision: str) -> None:
+        _require_threads()
         self.shape = shape
         self.precision = precision
         self._tensors: dict[str, torch.Tensor] = {}
@@ -66,7 +68,8 @@ class Reference:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[Logits, Logits]:
-        """Start and end logits of a batch, each (batch, tokens), float32."""
+        """Start and end logits of a batch, each (batch, tokens), float32. RuntimeError in a process that was forked."""
+        _require_threads()
         states = self.encode(batch)
         logits = self._linear(states, "answer").to_dense()[..., :2].numpy()
         return logits[..., 0], logits[..., 1]
@@ -116,6 +119,21 @@ class Reference:
     def _norm(self, states: torch.Tensor, name: str) -> torch.Tensor:
         weight, bias = (self._tensors[f"{name}.{part}"].flatten() for part in ("weight", "bias"))
         return F.layer_norm(states, weight.shape, weight, bias, self.shape.norm_epsilon)
+
+
+_first_process: int | None = None
+"""In which a model was first loaded."""
+
+
+def _require_threads() -> None:
+    """RuntimeError in a process that was forked after a model was loaded: it has not the threads for which torch would wait."""
+    global _first_process
+    _first_process = _first_process or os.getpid()
+    if _first_process != os.getpid() and torch.get_num_threads() > 1:
+        raise RuntimeError(
+            "this process was forked after a model was loaded on the CPU, and would wait for ever for torch's threads, "
+            "which it has not; have `multiprocessing` start processes with 'spawn'"
+        )
 
 
 def _for_matmul(tensor: torch.Tensor, precision: str) -> torch.Tensor:

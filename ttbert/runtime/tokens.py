@@ -81,7 +81,7 @@ class Encoder:
         self.pad_id = vocab["[PAD]"]
         if vocabulary is not None and max(vocab.values()) >= vocabulary:
             raise CheckpointError(
-                f"the tokenizer has a word number {max(vocab.values())}, but the model only {vocabulary} words",
+                f"the tokenizer numbers its words up to {max(vocab.values())}, but the model only up to {vocabulary - 1}",
                 "does the tokenizer belong to these weights?",
             )
 

@@ -104,7 +104,8 @@ def read_dataset(path: Path) -> Dataset:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}", _FORMAT) from error
+        encoded = ", written as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise InputError(f"{path} is not JSON: {error}", f"{_FORMAT}{encoded}") from error
     return parse_dataset(document, str(path), path.name)
 
 
