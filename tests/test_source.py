@@ -168,31 +168,34 @@ def test_malformed_revision_is_refused(revision: str) -> None:
 @pytest.mark.parametrize(
     ("written", "means"),
     [
-        ("org/bert", ("org/bert", None)),
-        ("org/bert@v2:bfp8", ("org/bert", "v2")),
-        ("org/bert@refs/pr/1", ("org/bert", "refs/pr/1")),
-        ("local/my-bert:bfp8", ("local/my-bert", None)),
-        ("bundled:bfp8", ("bundled", None)),
+        ("org/bert", ("org/bert", None, "bfp8")),
+        ("org/bert@v2:bf16", ("org/bert", "v2", "bf16")),
+        ("org/bert@refs/pr/1", ("org/bert", "refs/pr/1", "bfp8")),
+        ("local/my-bert:bfp4", ("local/my-bert", None, "bfp4")),
+        ("bundled:bfp8", ("bundled", None, "bfp8")),
     ],
 )
-def test_whole_name_as_the_cache_lists_it_means_that_model(written: str, means: tuple[str, str | None]) -> None:
-    wanted = Wanted(written)
-    assert (wanted.model, wanted.revision) == means
+def test_whole_name_as_the_cache_lists_it_means_that_model(written: str, means: tuple[str, str | None, str]) -> None:
+    wanted = Wanted.parse(written, None, None)
+    assert (wanted.model, wanted.revision, wanted.policy) == means
+    assert Wanted.parse(written, *means[1:]) == wanted
 
 
 @pytest.mark.parametrize(
-    ("model", "revision", "says"),
+    ("model", "revision", "policy", "says"),
     [
-        ("org/bert:bf16", None, "org/bert:bf16 is not of policy bfp8"),
-        ("org/bert@v2", "v1", "org/bert@v2 is not of revision v1"),
-        ("org/bert:latest", None, "neither a folder nor"),
-        ("https://huggingface.co/org/bert", None, "neither a folder nor"),
-        ("", None, "neither a folder nor"),
+        ("org/bert:bf16", None, "bfp8", "org/bert:bf16 is not of policy bfp8"),
+        ("org/bert@v2", "v1", None, "org/bert@v2 is not of revision v1"),
+        ("org/bert:latest", None, None, "neither a folder nor"),
+        ("https://huggingface.co/org/bert", None, None, "neither a folder nor"),
+        ("", None, None, "neither a folder nor"),
     ],
 )
-def test_name_that_contradicts_itself_or_is_none_is_refused(model: str, revision: str | None, says: str) -> None:
+def test_name_that_contradicts_itself_or_is_none_is_refused(
+    model: str, revision: str | None, policy: str | None, says: str
+) -> None:
     with pytest.raises(InputError, match=says):
-        Wanted(model, revision)
+        Wanted.parse(model, revision, policy)
 
 
 def test_unknown_file_is_named(folder: Path) -> None:

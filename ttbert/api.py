@@ -28,7 +28,7 @@ def load_model(
     model: str | PathLike[str],
     *,
     revision: str | None = None,
-    policy: str = "bfp8",
+    policy: str | None = None,
     cache: str | PathLike[str] | None = None,
     local: str | PathLike[str] | None = None,
     offline: bool = False,
@@ -40,9 +40,10 @@ def load_model(
 
     TtbertError, of a class for each kind of failure, with what to do about it as its `hint`.
     """
-    _require("policy", policy, POLICIES)
+    if policy is not None:
+        _require("policy", policy, POLICIES)
     places = user_places(*(None if each is None else fspath(each) for each in (cache, local)))
-    wanted = Wanted(fspath(model), revision, policy, offline)
+    wanted = Wanted.parse(fspath(model), revision, policy, offline)
     opened = places.open(offline)
     try:
         found = supply_model(wanted, opened, places.options(), on_miss=lambda plan: None)

@@ -14,7 +14,7 @@ import click
 from ..boards import AUTO, BOARDS, CPU
 from ..console import set_progress
 from ..errors import InputError, TtbertError
-from ..recipe.policy import FLOAT32, POLICIES, PRECISIONS
+from ..recipe.policy import DEFAULT_POLICY, FLOAT32, POLICIES, PRECISIONS
 from ..settings import KINDS, chosen, default_cache, setting, settings_path, variable
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -183,9 +183,9 @@ sign_option = click.option(
 _policy_option = click.option(
     "--policy",
     type=click.Choice(tuple(POLICIES)),
-    default="bfp8",
-    show_default=True,
-    help="Precision. " + "; ".join(f"{each.name}: {each.help}" for each in POLICIES.values()) + ".",
+    help="Precision. "
+    + "; ".join(f"{each.name}: {each.help}" for each in POLICIES.values())
+    + f".  [default: {DEFAULT_POLICY}, or what MODEL says]",
 )
 
 _revision_option = click.option(
@@ -197,10 +197,10 @@ def wanted_option(command: F) -> F:
     """--revision and --policy, beside MODEL and --offline; the command gets all four as one `wanted`."""
 
     @functools.wraps(command)
-    def collected(model: str, revision: str | None, policy: str, offline: bool, **others: Any) -> object:
+    def collected(model: str, revision: str | None, policy: str | None, offline: bool, **others: Any) -> object:
         from ..convert.wanted import Wanted
 
-        return command(wanted=Wanted(model, revision, policy, offline), **others)
+        return command(wanted=Wanted.parse(model, revision, policy, offline), **others)
 
     return cast(F, _revision_option(_policy_option(collected)))
 

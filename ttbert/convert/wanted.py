@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import paths
 from ..cache.refs import Ref, parse_ref
 from ..errors import InputError
-from ..recipe.policy import POLICIES
+from ..recipe.policy import DEFAULT_POLICY, POLICIES
 from .hub import no_id, open_hub_source
 from .source import FolderSource, Source
 
@@ -27,29 +27,30 @@ _MODEL = "give a folder, an id such as deepset/bert-base-cased-squad2, or `bundl
 
 @dataclass(frozen=True)
 class Wanted:
-    """The model that somebody asks for: `bundled`, a folder, or a hub id; its precision, and its name in the cache.
-
-    An id may be a whole name, as `ttbert cache ls` shows it: NAME@REVISION:POLICY. InputError where it is none, or says
-    something else than the revision and the policy that are given.
-    """
+    """The model that somebody asks for: `bundled`, a folder, or a hub id; its precision, and its name in the cache."""
 
     model: str
     revision: str | None = None
-    policy: str = "bfp8"
+    policy: str = DEFAULT_POLICY
     offline: bool = False
     name: str | None = None
 
-    def __post_init__(self) -> None:
-        if is_folder(self.model):
-            return
-        name, revision, policy = _parse_name(self.model)
-        for option, given, named in (("revision", self.revision, revision), ("policy", self.policy, policy)):
+    @classmethod
+    def parse(
+        cls, model: str, revision: str | None, policy: str | None, offline: bool = False, default: str = DEFAULT_POLICY
+    ) -> Wanted:
+        """What is asked for by MODEL, which may be a whole name, as `ttbert cache ls` shows it: NAME@REVISION:POLICY.
+
+        The policy is the `default` where nothing says one. InputError where MODEL is neither a folder nor a name, or says
+        something else than the revision or the policy given.
+        """
+        if is_folder(model):
+            return cls(model, revision, policy or default, offline)
+        name, named_revision, named_policy = _parse_name(model)
+        for option, given, named in (("revision", revision, named_revision), ("policy", policy, named_policy)):
             if None not in (given, named) and given != named:
-                raise InputError(
-                    f"{self.model} is not of {option} {given}", f"pass --{option} {named}, or leave it out of the name"
-                )
-        object.__setattr__(self, "model", name)
-        object.__setattr__(self, "revision", revision or self.revision)
+                raise InputError(f"{model} is not of {option} {given}", f"pass --{option} {named}, or leave it out of the name")
+        return cls(name, named_revision or revision, named_policy or policy or default, offline)
 
     def __str__(self) -> str:
         return f"{self.model} ({self.policy})"

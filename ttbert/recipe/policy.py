@@ -25,6 +25,8 @@ POLICIES = {
     )
 }
 
+DEFAULT_POLICY = "bfp8"
+
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 PRECISIONS = (FLOAT32, BFLOAT16)
 """Of what goes into the matmuls of a model on the CPU, whatever its policy. FLOAT32 is the reference."""

@@ -62,7 +62,7 @@ def other_model(wanted: Wanted, compare: str) -> Wanted:
         return wanted
     if compare in POLICIES:
         return replace(wanted, policy=compare)
-    return Wanted(compare, None, wanted.policy, wanted.offline)
+    return Wanted.parse(compare, None, None, wanted.offline, default=wanted.policy)
 
 
 def score(
