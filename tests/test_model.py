@@ -39,6 +39,11 @@ def test_an_encoder_may_have_one_token_type_and_few_positions() -> None:
     assert (shape.token_types, shape.positions) == (1, 8)
 
 
+@pytest.mark.parametrize(("positions", "window"), [(512, 384), (384, 384), (383, 352), (100, 96), (32, 32), (8, 8)])
+def test_an_input_is_as_many_whole_tiles_as_there_are_positions_for(positions: int, window: int) -> None:
+    assert parse(architectures=["BertModel"], max_position_embeddings=positions).window == window
+
+
 def test_norm_epsilon_may_be_absent() -> None:
     assert parse(layer_norm_eps=None).norm_epsilon == 1e-12
     assert parse(layer_norm_eps=1e-5).norm_epsilon == 1e-5

@@ -276,3 +276,14 @@ def test_check_command_compares_the_states_of_a_model_without_a_head(tmp_path: P
     options = ["--batch", 1, "--tokens", 64, "--board", "p150", "--cache", tmp_path / "cache"]
     done = ttbert("check", folder, *options).succeeded()
     assert "states   PCC 0.99" in done.out and "answers" not in done.out
+
+
+def test_an_encoder_that_takes_no_pairs_is_not_checked_with_questions(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "plain", hidden=64, heads=2, layers=1, head=False)
+    weights = load_file(folder / "model.safetensors")
+    types = "embeddings.token_type_embeddings.weight"
+    save_file(weights | {types: weights[types][:1].copy()}, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"type_vocab_size": 1}))
+    done = ttbert("check", folder, "--batch", 1, "--tokens", 64, "--cache", tmp_path / "cache")
+    done.failed(3, "has one token type, so it takes no question with a passage")

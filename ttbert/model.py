@@ -66,8 +66,8 @@ class BertShape:
 
     @property
     def window(self) -> int:
-        """Tokens of an input where nobody says otherwise: 384, or as many as the model has positions for."""
-        return min(TOKENS, self.positions)
+        """Tokens of an input where nobody says otherwise: 384, or as many whole tiles as the model has positions for."""
+        return min(TOKENS, self.positions // TILE * TILE or self.positions)
 
     def require_answer_head(self, model: str) -> None:
         """CheckpointError for a model that cannot answer questions; `model` is what it is called."""
