@@ -133,7 +133,7 @@ def test_interrupted_conversion_says_so_in_one_line_and_leaves_nothing(
 
 
 def test_what_a_process_was_told_to_ignore_it_ignores(tmp_path: Path) -> None:
-    hook = make_hook(tmp_path / "hook", INTERRUPT.format(at=("import", "ttbert.convert.convert")).replace("SIGINT", "SIGHUP"))
+    hook = make_hook(tmp_path / "hook", INTERRUPT.format(module="ttbert.convert.convert").replace("SIGINT", "SIGHUP"))
     folder = tiny.write(tmp_path / "tiny", tiny.checkpoint())
     nohup = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command("convert", folder, "--cache", tmp_path / "cache")]
     assert subprocess.run(nohup, env=environment(hook=hook), capture_output=True, timeout=100, check=False).returncode == 0
@@ -142,16 +142,24 @@ def test_what_a_process_was_told_to_ignore_it_ignores(tmp_path: Path) -> None:
 INTERRUPT = """
 import os, signal, sys
 def interrupt(event, arguments):
-    if (event, arguments[0] if event == "import" else "") == {at!r}:
+    if event == "import" and arguments[0] == {module!r}:
         os.kill(os.getpid(), signal.SIGINT)
 sys.addaudithook(interrupt)
+"""
+
+FIRST_THREAD = """
+import os, signal, threading
+start = threading.Thread.start
+def interrupted(thread):
+    os.kill(os.getpid(), signal.SIGINT)
+    start(thread)
+threading.Thread.start = interrupted
 """
 
 
 @pytest.mark.parametrize("module", ["ttbert.convert.convert", "huggingface_hub", "flatbuffers", "(its first thread)"])
 def test_process_interrupted_while_it_starts_says_so_too(tmp_path: Path, module: str) -> None:
-    at = ("_thread.start_new_thread", "") if module == "(its first thread)" else ("import", module)
-    hook = make_hook(tmp_path / "hook", INTERRUPT.format(at=at))
+    hook = make_hook(tmp_path / "hook", FIRST_THREAD if module == "(its first thread)" else INTERRUPT.format(module=module))
     model = "org/model" if module == "huggingface_hub" else tiny.write(tmp_path / "tiny", tiny.checkpoint())
     done = ttbert("convert", model, "--cache", tmp_path / "cache", hook=hook)
     assert done.exit_code == 130 and done.out == ""
@@ -161,5 +169,5 @@ def test_process_interrupted_while_it_starts_says_so_too(tmp_path: Path, module:
 
 
 def test_process_interrupted_before_it_has_imported_the_command_line_is_quiet(tmp_path: Path) -> None:
-    done = ttbert("--help", hook=make_hook(tmp_path / "hook", INTERRUPT.format(at=("import", "click"))))
+    done = ttbert("--help", hook=make_hook(tmp_path / "hook", INTERRUPT.format(module="click")))
     assert done.exit_code == 130 and done.out == done.err == ""
