@@ -13,8 +13,8 @@ import ttbert
 ROOT = Path(ttbert.__file__).parent
 
 LAYERS = [
-    {"__init__", "errors", "files", "paths", "child", "threads", "tt"},
-    {"settings", "text"},
+    {"__init__", "errors", "files", "paths", "text", "child", "threads", "tt"},
+    {"settings", "given"},
     {"boards", "model", "cache"},
     {"recipe"},
     {"convert", "runtime"},

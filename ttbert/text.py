@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .errors import InputError
-
 
 def count_text(number: int, one: str, many: str = "") -> str:
     """ "1 input", "2 inputs"."""
@@ -35,11 +33,3 @@ def origin_text(repo: str, commit: str | None) -> str:
 def error_text(error: Exception) -> str:
     """What an error of a library says, as far as it goes into one: 200 characters of its first line, or else its type."""
     return f"{(str(error).strip().splitlines() or [type(error).__name__])[0]:.200}"
-
-
-def check_unicode(text: str, what: str, hint: str) -> None:
-    """InputError, naming `what`, for a text that no encoding has, since half of a character stands alone in it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{what} is not Unicode text: a lone surrogate at character {error.start}", hint) from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from ..text import check_unicode, count_text
+from ..given import check_unicode, parse_json
+from ..text import count_text
 
 BUILT_IN = Path(__file__).parent / "inputs.json"
 
@@ -24,14 +24,12 @@ class Question(NamedTuple):
 def read_questions(path: Path) -> list[Question]:
     """The questions in a JSON file; InputError, with the place, for anything that is not a list of them."""
     try:
-        document = json.loads(path.read_bytes())  # UTF-8, UTF-16 or UTF-32, with a mark in front or without
+        content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"there is no file {path}", f"give a JSON file: {_FORMAT}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", f"give a JSON file: {_FORMAT}") from error
-    except (ValueError, RecursionError) as error:
-        encoded = ", written as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
-        raise InputError(f"{path} is not JSON: {error}", f"{_FORMAT}{encoded}") from error
+    document = parse_json(content, str(path), _FORMAT)
     if not isinstance(document, list) or not document:
         raise InputError(f"{path} holds {'nothing' if document == [] else 'no list'}", _FORMAT)
     return [_question(each, f"{path}, input {number}") for number, each in enumerate(document, 1)]

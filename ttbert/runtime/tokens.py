@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 
 from ..errors import CheckpointError, InputError, or_panic
+from ..given import check_unicode
 from ..model import TOKENS
-from ..text import check_unicode
 
 IntArray = npt.NDArray[np.int32]
 

@@ -11,7 +11,6 @@ What is wrong with a file ends in an InputError that says where. These are no er
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
@@ -25,7 +24,8 @@ import blake3
 from ..cache.digest import Digest
 from ..cache.document import canonical
 from ..errors import InputError, NotCached, StoreUnavailable, TtbertError
-from ..text import check_unicode, error_text
+from ..given import check_unicode, parse_json
+from ..text import error_text
 
 HUB_NAME, HUB_SPLIT = "rajpurkar/squad_v2", "validation"
 
@@ -101,12 +101,7 @@ def read_dataset(path: Path) -> Dataset:
         raise InputError(f"{path} cannot be read: {error.strerror}", "give a file in the format of SQuAD") from error
     if not content.strip():
         raise InputError(f"{path} is empty", _FORMAT)
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        encoded = ", written as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
-        raise InputError(f"{path} is not JSON: {error}", f"{_FORMAT}{encoded}") from error
-    return parse_dataset(document, str(path), path.name)
+    return parse_dataset(parse_json(content, str(path), _FORMAT), str(path), path.name)
 
 
 def parse_dataset(document: Any, where: str, source: str) -> Dataset:
