@@ -42,6 +42,9 @@ _ABSENT: dict[str, Any] = {
 """Settings that change the computation, each with the one value that is supported; absent means this value."""
 
 
+_ANSWERING = "choose a model that was trained to answer questions, such as phiyodr/bert-large-finetuned-squad2"
+
+
 @dataclass(frozen=True)
 class BertShape:
     """The dimensions of a BERT encoder; every width is a multiple of 32."""
@@ -72,10 +75,12 @@ class BertShape:
     def require_answer_head(self, model: str) -> None:
         """CheckpointError for a model that cannot answer questions; `model` is what it is called."""
         if not self.has_answer_head:
-            raise CheckpointError(
-                f"{model} is a {self.architecture}, which has no question-answering head",
-                "choose a model that was trained to answer questions, such as phiyodr/bert-large-finetuned-squad2",
-            )
+            raise CheckpointError(f"{model} is a {self.architecture}, which has no question-answering head", _ANSWERING)
+
+    def require_pairs(self, model: str) -> None:
+        """CheckpointError for an encoder that cannot tell a question from a passage; `model` is what it is called."""
+        if self.token_types < 2:
+            raise CheckpointError(f"{model} has one token type, so it takes no question with a passage", _ANSWERING)
 
     @property
     def spread(self) -> int:

@@ -17,7 +17,7 @@ from ..cache.blob import Blob, damaged
 from ..cache.cache import Cache, Cached
 from ..cache.digest import blake3_of
 from ..cache.manifest import PackEntry, TensorEntry
-from ..errors import CheckpointError, IncompatibleError, IntegrityError
+from ..errors import IncompatibleError, IntegrityError
 from ..model import BertShape, parse_config
 from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
@@ -60,11 +60,7 @@ class CachedModel:
 
         CheckpointError for a tokenizer that is not the model's, and for an encoder without token types, which takes no pairs.
         """
-        if self.shape.token_types < 2:
-            raise CheckpointError(
-                f"{self.manifest.provenance.repo} has one token type, so it takes no question with a passage",
-                "choose a model that was trained to answer questions, such as phiyodr/bert-large-finetuned-squad2",
-            )
+        self.shape.require_pairs(self.manifest.provenance.repo)
         from .tokens import Encoder  # and tokenizers, which nobody needs for the weights alone
 
         return Encoder(self.tokenizer, tokens, vocabulary=self.shape.vocabulary)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields, replace
 from ..boards import GRAYSKULL, Chip, Grid, largest_batch
 from ..errors import BoardError
 from ..model import REGISTERS, TILE, BertShape
-from ..recipe.policy import POLICIES
+from ..recipe.policy import DEFAULT_POLICY, POLICIES
 from .l1 import Usage, usage
 from .ops import (
     L1,
@@ -115,7 +115,7 @@ class Plan:
         return sum(op.flops * (self.shape.layers if op.name in layer else 1) for op in self.ops())
 
 
-def plan_bert(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str = "bfp8") -> Plan:
+def plan_bert(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str = DEFAULT_POLICY) -> Plan:
     """The plan for one chip. BoardError, with the largest batch that fits, where the grid or L1 is too small."""
     _check_request(shape, batch, tokens, chip, policy)
     try:
@@ -125,7 +125,9 @@ def plan_bert(shape: BertShape, batch: int, tokens: int, chip: Chip, policy: str
         raise BoardError(f"batch {batch} of {tokens} tokens does not fit: {error}", hint) from None
 
 
-def largest_fitting_batch(shape: BertShape, tokens: int, chip: Chip, policy: str = "bfp8", below: int | None = None) -> int:
+def largest_fitting_batch(
+    shape: BertShape, tokens: int, chip: Chip, policy: str = DEFAULT_POLICY, below: int | None = None
+) -> int:
     """The most inputs of so many tokens that the chip takes at once, of those `below`; 0 if not even one."""
     most = largest_batch(chip.grid, shape.spread)
     batches = range(most if below is None else min(most, below - 1), 0, -1)
