@@ -128,13 +128,18 @@ class Stop(KeyboardInterrupt):
         self.number = number
 
 
+def signal_of(stop: BaseException | None) -> int:
+    """The signal by which something was stopped: that of Ctrl-C unless it is known to be another one."""
+    return stop.number if isinstance(stop, Stop) else signal.SIGINT
+
+
 class Interrupted(TtbertError):
     """The command was stopped, by Ctrl-C or another signal: that of `stop`. The exit code is the one of shells for it."""
 
     exit_code = 130
 
     def __init__(self, stop: BaseException | None, what: str, hint: str = "") -> None:
-        number = stop.number if isinstance(stop, Stop) else signal.SIGINT
+        number = signal_of(stop)
         by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
         super().__init__(f"interrupted{by}; {what}", hint)
         self.exit_code = 128 + number

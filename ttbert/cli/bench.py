@@ -68,7 +68,7 @@ def bench_command(
     from ..runtime.target import choose_target
 
     target = choose_target(board, batch, trace)
-    of = [wanted.model, *(["--revision", wanted.revision] if wanted.revision else []), "--policy", wanted.policy]
+    of = [wanted.model, *wanted.options()]
     if not target.is_device:
         plan = shlex.join(["ttbert", "plan", *of, "--batch", str(batch), "--check"])
         raise DeviceError("no Tenstorrent device is here to be measured", f"without one, try `{plan}`")

@@ -138,17 +138,20 @@ def check_command(
     from ..runtime.checker import Request, compare_here, compare_on
     from ..runtime.plan import plan_bert
 
-    def plan(shape: BertShape) -> Plan:
-        return plan_bert(shape, batch, tokens or shape.window, BOARDS[board].chip, wanted.policy)
-
     here = _device_that_computes(batch) if on_device else None
     _require_runs(board)
+
+    def require_fit(shape: BertShape) -> None:
+        if not here:  # a device is planned for as it is found
+            plan_bert(shape, batch, tokens or shape.window, BOARDS[board].chip, wanted.policy)
+
     cache = places.open(wanted.offline)
-    cached = supply(wanted, places, cache) if here else supply(wanted, places, cache, require=plan)
+    cached = supply(wanted, places, cache, require=require_fit)
     config = cached.manifest.file(CONFIG)
     assert config
     shape = parse_config(cache.load(config), f"{cached.digest}: {CONFIG}")
-    tokens = tokens or shape.window if here else plan(shape).tokens
+    require_fit(shape)
+    tokens = tokens or shape.window
     where = f"on {here}, reading back every op" if here else f"in the shadow of a mock {board}"
     tell(f"running {wanted} {where}, batch {batch} of {tokens} tokens{'' if here else '; no device is used'}")
     questions = built_in_questions()

@@ -357,8 +357,7 @@ def _read_index(source: Source, name: str) -> Mapping[str, str]:
 def _no_weights(source: Source) -> tuple[list[str], Mapping[str, str] | None]:
     foreign = sorted({format for name in source.files for end, format in _FOREIGN.items() if name.endswith(end)})
     others = f", only weights for {' and '.join(foreign)}" if foreign else ""
-    there = f"there are: {some_text(sorted(source.files))}" if source.files else "there are no files at all"
-    raise _absent(source, f"{source.label} has none of {', '.join(_LOOKED_FOR)}{others}; {there}")
+    raise _absent(source, f"{source.label} has none of {', '.join(_LOOKED_FOR)}{others}; {source.listing}")
 
 
 def _absent(source: Source, message: str) -> TtbertError:

@@ -60,6 +60,11 @@ class Source(ABC):
         self._digests: dict[str, Digest | None] = {}
         self._computed: dict[str, Future[Digest]] = {}
 
+    @property
+    def listing(self) -> str:
+        """Which files there are, as an error says it where others are missing."""
+        return f"there are: {some_text(sorted(self.files))}" if self.files else "there are no files at all"
+
     @abstractmethod
     def _locate(self, name: str) -> Path:
         """A local file with the content, downloaded if need be."""
@@ -134,8 +139,7 @@ class Source(ABC):
                 raise changed(path)
 
     def _missing(self, name: str) -> TtbertError:
-        there = f"there are: {some_text(sorted(self.files))}" if self.files else "there are no files at all"
-        return CheckpointError(f"{self.label} has no file {name!r}; {there}", _SAVED)
+        return CheckpointError(f"{self.label} has no file {name!r}; {self.listing}", _SAVED)
 
     def _remember(self, path: Path) -> None:
         found = _stat(path)

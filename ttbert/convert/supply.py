@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ..cache.cache import Cache, require_lasting
 from ..child import python_command
-from ..errors import NotCached, ReportedError, Stop, StoreUnavailable, TtbertError
+from ..errors import NotCached, ReportedError, StoreUnavailable, TtbertError, signal_of
 from .convert import Conversion, Plan, find_by_name, find_converted, plan_conversion
 from .wanted import Wanted
 
@@ -64,9 +63,7 @@ def _require_whole(wanted: Wanted, cache: Cache) -> None:
 
 def _convert_elsewhere(wanted: Wanted, places: Sequence[str]) -> None:
     """Run `ttbert convert` in a process of its own: where TT-NN has to pack, it is in mock mode for good."""
-    options = ["--policy", wanted.policy, *places, "--json"]
-    if wanted.revision:
-        options += ["--revision", wanted.revision]
+    options = [*wanted.options(), *places, "--json"]
     if wanted.offline:
         options.append("--offline")
     program = f"from ttbert.child import end_with; end_with({os.getpid()}); from ttbert.__main__ import main; main()"
@@ -76,7 +73,7 @@ def _convert_elsewhere(wanted: Wanted, places: Sequence[str]) -> None:
         try:
             said, _ = process.communicate()
         except KeyboardInterrupt as stop:
-            process.send_signal(stop.number if isinstance(stop, Stop) else signal.SIGINT)
+            process.send_signal(signal_of(stop))
             with suppress(ValueError):  # it was done just now, or had not begun
                 raise ReportedError.parse(process.communicate()[0]) from None
             raise

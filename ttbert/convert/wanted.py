@@ -55,6 +55,10 @@ class Wanted:
     def __str__(self) -> str:
         return f"{self.model} ({self.policy})"
 
+    def options(self) -> list[str]:
+        """The options beside MODEL that mean the same to a command which may open a network connection."""
+        return [*(["--revision", self.revision] if self.revision else []), "--policy", self.policy]
+
     @property
     def is_on_the_hub(self) -> bool:
         return self.model != BUNDLED and not is_folder(self.model)
