@@ -50,8 +50,9 @@ def build_tokenizer(files: dict[str, bytes], vocabulary: int) -> bytes:
 
     Of a `config.json` among them it is read which class of tokenizer a `vocab.txt` is for.
     """
-    settings = _settings(files)
-    tokenizer = _read(files["tokenizer.json"]) if "tokenizer.json" in files else _from_vocabulary(files, settings)
+    config = _document(files, "tokenizer_config.json")
+    settings = _settings(config)
+    tokenizer = _read(files["tokenizer.json"]) if "tokenizer.json" in files else _from_vocabulary(files, config, settings)
     if (kind := type(tokenizer.model).__name__) != "WordPiece":
         raise CheckpointError(f"the tokenizer is {kind}, not WordPiece", "is it the tokenizer of a BERT?")
     absent = [token for token in _SPECIAL if tokenizer.token_to_id(token) is None]
@@ -73,8 +74,7 @@ def build_tokenizer(files: dict[str, bytes], vocabulary: int) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _settings(files: dict[str, bytes]) -> dict[str, Any]:
-    config = _document(files, "tokenizer_config.json")
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
     settings = {ours: config[theirs] for theirs, ours in _SETTINGS.items() if theirs in config}
     for theirs, ours in _SETTINGS.items():
         # To decide on accents may be left to the rest; nothing else may.
@@ -100,28 +100,29 @@ def _check_encodes(tokenizer: Tokenizer) -> None:
         raise CheckpointError(f"the tokenizer takes no text: {error}", "is it the tokenizer of a BERT?") from error
 
 
-def _from_vocabulary(files: dict[str, bytes], settings: dict[str, Any]) -> Tokenizer:
+def _from_vocabulary(files: dict[str, bytes], config: dict[str, Any], settings: dict[str, Any]) -> Tokenizer:
     from tokenizers import Tokenizer
     from tokenizers.implementations import BertWordPieceTokenizer
 
     vocabulary = _vocabulary(files["vocab.txt"])
-    _check_rules(files)
-    _check_added(files, vocabulary)
+    _check_rules(files, config)
+    _check_added(files, config, vocabulary)
     options: dict[str, Any] = {"lowercase": True, **settings}
     return Tokenizer.from_str(BertWordPieceTokenizer(vocabulary, **options).to_str())
 
 
-def _check_rules(files: dict[str, bytes]) -> None:
+def _check_rules(files: dict[str, bytes], config: dict[str, Any]) -> None:
     """CheckpointError for a vocabulary that is not used by BERT's rules, as of models that cut Japanese words otherwise."""
-    named = (_document(files, name).get("tokenizer_class") for name in ("tokenizer_config.json", "config.json"))
-    found = next((each for each in named if each is not None), "BertTokenizer")
-    if found not in _CLASSES:
+    found = config.get("tokenizer_class")
+    if found is None:
+        found = _document(files, "config.json").get("tokenizer_class")
+    if found not in (None, *_CLASSES):
         raise CheckpointError(f"vocab.txt is that of a {found!r:.80}, which is not supported", _SAVE)
 
 
-def _check_added(files: dict[str, bytes], vocabulary: dict[str, int]) -> None:
+def _check_added(files: dict[str, bytes], config: dict[str, Any], vocabulary: dict[str, int]) -> None:
     """CheckpointError for words beside those in the vocabulary."""
-    decoder = _document(files, "tokenizer_config.json").get("added_tokens_decoder")
+    decoder = config.get("added_tokens_decoder")
     try:
         added = [(entry["content"], int(number)) for number, entry in (decoder or {}).items()]
         added += _document(files, "added_tokens.json").items()
