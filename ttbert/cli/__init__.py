@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import logging
 import os
 import select
@@ -65,6 +67,7 @@ for command in (*tier_commands, *trust_commands):
 
 def main() -> None:
     """The entry point: every error ends here, as two lines and an exit code."""
+    _spare_looks_for_cycles()
     try:
         open_streams()
         logging.getLogger("ttbert").addHandler(Remarks())
@@ -90,6 +93,15 @@ def main() -> None:
         )
         unknown.__cause__ = error
         _leave(unknown)
+
+
+def _spare_looks_for_cycles() -> None:
+    """Have Python look for cycles among its objects once in 50,000 new ones instead of 700, and not at the end.
+
+    Thousands of manifests are read without making one. That took a sixth of the time of `cache ls`, and of `--help` a tenth.
+    """
+    gc.set_threshold(50_000)
+    atexit.register(gc.freeze)
 
 
 def _take_signals() -> None:
