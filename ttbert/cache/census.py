@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property, partial
@@ -63,12 +64,17 @@ class Census:
     models: tuple[Model, ...]
     entries: dict[str, Entry]
     """Every object by its key, in the order of the keys."""
-    debris: tuple[Entry, ...]
+    find_debris: Callable[[], Iterable[Entry]]
+    """As of a store; asked once, and only where that matters, since it looks through every folder again."""
 
     @property
     def is_there(self) -> bool:
         """Whether a cache is there, be it one that is just begun. Files of others make none."""
         return bool(self.histories) or any(map(self.below, ("blobs", "manifests", "actions", "leases", "gc", "quarantine")))
+
+    @cached_property
+    def debris(self) -> tuple[Entry, ...]:
+        return tuple(self.find_debris())
 
     @cached_property
     def blobs(self) -> dict[str, Entry]:
@@ -173,7 +179,7 @@ def take_census(cache: Cache) -> Census:
     # Names first, then blobs: so a model that is published meanwhile cannot seem to lack them.
     read = [*filter(None, store.map(partial(_read, cache), sorted(refs.list_refs(store), key=str)))]
     entries = {entry.key: entry for entry in store.list()}
-    return Census(store.url, tuple(_look_for_blobs(model, entries) for model in read), entries, tuple(store.debris()))
+    return Census(store.url, tuple(_look_for_blobs(model, entries) for model in read), entries, store.debris)
 
 
 def require_cache(census: Census) -> None:

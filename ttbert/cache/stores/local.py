@@ -24,6 +24,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -260,17 +261,17 @@ class LocalStore(Store):
 
     def _walk(self, prefix: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
         """Files below a folder by their keys, in the order of these; one that vanishes meanwhile is left out."""
-        folder = self.root / prefix
+        folder = f"{self.root}/{prefix}"  # a Path for each of thousands of folders takes as long as to look into it
         try:
             with os.scandir(folder) as scan:
-                found = sorted(scan, key=lambda item: f"{item.name}/" if item.is_dir(follow_symlinks=False) else item.name)
+                found = [(f"{each.name}/" if each.is_dir(follow_symlinks=False) else each.name, each) for each in scan]
         except _NOT_THERE:
             return
         except OSError as error:
-            raise self.explain(error, folder) from error
-        for item in found:
+            raise self.explain(error, Path(folder)) from error
+        for name, item in sorted(found, key=itemgetter(0)):
             key = f"{prefix}/{item.name}" if prefix else item.name
-            if item.is_dir(follow_symlinks=False):
+            if name.endswith("/"):
                 if is_key(key) and key != _LOST:  # others hold nothing of ours, and perhaps may not be looked into
                     yield from self._walk(key, wanted)
                 continue
@@ -283,7 +284,7 @@ class LocalStore(Store):
             except OSError as error:
                 if item.is_symlink():  # somebody's own, which leads nowhere for this user
                     continue
-                raise self.explain(error, folder / item.name) from error
+                raise self.explain(error, Path(item.path)) from error
             if stat.S_ISREG(status.st_mode):
                 yield Entry(key, status.st_size, status.st_mtime)
 

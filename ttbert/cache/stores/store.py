@@ -143,7 +143,9 @@ class Store(ABC):
 
 def is_key(text: str) -> bool:
     """Whether this can name an object: it leads nowhere else, and is no temporary file's name."""
-    return len(text) <= 700 and _KEY.fullmatch(text) is not None and all(len(part) <= 255 for part in text.split("/"))
+    if len(text) > 700 or not _KEY.fullmatch(text):
+        return False
+    return len(text) <= 255 or all(len(part) <= 255 for part in text.split("/"))
 
 
 def quarantine_key(key: str) -> str:
