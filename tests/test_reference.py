@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from checkpoints import make_checkpoint
 from transformers import BertForQuestionAnswering, BertModel
 
@@ -205,6 +206,21 @@ def test_processor_without_onednn_gives_the_same_logits(cache: Cache, precision:
     for left, right in zip(usual, plain.run(batch), strict=True):
         assert np.abs(left - right)[real].max() < (LOGIT_ERROR if precision == FLOAT32 else 1)
         assert pcc(left, right, real) > 0.999
+
+
+def test_processor_without_bfloat16_rounds_to_the_same_numbers(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch's own bfloat16 matmuls do it: to the last bit, but for sums in another order."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    model = load(cache, BUNDLED)
+    runtime = Reference(model, BFLOAT16)
+    states = torch.randn(2, 40, model.shape.hidden, generator=torch.Generator().manual_seed(7))
+    for linear in ("qkv", "out", "up"):
+        weight, bias = (runtime._tensors[f"layers.1.{linear}.{part}"] for part in ("weight", "bias"))
+        assert weight.dtype == torch.float32
+        made = runtime._linear(states, f"layers.1.{linear}")
+        theirs = F.linear(states.bfloat16(), weight.to_dense().bfloat16(), bias.to_dense().bfloat16()).float()
+        assert torch.equal(made, made.bfloat16().float())
+        assert torch.allclose(made, theirs, rtol=2**-7, atol=2**-9) and (made == theirs).float().mean() > 0.98
 
 
 def test_swapped_heads_are_noticed(cache: Cache) -> None:

@@ -219,7 +219,7 @@ precision_option = click.option(
     type=click.Choice(PRECISIONS),
     default=FLOAT32,
     show_default=True,
-    help="Of what goes into matmuls on `cpu`: float32 is the reference, bfloat16 is faster.",
+    help="Of what goes into matmuls on `cpu`: float32 is the reference, bfloat16 faster on processors that multiply it.",
 )
 
 batch_option = click.option(
