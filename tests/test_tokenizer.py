@@ -162,6 +162,7 @@ def test_tokenizer_file_goes_before_the_vocabulary() -> None:
         ({"config.json": {"tokenizer_class": "BertJapaneseTokenizer"}}, "vocab.txt is that of a 'BertJapaneseTokenizer'"),
         ({"tokenizer_config.json": {"tokenizer_class": "KoBertTokenizer"}}, "vocab.txt is that of a 'KoBertTokenizer'"),
         ({"tokenizer_config.json": {"tokenizer_class": 3}}, "vocab.txt is that of a 3"),
+        ({"tokenizer_config.json": {"tokenizer_class": ["BertTokenizer"]}}, "vocab.txt is that of a ['BertTokenizer']"),
         ({"added_tokens.json": {"covid": 47, "[CLS]": 2}}, "words were added that vocab.txt does not have: covid"),
         (
             {"tokenizer_config.json": {"added_tokens_decoder": {"2": {"content": "[CLS]"}, "47": {"content": "covid"}}}},
