@@ -22,10 +22,11 @@ from ..errors import InputError, Interrupted, NoSpaceError, ReportedError, Stop,
 from ..tt import first_line
 from .bench import bench_command
 from .cache import cache_commands
+from .convert import convert_command
+from .demo import demo_command
 from .doctor import doctor_command
 from .export import export_command
 from .plan import check_command, plan_command
-from .run import convert_command, demo_command
 from .space import gc_command
 from .squad import squad_command
 from .tiers import tier_commands
