@@ -31,6 +31,7 @@ from .space import gc_command
 from .squad import squad_command
 from .tiers import tier_commands
 from .trust import trust_commands
+from .verify import verify_command
 
 _HELP: type[Exception] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 """What newer versions of click raise for a group without a command."""
@@ -58,6 +59,7 @@ cli.add_command(plan_command)
 cli.add_command(check_command)
 cli.add_command(squad_command)
 cache_commands.add_command(gc_command)
+cache_commands.add_command(verify_command)
 cache_commands.add_command(export_command)
 cache_commands.add_command(doctor_command)
 cli.add_command(bench_command)
