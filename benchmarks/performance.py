@@ -1,10 +1,10 @@
 """docs/performance.md, its tables and pictures, and the README's few figures, from the records of whole runs beside them.
 
-    python -m benchmarks all --folder /some/disk --json > docs/performance/2026-11-26.json
+    python -m benchmarks all --folder /some/disk --json > docs/performance/intel-xeon-2026-11-27.json
     python -m benchmarks.performance
 
-Tables and pictures are those of the last record by name. The table of targets has a column for each of them, so that it shows
-what held on another day or machine, too.
+Tables and pictures are those of the last record by name, which is of the kind of processor that the targets were set on. The
+table of targets has a column for each of them, so that it shows what held on another day or machine, too.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ def filled_in(page: str, runs: Mapping[str, Run]) -> str:
         if what == "targets":
             lines = _targets(runs)
         elif what == "summary":
-            lines = _summary(last)
+            lines = _summary(runs)
         elif what == "machine":
-            lines = iter([f"{last['convert']['date']}, {machine_text(last['s3']['machine'])}".replace("\n", "; ") + "."])
+            lines = (f"- {_label(run)}: {machine_text(run['s3']['machine'])}".replace("\n", "; ") for run in runs.values())
         else:
             lines = _table(last[what]["tables"][int(number)])
         return begin + "".join(f"{line}\n" for line in lines)
@@ -113,17 +113,22 @@ def filled_in(page: str, runs: Mapping[str, Run]) -> str:
 
 
 def _targets(runs: Mapping[str, Run]) -> Iterator[str]:
-    yield from _head("target", "against", "at most", *runs, "")
+    yield from _head("target", "against", "at most", *map(_label, runs.values()))
     for target in TARGETS:
-        found = [target.measured(run) for run in runs.values()]
-        verdict = "" if max(found) <= target.at_most else "missed"
-        yield _line(target.what, target.against, f"{target.at_most:.2f}", *(f"{each:.3f}" for each in found), verdict)
+        found = (target.measured(run) for run in runs.values())
+        cells = (f"{each:.3f}{' missed' if each > target.at_most else ''}" for each in found)
+        yield _line(target.what, target.against, f"{target.at_most:.2f}", *cells)
 
 
-def _summary(run: Run) -> Iterator[str]:
-    yield from _head(f"BERT-large, {run['convert']['date']}", "part of their time")
+def _summary(runs: Mapping[str, Run]) -> Iterator[str]:
+    yield from _head("of a BERT-large, as a part of their time", *map(_label, runs.values()))
     for what, target in SUMMARY.items():
-        yield _line(what, f"{target.measured(run):.2f}")
+        yield _line(what, *(f"{target.measured(run):.2f}" for run in runs.values()))
+
+
+def _label(run: Run) -> str:
+    """When and on which processor it was."""
+    return f"{run['s3']['date']}, {re.sub(r'[(]R[)]| Processor', '', run['s3']['machine']['cpu'])}"
 
 
 def _table(table: Mapping[str, Any]) -> Iterator[str]:
