@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import logging
@@ -35,6 +34,11 @@ from .verify import verify_command
 
 _HELP: type[Exception] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 """What newer versions of click raise for a group without a command."""
+
+_NEW_OBJECTS = 50_000
+"""After so many Python looks for cycles among its objects, by default after 700. Thousands of manifests are read without making one,
+and that took a sixth of the time of `cache ls`.
+"""
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks a process to end: Ctrl-C, a scheduler or a service manager, a terminal that is gone."""
@@ -70,7 +74,7 @@ for command in (*tier_commands, *trust_commands):
 
 def main() -> None:
     """The entry point: every error ends here, as two lines and an exit code."""
-    _spare_looks_for_cycles()
+    gc.set_threshold(_NEW_OBJECTS)
     try:
         open_streams()
         logging.getLogger("ttbert").addHandler(Remarks())
@@ -96,15 +100,6 @@ def main() -> None:
         )
         unknown.__cause__ = error
         _leave(unknown)
-
-
-def _spare_looks_for_cycles() -> None:
-    """Have Python look for cycles among its objects once in 50,000 new ones instead of 700, and not at the end.
-
-    Thousands of manifests are read without making one. That took a sixth of the time of `cache ls`, and of `--help` a tenth.
-    """
-    gc.set_threshold(50_000)
-    atexit.register(gc.freeze)
 
 
 def _take_signals() -> None:
