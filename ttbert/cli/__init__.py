@@ -36,8 +36,8 @@ _HELP: type[Exception] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpErro
 """What newer versions of click raise for a group without a command."""
 
 _NEW_OBJECTS = 50_000
-"""After so many Python looks for cycles among its objects, by default after 700. Thousands of manifests are read without making one,
-and that took a sixth of the time of `cache ls`.
+"""After so many Python looks for cycles among its objects, by default after 700. Thousands of manifests are read without making
+one, and that took a sixth of the time of `cache ls`.
 """
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
