@@ -18,8 +18,9 @@ from models import FILES, TENSORS, TINY, blob_path, flip_bit, load, open_local, 
 
 from ttbert.cache.blob import Blob, check_end, hash_stream, read_blob
 from ttbert.cache.cache import Cache
-from ttbert.cache.digest import blake3_of
+from ttbert.cache.digest import Digest, blake3_of
 from ttbert.cache.manifest import PackEntry
+from ttbert.cache.stores.pieces import pieces_of
 from ttbert.errors import IntegrityError
 
 BIG = os.urandom((9 << 20) + 12_345)
@@ -50,9 +51,13 @@ class FailingStream(CountingStream):
         return super().readinto(memoryview(buffer)[:100])
 
 
+def read(stream: CountingStream, digest: Digest, size: int) -> Blob:
+    return read_blob(pieces_of(stream), digest, size, "here")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("content", [b"", b"x", BIG], ids=["empty", "small", "big"])
 def test_what_was_read_is_what_was_stored(content: bytes) -> None:
-    with read_blob(CountingStream(content), blake3_of(content), len(content), "here") as blob:  # type: ignore[arg-type]
+    with read(CountingStream(content), blake3_of(content), len(content)) as blob:
         assert blob.size == len(content) and blob.bytes() == content
         assert Path(blob.path).read_bytes() == content
 
@@ -75,7 +80,7 @@ def test_a_blob_of_more_than_one_read_is_given_whole() -> None:
 
 def test_every_byte_is_read_once() -> None:
     stream = CountingStream(BIG, step=1 << 20)
-    with read_blob(stream, blake3_of(BIG), len(BIG), "here") as blob:  # type: ignore[arg-type]
+    with read(stream, blake3_of(BIG), len(BIG)) as blob:
         assert stream.position == len(BIG)
         assert blob.bytes() == BIG
     assert stream.position == len(BIG)
@@ -83,7 +88,7 @@ def test_every_byte_is_read_once() -> None:
 
 @given(content=st.binary(max_size=300), step=st.integers(1, 50))
 def test_streams_may_give_as_little_as_they_like(content: bytes, step: int) -> None:
-    with read_blob(CountingStream(content, step), blake3_of(content), len(content), "here") as blob:  # type: ignore[arg-type]
+    with read(CountingStream(content, step), blake3_of(content), len(content)) as blob:
         assert blob.bytes() == content
     assert hash_stream(CountingStream(content, step)) == (blake3_of(content), len(content))  # type: ignore[arg-type]
 
@@ -93,12 +98,12 @@ def test_one_flipped_bit_is_found_wherever_it_is(position: int) -> None:
     damaged = bytearray(BIG)
     damaged[position] ^= 0x10
     with pytest.raises(IntegrityError, match="here is damaged: its digest is blake3:"):
-        read_blob(CountingStream(bytes(damaged)), blake3_of(BIG), len(BIG), "here")  # type: ignore[arg-type]
+        read(CountingStream(bytes(damaged)), blake3_of(BIG), len(BIG))
 
 
 def test_a_stream_that_goes_on_is_noticed_and_not_read_to_its_end() -> None:
     stream = CountingStream(BIG * 2)
-    read_blob(stream, blake3_of(BIG), len(BIG), "here").close()  # type: ignore[arg-type]
+    read(stream, blake3_of(BIG), len(BIG)).close()
     with pytest.raises(IntegrityError, match="here is damaged: it has more bytes than the manifest says"):
         check_end(stream, "here")  # type: ignore[arg-type]
     assert stream.position == len(BIG) + 1
@@ -108,12 +113,12 @@ def test_a_blob_that_is_said_to_be_huge_is_refused_at_once() -> None:
     start = time.monotonic()
     for size in (1 << 40, (1 << 50) - 1):
         with pytest.raises((IntegrityError, OSError)):
-            read_blob(CountingStream(b"small"), blake3_of(b"small"), size, "here")  # type: ignore[arg-type]
+            read(CountingStream(b"small"), blake3_of(b"small"), size)
     assert time.monotonic() - start < 5
 
 
 def test_checked_memory_cannot_be_changed() -> None:
-    with read_blob(CountingStream(BIG), blake3_of(BIG), len(BIG), "here") as blob:  # type: ignore[arg-type]
+    with read(CountingStream(BIG), blake3_of(BIG), len(BIG)) as blob:
         for flags in (os.O_RDWR, os.O_RDONLY):
             descriptor = os.open(blob.path, flags)
             try:
@@ -132,7 +137,7 @@ def test_checked_memory_cannot_be_changed() -> None:
 
 
 def test_a_mapping_outlives_its_blob() -> None:
-    blob = read_blob(CountingStream(BIG), blake3_of(BIG), len(BIG), "here")  # type: ignore[arg-type]
+    blob = read(CountingStream(BIG), blake3_of(BIG), len(BIG))
     with blob, Path(blob.path).open("rb") as file:
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     assert mapping[:] == BIG
@@ -140,7 +145,7 @@ def test_a_mapping_outlives_its_blob() -> None:
 
 def test_a_disk_that_fails_while_it_is_read_is_an_error_that_says_so() -> None:
     with pytest.raises(IntegrityError, match=r"here is damaged: it cannot be read: .*Input/output error"):
-        read_blob(FailingStream(BIG), blake3_of(BIG), len(BIG), "here")  # type: ignore[arg-type]
+        read(FailingStream(BIG), blake3_of(BIG), len(BIG))
 
 
 def test_no_descriptor_is_left_open_whatever_happens() -> None:
@@ -148,8 +153,8 @@ def test_no_descriptor_is_left_open_whatever_happens() -> None:
     for stream, size in ((CountingStream(BIG), len(BIG)), (CountingStream(b"short"), 9), (FailingStream(BIG), len(BIG))):
         for digest in (blake3_of(BIG), blake3_of(b"other")):
             with contextlib.suppress(IntegrityError, OSError):
-                read_blob(stream, digest, size, "here").close()  # type: ignore[arg-type]
-    read_blob(CountingStream(BIG), blake3_of(BIG), len(BIG), "here")  # type: ignore[arg-type]  # and dropped
+                read(stream, digest, size).close()
+    read(CountingStream(BIG), blake3_of(BIG), len(BIG))  # and dropped
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 

@@ -22,7 +22,7 @@ import blake3
 from ..errors import IntegrityError
 from ..threads import check_wanted
 from .digest import Digest
-from .stores.pieces import PIECE, pieces_of
+from .stores.pieces import PIECE, Take, pieces_of
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -70,14 +70,14 @@ class Blob:
         self.close()
 
 
-def read_blob(stream: BinaryIO, digest: Digest, size: int, where: str) -> Blob:
-    """Copy the next `size` bytes of `stream` into memory and check them.
+def read_blob(take: Take, digest: Digest, size: int, where: str) -> Blob:
+    """Copy the next `size` bytes of a stream into memory and check them.
 
     IntegrityError, naming `where`, if they cannot be read or are not `digest`.
     """
     descriptor = os.memfd_create(f"ttbert-{digest.short}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        found = _copy(stream, descriptor, size, where)
+        found = _copy(take, descriptor, size, where)
         if found != digest.hex:
             raise damaged(where, f"its digest is blake3:{found[:12]}..., not {digest.algorithm}:{digest.short}...")
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
@@ -127,10 +127,9 @@ def _read(stream: BinaryIO, count: int, where: str) -> bytes:
         raise damaged(where, f"it cannot be read: {error}") from error
 
 
-def _copy(stream: BinaryIO, descriptor: int, size: int, where: str) -> str:
-    """Fill the memory file from the stream; the hex digest of what came."""
+def _copy(take: Take, descriptor: int, size: int, where: str) -> str:
+    """Fill the memory file from a stream; the hex digest of what came."""
     hasher = blake3.blake3()
-    take = pieces_of(stream, size)
     left = size
     while left:
         try:

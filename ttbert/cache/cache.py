@@ -24,6 +24,7 @@ from .keys import PrivateKey
 from .manifest import FileEntry, Manifest, Outline, PackEntry, TensorEntry
 from .refs import LogEntry, Ref, RefEntry
 from .stores.local import LocalStore
+from .stores.pieces import pieces_of
 from .stores.readonly import ReadOnlyStore
 from .stores.store import Store
 from .trust import Trust, publish_signature
@@ -340,14 +341,15 @@ class Cache:
 
     def _read_file(self, stream: BinaryIO, entry: FileEntry) -> bytes:
         where = self.where(entry, entry)
-        with read_blob(stream, entry.blob, entry.size, where) as blob:
+        with read_blob(pieces_of(stream, entry.size), entry.blob, entry.size, where) as blob:
             check_end(stream, where)
             return blob.bytes()
 
     def _read_pack(self, stream: BinaryIO, pack: PackEntry, start: int) -> Iterator[tuple[TensorEntry, Blob]]:
         skip(stream, sum(tensor.size for tensor in pack.tensors[:start]), self.where(pack, pack))
+        take = pieces_of(stream, pack.size)
         for tensor in pack.tensors[start:]:
-            yield tensor, read_blob(stream, tensor.digest, tensor.size, self.where(pack, tensor))
+            yield tensor, read_blob(take, tensor.digest, tensor.size, self.where(pack, tensor))
         check_end(stream, self.where(pack, pack))
 
     def _absent(self, entry: PackEntry | FileEntry) -> IntegrityError:

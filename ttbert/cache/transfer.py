@@ -13,6 +13,7 @@ from .cache import Begin, Cache, Cached, silently
 from .digest import Digest, blake3_of
 from .manifest import FileEntry, PackEntry
 from .refs import Ref, RefEntry
+from .stores.pieces import pieces_of
 from .stores.store import Store, read_twice
 from .trust import copy_signatures
 
@@ -29,7 +30,7 @@ def push(near: Cache, far: Cache, ref: Ref, entry: RefEntry, cached: Cached, beg
 
     def one(entry: PackEntry | FileEntry) -> None:
         where = near.where(entry, entry)
-        with near.open(entry) as stream, read_blob(stream, entry.blob, entry.size, where) as checked:
+        with near.open(entry) as stream, read_blob(pieces_of(stream, entry.size), entry.blob, entry.size, where) as checked:
             check_end(stream, where)
             far.publish_blob(checked.view())
         progress(entry.size)

@@ -18,19 +18,17 @@ import click
 from .. import __version__
 from ..console import Remarks, open_streams, show, tell, tell_error
 from ..errors import InputError, Interrupted, NoSpaceError, ReportedError, Stop, TtbertError, or_panic
-from ..tt import first_line
-from .bench import bench_command
-from .cache import cache_commands
-from .convert import convert_command
-from .demo import demo_command
-from .doctor import doctor_command
-from .export import export_command
-from .plan import check_command, plan_command
-from .space import gc_command
-from .squad import squad_command
-from .tiers import tier_commands
-from .trust import trust_commands
-from .verify import verify_command
+from .lazy import LazyGroup
+
+_MODULES = {
+    "bench": ".bench",
+    "cache": ".cache",
+    "check": ".plan",
+    "convert": ".convert",
+    "demo": ".demo",
+    "plan": ".plan",
+    "squad": ".squad",
+}
 
 _HELP: type[Exception] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 """What newer versions of click raise for a group without a command."""
@@ -44,7 +42,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks a process to end: Ctrl-C, a scheduler or a service manager, a terminal that is gone."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=LazyGroup, modules=_MODULES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="ttbert")
 def cli() -> None:
     """Convert BERT checkpoints for Tenstorrent cards, share them in a cache, and run them.
@@ -55,21 +53,6 @@ def cli() -> None:
     ttbert squad --model bundled --data dev-v2.0.json
     ttbert cache ls
     """
-
-
-cli.add_command(convert_command)
-cli.add_command(demo_command)
-cli.add_command(plan_command)
-cli.add_command(check_command)
-cli.add_command(squad_command)
-cache_commands.add_command(gc_command)
-cache_commands.add_command(verify_command)
-cache_commands.add_command(export_command)
-cache_commands.add_command(doctor_command)
-cli.add_command(bench_command)
-cli.add_command(cache_commands)
-for command in (*tier_commands, *trust_commands):
-    cache_commands.add_command(command)
 
 
 def main() -> None:
@@ -94,6 +77,8 @@ def main() -> None:
     except TtbertError as error:
         _leave(error)
     except or_panic(Exception) as error:
+        from ..tt import first_line
+
         traced = "" if _debugging() else "run it again with TTBERT_DEBUG=1 for the traceback, and "
         unknown = TtbertError(
             f"ttbert failed in a way it should not: {type(error).__name__}: {first_line(error)}", f"{traced}please report it"

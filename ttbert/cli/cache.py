@@ -12,6 +12,7 @@ from ..console import agree, say, show, table, tell
 from ..errors import IntegrityError, NoSpaceError
 from ..settings import default_cache
 from ..text import count_text, origin_text, size_text
+from .lazy import LazyGroup
 from .options import cache_option, chosen_by, complete_commands, json_option, places_option
 from .trust import signed_by
 
@@ -22,12 +23,26 @@ if TYPE_CHECKING:
     from ..cache.refs import Ref
 
 
-@click.group("cache")
-def cache_commands() -> None:
+_MODULES = {
+    "doctor": ".doctor",
+    "export": ".export",
+    "gc": ".space",
+    "keygen": ".trust",
+    "log": ".trust",
+    "pull": ".tiers",
+    "push": ".tiers",
+    "sign": ".trust",
+    "trust": ".trust",
+    "verify": ".verify",
+}
+
+
+@click.group("cache", cls=LazyGroup, modules=_MODULES)
+def cache_command() -> None:
     """Look at the cache, check it, and make room in it."""
 
 
-@cache_commands.command("info")
+@cache_command.command("info")
 @places_option
 @json_option
 @click.pass_context
@@ -106,7 +121,7 @@ def info_command(context: click.Context, places: Places, as_json: bool) -> None:
         say(f"free         {size_text(document['bytes_free'])}")
 
 
-@cache_commands.command("ls")
+@cache_command.command("ls")
 @click.option(
     "--sort",
     type=click.Choice(("name", "size", "age", "used")),
@@ -145,7 +160,7 @@ def ls_command(sort: str, places: Places, as_json: bool) -> None:
         say(table(rows, right=(2, 3)))
 
 
-@cache_commands.command("show")
+@cache_command.command("show")
 @click.argument("ref")
 @cache_option
 @json_option
@@ -209,7 +224,7 @@ def show_command(ref: str, places: Places, as_json: bool) -> None:
     say(table(blobs, right=(2,)))
 
 
-@cache_commands.command("rm")
+@cache_command.command("rm")
 @click.argument("ref")
 @click.option("--dry-run", is_flag=True, help="Say what would be forgotten, and forget nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

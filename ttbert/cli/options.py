@@ -150,8 +150,8 @@ def complete_commands(text: str) -> str:
 
     def completed(match: re.Match[str]) -> str:
         command, words = context.find_root().command, match[1].split()
-        while isinstance(command, click.Group) and words and words[0] in command.commands:
-            command = command.commands[words.pop(0)]
+        while isinstance(command, click.Group) and words and (inner := command.get_command(context, words[0])):
+            command, words = inner, words[1:]
         taken = [each.name for each in command.params if f" {each.opts[0]}" not in match[0]]
         options = [word for name, words in given.items() if name in taken for word in words]
         return f"{match[0][:-1]} {shlex.join(options)}`" if options else match[0]

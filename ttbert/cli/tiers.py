@@ -205,6 +205,3 @@ def _report(ref: Ref, done: str, cached: Cached, size: int, seconds: float, cach
         say(f"{ref}: already there, nothing to do")
     say(f"  cache  {cache.store.url}")
     say(f"  local  {near.store.url}")
-
-
-tier_commands = (push_command, pull_command)

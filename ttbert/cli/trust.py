@@ -252,6 +252,3 @@ def signed_text(keys: Iterable[PublicKey], names: dict[str, tuple[str, bool]] | 
     """Who signed something, for people: "alice, 3f9a12345678 (not known)", or "unsigned"."""
     rows = signed_by(keys, names)
     return ", ".join(row["name"] or f"{row['key'][:12]} (not known)" for row in rows) or "unsigned"
-
-
-trust_commands = (keygen_command, sign_command, trust_command, log_command)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, as_completed
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ import platformdirs
 
 from ..cache.digest import Digest, blake3_of, sha256_of_file
 from ..files import replace_file
+from ..memory import page_aligned
 from ..threads import Threads
 from .mapped import Look, MappedFile
 
@@ -34,6 +36,9 @@ _PIECE = 4 << 20
 
 _PART = 1 << 20
 """Bytes of a piece that are read at once where it is only hashed: they stay nearer to the processor."""
+
+_TRIED = 24
+"""Pieces that are hashed in each of two ways, before the quicker one is known."""
 
 _READERS = 16
 """Threads that recall a file, at most: memory gives no more."""
@@ -72,18 +77,35 @@ def _hash_piece(piece: memoryview) -> bytes:
 
 def _hash_pieces(path: Path, size: int) -> list[bytes]:
     """BLAKE3 of each piece of a file, by as many threads as there are processors."""
+    pieces = range(0, size, _PIECE)
     with path.open("rb", buffering=0) as file:
+        read = partial(_read_piece, file)
         try:
             with MappedFile(path, size).leased() as look:
-                return _each_piece(size, partial(_look_at_piece, file, look, size))
+                return _quickest(pieces, partial(_look_at_piece, file, look, size), read)
         except OSError:  # of a disk that does not give it, reading tells
-            return _each_piece(size, partial(_read_piece, file))
+            return _each(pieces, read)
 
 
-def _each_piece(size: int, hash_piece: Callable[[int], bytes]) -> list[bytes]:
+def _quickest(starts: Sequence[int], *ways: Callable[[int], bytes]) -> list[bytes]:
+    """What is made of the piece at each start, in their order: of some in each of the ways, then in that which took least.
+
+    To hash what lies in the page cache where it is takes three quarters of the time of reading it on one machine, and a quarter
+    more on another.
+    """
+    digests: list[bytes] = []
+    seconds = {}
+    for way in ways:
+        some, starts = starts[:_TRIED], starts[_TRIED:]
+        before = time.perf_counter()
+        digests += _each(some, way)
+        seconds[way] = time.perf_counter() - before
+    return digests + _each(starts, min(ways, key=seconds.__getitem__))
+
+
+def _each(starts: Iterable[int], hash_piece: Callable[[int], bytes]) -> list[bytes]:
     """What is made of the piece at each start, in their order, by as many threads as there are processors."""
     # With a future for each piece, as `map_ahead` has it, this takes a twentieth longer.
-    starts = range(0, size, _PIECE)
     ahead = iter(starts)
     digests: dict[int, bytes] = {}
     stop = Event()
@@ -99,7 +121,7 @@ def _each_piece(size: int, hash_piece: Callable[[int], bytes]) -> list[bytes]:
 
 
 def _look_at_piece(file: BinaryIO, look: Look, size: int, start: int) -> bytes:
-    """BLAKE3 of a piece where it lies in the page cache, which takes three quarters of the time of reading it."""
+    """BLAKE3 of a piece where it lies in the page cache."""
     try:
         with look(start, min(_PIECE, size - start)) as piece:
             return _hash_piece(piece)
@@ -126,7 +148,7 @@ def _read_through(path: Path, *takers: Callable[[memoryview], object], stop: Eve
 
     def work() -> None:
         nonlocal size
-        buffer = memoryview(bytearray(_PIECE))
+        buffer = page_aligned(_PIECE)
         while not stop.is_set():
             held = reading
             held.acquire()

@@ -7,6 +7,8 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import BinaryIO
 
+from ...memory import page_aligned
+
 PIECE = 1 << 20
 """Bytes of a piece at most, where it is read into a buffer: few enough for the processor's cache."""
 
@@ -34,7 +36,7 @@ def pieces_of(stream: BinaryIO | PieceStream, size: int = PIECE) -> Take:
     """How to take pieces from any stream; from a usual one through a buffer that is no larger than `size`."""
     if isinstance(stream, PieceStream):
         return stream.take
-    buffer = memoryview(bytearray(min(size, PIECE)))
+    buffer = page_aligned(min(size, PIECE) or 1)
 
     def take(most: int) -> memoryview:
         return buffer[: _fill(stream, buffer[:most])]
