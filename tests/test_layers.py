@@ -13,7 +13,7 @@ import ttbert
 ROOT = Path(ttbert.__file__).parent
 
 LAYERS = [
-    {"__init__", "errors", "files", "paths", "text", "child", "threads", "tt"},
+    {"__init__", "errors", "files", "frozen", "memory", "paths", "text", "child", "threads", "tt"},
     {"settings", "given"},
     {"boards", "model", "cache"},
     {"recipe"},

@@ -7,9 +7,10 @@ What a board holds is worked out in `runtime.plan`; at run time the grid of the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from .errors import BoardError
+from .frozen import Frozen
 
 AUTO, CPU = "auto", "cpu"
 """Choices beside the boards: the device that is there or else the processor, and the processor."""
@@ -20,8 +21,7 @@ SPREAD = 8
 GIB = 1 << 30
 
 
-@dataclass(frozen=True)
-class Grid:
+class Grid(Frozen):
     """Cores in columns and rows, TT-NN's x and y."""
 
     columns: int
@@ -35,8 +35,7 @@ class Grid:
         return f"{self.columns} x {self.rows}"
 
 
-@dataclass(frozen=True)
-class Arch:
+class Arch(Frozen):
     """A generation of chips; `l1` is bytes of a core's memory, of which `l1_base` belong to firmware and kernels."""
 
     name: str
@@ -58,8 +57,7 @@ BLACKHOLE = Arch("blackhole", 1536 << 10, 111_744)
 reports on mock devices (`get_allocator_base_address`); that of Grayskull is Wormhole's, since no TT-NN of today runs there."""
 
 
-@dataclass(frozen=True)
-class Chip:
+class Chip(Frozen):
     """What a plan needs to know of a chip: one of a board in the table, or of a device that is open."""
 
     arch: Arch
@@ -72,8 +70,7 @@ class Chip:
         return self.arch.l1_usable
 
 
-@dataclass(frozen=True)
-class Board:
+class Board(Frozen):
     """A board by name, or several in one machine. `grids` are the worker cores of one chip by where dispatch runs.
 
     Dispatch takes a row (Wormhole) or a column (Blackhole) of worker cores, unless it runs on Ethernet cores; `grids` has

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from .cache.manifest import TensorEntry
 from .cache.space import require_space
 from .cache.stores.local import LocalStore, open_folder
 from .errors import CacheError, InputError
+from .frozen import Frozen
 from .recipe.tensorbin import HEADER_SIZE, check_header
 from .recipe.tt_metal import check_for_demo, file_name
 from .runtime.loader import CachedModel
@@ -17,8 +17,7 @@ from .runtime.loader import CachedModel
 _ELSEWHERE = "choose another folder to export to"
 
 
-@dataclass(frozen=True)
-class Export:
+class Export(Frozen):
     """What was done: files written, files that were there already, bytes of all of them, and what is to be known."""
 
     written: int

@@ -7,10 +7,10 @@ that it is not.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from .errors import CheckpointError
+from .frozen import Frozen
 
 TILE = 32
 """Rows and columns of a tile, the unit in which Tenstorrent's cores hold matrices."""
@@ -45,8 +45,7 @@ _ABSENT: dict[str, Any] = {
 _ANSWERING = "choose a model that was trained to answer questions, such as phiyodr/bert-large-finetuned-squad2"
 
 
-@dataclass(frozen=True)
-class BertShape:
+class BertShape(Frozen):
     """The dimensions of a BERT encoder; every width is a multiple of 32."""
 
     architecture: str

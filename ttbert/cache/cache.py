@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
 
 from ..errors import CacheError, IncompatibleError, InputError, IntegrityError, NotCached, UntrustedError
+from ..frozen import Frozen
 from . import refs
 from .blob import Blob, check_end, damaged, hash_stream, read_blob, skip
 from .condemned import Objections
@@ -43,23 +43,20 @@ def silently(blobs: dict[Digest, int]) -> Callable[[int], None]:
     return lambda size: None
 
 
-@dataclass(frozen=True)
-class Outlined:
+class Outlined(Frozen):
     """A manifest that was found, as far as looking after a cache needs it, with its digest."""
 
     digest: Digest
     manifest: Outline
 
 
-@dataclass(frozen=True)
 class Cached(Outlined):
     """A manifest that was found, with its digest."""
 
     manifest: Manifest
 
 
-@dataclass(frozen=True)
-class BlobDraft:
+class BlobDraft(Frozen):
     """A blob that is written and that nobody sees. Closed before it is published, it leaves nothing."""
 
     digest: Digest

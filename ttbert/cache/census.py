@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property, partial
 
 from ..errors import CacheError, InputError, NotCached
+from ..frozen import Frozen
 from . import refs
 from .cache import Cache, Outlined, blob_key
 from .digest import Digest
@@ -46,8 +47,7 @@ signatures and used are looked at where they are read."""
 _LAST_SECOND = datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone.utc).timestamp()
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(Frozen):
     """A ref with what it means; `problem` says why it cannot be loaded, if it cannot."""
 
     ref: Ref
@@ -56,8 +56,7 @@ class Model:
     problem: str | None
 
 
-@dataclass(frozen=True)
-class Census:
+class Census(Frozen):
     """Everything in a cache, at one moment."""
 
     url: str

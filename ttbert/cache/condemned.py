@@ -40,10 +40,10 @@ import math
 import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from urllib.parse import unquote
 
 from ..errors import IncompatibleError, IntegrityError, StoreReadOnly
+from ..frozen import Frozen
 from .document import LARGEST, Fields, canonical
 from .stores.store import Entry, Store, is_key, read_twice
 
@@ -73,8 +73,7 @@ _SILENT = 5.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class CondemnedRef:
+class CondemnedRef(Frozen):
     """A ref that is to be forgotten, unless it is moved or its model is used; `number` is its newest entry."""
 
     folder: str
@@ -86,8 +85,7 @@ class CondemnedRef:
         return unquote(self.folder.removeprefix("refs/"))
 
 
-@dataclass(frozen=True)
-class Condemned:
+class Condemned(Frozen):
     """A record: the refs and objects that are to be deleted, each with the reason, and since when, by the store's clock."""
 
     name: str

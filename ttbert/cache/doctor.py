@@ -14,11 +14,11 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ..errors import CacheError, InputError, IntegrityError, StoreUnavailable, TtbertError
+from ..frozen import Frozen
 from ..text import count_text, size_text
 from .census import SLIP
 from .reach import OWN
@@ -37,8 +37,7 @@ _PATIENCE = 5.0
 _CONTENT = b"a probe of ttbert, which may be removed: 0123456789\n"
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(Frozen):
     """One thing that was tried: how it went, and what to do about it where it did not go well."""
 
     name: str

@@ -13,9 +13,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from ..errors import CacheError, IncompatibleError, IntegrityError
+from ..frozen import Frozen
 from ..text import origin_text
 from .cache import Cache, action_key, blob_key, manifest_key
 from .census import Census, Model
@@ -33,8 +33,7 @@ _ABANDONED = 3600.0
 """Seconds after which what a killed collection or check left is nobody's any more."""
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Frozen):
     """What may stay.
 
     `max_size` is bytes in the whole cache: the least recently used models are given up first, but none that was used today.
@@ -48,16 +47,14 @@ class Limits:
     only: tuple[Ref, ...] = ()
 
 
-@dataclass(frozen=True)
-class Waste:
+class Waste(Frozen):
     """Something to delete, and why, in words for people."""
 
     entry: Entry
     reason: str
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Frozen):
     """What a collection would do, and what it leaves alone."""
 
     limits: Limits

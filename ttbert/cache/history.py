@@ -8,11 +8,11 @@ there. An older meaning matters, a lost history alone does not: people delete ca
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import IncompatibleError, IntegrityError
 from ..files import replace_file
+from ..frozen import Frozen
 from ..text import count_text
 from .digest import Digest, blake3_of
 from .document import Fields, canonical
@@ -24,8 +24,7 @@ _FARTHEST = 1000
 """New entries that are followed back to the one that was seen."""
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(Frozen):
     """The last entry of a ref that was used here: its number and digest, and the manifest it meant, if any."""
 
     number: int
@@ -33,8 +32,7 @@ class Seen:
     manifest: Digest | None
 
 
-@dataclass(frozen=True)
-class Doubt:
+class Doubt(Frozen):
     """What is odd about a history. `rewritten` unless it merely says, as it may, what it said before."""
 
     what: str
@@ -88,8 +86,7 @@ class Memory:
         return folder / blake3_of(f"{store.url}\n{ref.quoted}".encode("utf-8", "surrogateescape")).hex
 
 
-@dataclass(frozen=True)
-class LogLine:
+class LogLine(Frozen):
     """One entry as `read_log` finds it, with what is wrong with it, if anything; `entry` is None where it cannot be read."""
 
     number: int

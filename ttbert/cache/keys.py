@@ -20,7 +20,6 @@ import platform
 import re
 import shlex
 import stat
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from struct import pack
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from ..errors import FULL, CacheError, InputError, NoSpaceError, StoreReadOnly
+from ..frozen import Frozen
 from ..paths import is_file, is_there
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,63}")
 _LARGEST = 4096
 
 
-@dataclass(frozen=True)
-class PublicKey:
+class PublicKey(Frozen):
     """Who signs: a name for people, and the 32 bytes that count."""
 
     name: str
@@ -71,8 +70,7 @@ class PublicKey:
         return True
 
 
-@dataclass(frozen=True)
-class PrivateKey:
+class PrivateKey(Frozen):
     """A key to sign with, from a file that nobody else can read."""
 
     name: str

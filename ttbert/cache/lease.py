@@ -20,11 +20,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import CacheError, IncompatibleError, IntegrityError, StoreUnavailable, TtbertError
+from ..frozen import Frozen
 from .clock import read_clock
 from .digest import Digest
 from .document import Fields, canonical
@@ -92,8 +92,7 @@ def is_held(key: str) -> bool:
     return _NUMBER.fullmatch(key.rpartition("/")[2]) is not None
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(Frozen):
     """Why some work cannot be done, as the machine found out that tried."""
 
     host: str

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
+from ..frozen import Frozen
 from .digest import Digest
 from .document import Fields, canonical
 
@@ -106,8 +107,7 @@ class SourceEntry:
         return {"name": self.name, "digest": str(self.digest), "size": self.size}
 
 
-@dataclass(frozen=True)
-class Provenance:
+class Provenance(Frozen):
     """Where a model came from: the repository or folder, its commit, the files read, and the versions that converted it."""
 
     repo: str
@@ -124,8 +124,7 @@ class Provenance:
         }
 
 
-@dataclass(frozen=True)
-class Outline:
+class Outline(Frozen):
     """What a manifest says of its blobs and of where they came from: all that looking after a cache needs.
 
     The tensors, nearly all of a manifest, are left unread: a cache of many models is looked over in a third of the time.
@@ -162,7 +161,6 @@ class Outline:
         return next((each for each in self.files if each.name == name), None)
 
 
-@dataclass(frozen=True)
 class Manifest(Outline):
     """The result of a conversion. `action` is the digest of the recipe together with the digests of the source files."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os.path import realpath
 from pathlib import Path
 
 from ..errors import CacheError, InputError, NotCached
+from ..frozen import Frozen
 from ..settings import chosen, default_cache
 from .cache import Cache
 from .counters import Counters
@@ -23,8 +24,7 @@ NO_LOCAL = "none"
 """What --local, TTBERT_LOCAL and the settings say for no local tier."""
 
 
-@dataclass(frozen=True)
-class Places:
+class Places(Frozen):
     """What the user chose. `cache` and `local` are as `open_store` takes them, `local` a folder or None."""
 
     cache: str

@@ -20,6 +20,7 @@ from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from ..errors import CacheError, IncompatibleError, InputError, IntegrityError
+from ..frozen import Frozen
 from .digest import Digest, blake3_of
 from .document import Fields, canonical
 from .stores.store import Store, read_twice
@@ -70,8 +71,7 @@ class Ref:
         _ = self.quoted
 
 
-@dataclass(frozen=True)
-class RefEntry:
+class RefEntry(Frozen):
     """What a ref means: the manifest, and the repository and commit it was asked for."""
 
     manifest: Digest
@@ -80,8 +80,7 @@ class RefEntry:
     created: str
 
 
-@dataclass(frozen=True)
-class LogEntry:
+class LogEntry(Frozen):
     """One change of a ref: from then on it means `means`, or nothing where that is None, since it was removed.
 
     `ref` is the name of its folder; `before` is the digest of the entry before it, None in the first.

@@ -12,9 +12,9 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 
 from ..errors import CacheError, NoSpaceError, StoreUnavailable
+from ..frozen import Frozen
 from .cache import Cache
 from .census import Census, take_census
 from .clock import read_clock
@@ -68,8 +68,7 @@ def _collect(cache: Cache, plan: Plan, looks: tuple[float, ...]) -> int:
     return freed
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Seen(Frozen):
     """The cache at a moment, and the keys that are spared: in use, or reprieved."""
 
     census: Census

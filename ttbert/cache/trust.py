@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 from pathlib import Path
 from typing import Literal, cast
@@ -26,6 +26,7 @@ from typing import Literal, cast
 import platformdirs
 
 from ..errors import CacheError, IncompatibleError, UntrustedError
+from ..frozen import Frozen
 from .digest import Digest, blake3_of
 from .history import Memory, doubt
 from .keys import PrivateKey, PublicKey, required_keys
@@ -44,8 +45,7 @@ _log = logging.getLogger(__name__)
 _TRIES = 100
 
 
-@dataclass(frozen=True)
-class Trust:
+class Trust(Frozen):
     """Whom one user of a cache believes, and as whom that user signs. Without keys, everybody who can write is believed."""
 
     keys: tuple[PublicKey, ...] = ()

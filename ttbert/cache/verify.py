@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from ..errors import CacheError, IntegrityError
+from ..frozen import Frozen
 from ..threads import map_ahead
 from .cache import Cache, action_key, blob_key, manifest_key
 from .census import Census, Model, require_cache
@@ -23,8 +24,7 @@ from .stores.store import Entry
 from .trust import SIZE
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(Frozen):
     """Something wrong: the object, what is wrong with it, the models that need it, and where it was moved to, if it was.
 
     `restored` if a sound copy took its place. `exit_code` is that of the error: 7 for damage, another one for what could not be
@@ -51,8 +51,7 @@ class Finding:
         return self.is_damage and not (self.key.startswith("refs/") and self.models)
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(Frozen):
     """What a verification looked at and what it found."""
 
     objects: int

@@ -42,7 +42,9 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks a process to end: Ctrl-C, a scheduler or a service manager, a terminal that is gone."""
 
 
-@click.group(cls=LazyGroup, modules=_MODULES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup, modules=_MODULES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="ttbert")
 def cli() -> None:
     """Convert BERT checkpoints for Tenstorrent cards, share them in a cache, and run them.

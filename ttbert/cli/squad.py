@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import click
 from ..boards import CPU
 from ..console import ScoreProgress, plain, say, show, show_result, table, tell
 from ..errors import InputError, Interrupted
+from ..frozen import Frozen
 from ..recipe.policy import FLOAT32
 from ..text import count_text
 from .options import (
@@ -132,8 +132,7 @@ def diff_command(first: Path, second: Path, as_json: bool) -> None:
         _print_comparison(comparison)
 
 
-@dataclass(frozen=True)
-class _Options:
+class _Options(Frozen):
     """What was given on the command line."""
 
     wanted: Wanted

@@ -15,12 +15,12 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, NotCached, TtbertError, UnreadableError
+from ..frozen import Frozen
 from ..recipe.steps import Array
 from ..text import count_text, error_text, some_text
 from .mapped import MappedFile
@@ -150,8 +150,7 @@ class Checkpoint:
         return file is not None and file.path.name == shard
 
 
-@dataclass(frozen=True)
-class _Tensor:
+class _Tensor(Frozen):
     shape: tuple[int, ...]
     dtype: str
     start: int = 0

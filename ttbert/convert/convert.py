@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from ..cache.manifest import FileEntry, Manifest, Provenance, SourceEntry
 from ..cache.refs import Ref, entry_numbers
 from ..cache.space import left_behind, require_space
 from ..errors import CheckpointError, NoSpaceError, UntrustedError
+from ..frozen import Frozen
 from ..model import parse_config
 from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from .publisher import Publisher
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Frozen):
     """What a conversion would do, known without reading a weight."""
 
     source: Source
@@ -81,8 +80,7 @@ class Plan:
         return {CONFIG: "config", **weights, **tokenizer}
 
 
-@dataclass(frozen=True)
-class Conversion:
+class Conversion(Frozen):
     """A model that is in the cache now; `hit` if it was there before."""
 
     cached: Cached
@@ -90,7 +88,6 @@ class Conversion:
     hit: bool
 
 
-@dataclass(frozen=True)
 class Rebuilt(Conversion):
     """A model that came out as it is stored. Of its blobs, `healed` were damaged or missing there, and are sound now."""
 

@@ -15,13 +15,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from types import MappingProxyType
 
 from ..cache.digest import Digest
 from ..errors import CheckpointError, IntegrityError, TtbertError, UnreadableError
+from ..frozen import Frozen
 from ..paths import is_file, is_there
 from ..text import some_text
 from ..threads import Threads
@@ -34,8 +34,7 @@ _LARGEST_READ = 32 << 20
 _READABLE = "look at who owns it and whether you may read it"
 
 
-@dataclass(frozen=True)
-class SourceFile:
+class SourceFile(Frozen):
     """A file of a checkpoint, before anything of it is read."""
 
     name: str

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
 from pathlib import Path
 
 from .. import paths
 from ..cache.refs import Ref, parse_ref
 from ..errors import InputError
+from ..frozen import Frozen
 from ..recipe.policy import DEFAULT_POLICY, POLICIES
 from .hub import no_id, open_hub_source
 from .source import FolderSource, Source
@@ -25,8 +25,7 @@ _UNUSUAL = re.compile(r"[\x00-,/:-@\[-^`{-\x7f]+")
 _MODEL = "give a folder, an id such as deepset/bert-base-cased-squad2, or `bundled`"
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(Frozen):
     """The model that somebody asks for: `bundled`, a folder, or a hub id; its precision, and its name in the cache."""
 
     model: str

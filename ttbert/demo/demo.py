@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from ..cache.cache import Cache, Cached
+from ..frozen import Frozen
 from ..runtime.loader import CachedModel
 from ..runtime.on_device import Loading, OnDevice
 from ..runtime.qa import Answer
@@ -20,8 +20,7 @@ _STEADY_SECONDS = 3.0
 _STEADY_RUNS = 10
 
 
-@dataclass(frozen=True)
-class Timings:
+class Timings(Frozen):
     """Seconds of each phase. A run is one pass over all batches; `steady` has one entry for each run after the first.
 
     A device is loaded in phases, from what opening it takes to its first pass; `loading_weights` are two of them.
@@ -42,8 +41,7 @@ class Timings:
         return self.inputs / float(np.median(self.steady_runs))
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(Frozen):
     """The best answer to each question, and how long it all took."""
 
     answers: tuple[Answer, ...]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from ..frozen import Frozen
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(Frozen):
     """The precision of each kind of tensor. Embeddings and norms are bfloat16 in all of them."""
 
     name: str

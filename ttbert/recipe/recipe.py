@@ -8,11 +8,12 @@ to invalidate.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from ..cache.digest import Digest, blake3_of
 from ..cache.document import Fields, canonical
 from ..cache.manifest import PackEntry
+from ..frozen import Frozen
 from ..model import TILE, BertShape
 from .steps import STEPS, Step
 
@@ -34,8 +35,7 @@ BITS = {"bfloat16": 16.0, "bfloat8_b": 8 + 8 / 16, "bfloat4_b": 4 + 8 / 16}
 """Bits an element takes; in the block formats sixteen elements share an exponent of eight bits."""
 
 
-@dataclass(frozen=True)
-class TensorRecipe:
+class TensorRecipe(Frozen):
     """How one device tensor is made: its source tensors by canonical name and shape, the steps, and how it is packed."""
 
     name: str
@@ -67,8 +67,7 @@ class TensorRecipe:
         }
 
 
-@dataclass(frozen=True)
-class PackRecipe:
+class PackRecipe(Frozen):
     """Tensors that are stored as one blob, in this order."""
 
     name: str
@@ -78,8 +77,7 @@ class PackRecipe:
         return {"name": self.name, "tensors": [tensor.document() for tensor in self.tensors]}
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Frozen):
     """How a model is converted, before it is known which checkpoint."""
 
     policy: str
@@ -110,8 +108,7 @@ class Recipe:
         return {name: shape for tensor in self.tensors for name, shape in tensor.sources.items()}
 
 
-@dataclass(frozen=True)
-class Action:
+class Action(Frozen):
     """A recipe over certain source files; `sources` are (role, digest) pairs, a role being weights, config or tokenizer."""
 
     recipe: Recipe

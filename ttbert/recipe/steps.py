@@ -8,8 +8,10 @@ the step before it gave.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, TypeAlias
+
+from ..frozen import Frozen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,8 +20,7 @@ if TYPE_CHECKING:
 Array: TypeAlias = "npt.NDArray[np.float32]"
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Frozen):
     """One step by name, with its numbers."""
 
     name: str

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import cycle
 
 import numpy as np
 
+from ..frozen import Frozen
 from .loader import CachedModel
 from .on_device import Loading, OnDevice
 from .pcc import pcc
@@ -22,8 +23,7 @@ from .tokens import Batch
 _LATENCIES = 10
 
 
-@dataclass(frozen=True)
-class Speed:
+class Speed(Frozen):
     """How fast batches go, with a trace or without, and how exact they are."""
 
     traced: bool
@@ -44,8 +44,7 @@ class Speed:
     end_pcc: float | None = None
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(Frozen):
     """What was measured, without a trace and, where the device has one, with it."""
 
     device: dict[str, object]

@@ -9,9 +9,9 @@ heads and d the size of one. What is no longer needed is freed at once, since L1
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from ..frozen import Frozen
 from .inputs import Inputs, embed_positions
 from .lower import LoweredPlan, lower_plan
 from .plan import Plan
@@ -19,14 +19,12 @@ from .plan import Plan
 Tensor = Any
 
 
-@dataclass(frozen=True)
-class Linear:
+class Linear(Frozen):
     weight: Tensor
     bias: Tensor
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(Frozen):
     """The tensors of one encoder layer; norms have a weight and a bias too."""
 
     qkv: Linear

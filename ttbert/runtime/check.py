@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AccuracyError
+from ..frozen import Frozen
 from ..recipe.bert import bert_recipe
 from ..recipe.policy import POLICIES
 from ..tt import first_line
@@ -35,8 +35,7 @@ TIE = 0.1
 which the device's come, has steps of 0.03 to 0.06 where they are 4 to 16."""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(Frozen):
     """What TT-NN says of a plan: accepted, or the op that it refuses and its own reason in one line."""
 
     accepted: bool
@@ -46,8 +45,7 @@ class Verdict:
     """Ops that ran, in one forward pass."""
 
 
-@dataclass(frozen=True)
-class OpCorrelation:
+class OpCorrelation(Frozen):
     """An op's value set beside the reference's; `layer` is None outside the encoder."""
 
     op: str
@@ -55,8 +53,7 @@ class OpCorrelation:
     pcc: float
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(Frozen):
     """A run set beside the reference, by PCC; of several chips that of the worst.
 
     `outputs` are the `start` and `end` logits, or the last `states` of a model without an answer head. `gaps` has for each

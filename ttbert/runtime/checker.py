@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from ..boards import Grid
 from ..cache.places import Places
 from ..child import python_command
 from ..errors import BoardError, DeviceError, ReportedError, TtbertError
+from ..frozen import Frozen
 from ..model import BertShape
 from ..tt import device_environment
 from .check import Comparison, OpCorrelation, Verdict
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 _SECONDS = 3600
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(Frozen):
     """A plan to be judged or a model to be compared, on the mock device's own grid.
 
     `places` and `manifest`, a digest, name a model in a cache; without one a plan is judged with tensors that are allocated

@@ -18,12 +18,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..child import python_command
 from ..errors import DeviceError
+from ..frozen import Frozen
 from ..tt import device_environment, device_ttnn, first_line, is_of_devices
 
 _BOARDS = {"N150": "n150", "N300": "n300", "T3K": "t3000", "P100": "p100", "P150": "p150", "P300": "p300"}
@@ -123,8 +123,7 @@ _CAUSES = [
 """What TT-NN says (tt-metal and tt-umd, 0.81), what it means, and what to do; braces take what the pattern caught."""
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(Frozen):
     """What a process has when it opens its devices: the board, or TT-NN's name for what is there (such as `p150_x4`), the
     chips of all boards, and their arch."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..frozen import Frozen
 from ..model import TILE
 from .plan import Plan
 from .tokens import Batch
@@ -15,8 +15,7 @@ MASKED = -100_000.0
 """Added to the scores of padding: its exponential is 0, and finite arithmetic is all it takes."""
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(Frozen):
     """A batch, b inputs for each chip: ids and token types, uint32 (b, t); the mask, which every layer reads, bfloat16
     (b, 1, t / 32, 32), since the softmax takes a row-major mask in pieces as wide as a tile. All are row-major."""
 

@@ -8,10 +8,10 @@ needs is its circular buffers and everything from the lowest live buffer to the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..boards import Chip
+from ..frozen import Frozen
 from ..model import REGISTERS, TILE
 from .ops import Add, Embed, Linear, Move, Norm, Op, Softmax, SplitHeads, ToShards, tile_bytes
 
@@ -39,8 +39,7 @@ _FREED_AFTER: dict[str, tuple[str, ...]] = {
 _T16 = tile_bytes("bfloat16")
 
 
-@dataclass(frozen=True)
-class Buffer:
+class Buffer(Frozen):
     """A live buffer on one core: the op that made it, its first byte counted from the start of usable L1, and its size."""
 
     name: str
@@ -48,8 +47,7 @@ class Buffer:
     size: int
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(Frozen):
     """L1 of one core while an op runs: its circular buffers, the live buffers, and how far down the lowest of those lies."""
 
     op: str

@@ -5,17 +5,17 @@ The only place where the words of a plan meet those of TT-NN. What is lowered he
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ..boards import BLACKHOLE, WORMHOLE, Chip, Grid
 from ..errors import DeviceError
+from ..frozen import Frozen
 from .ops import Kernel, Linear, Matmul, Memory, Norm, Op, Softmax, SplitHeads
 from .plan import Plan
 
 
-@dataclass(frozen=True)
-class Lowered:
+class Lowered(Frozen):
     """What an op is called with: TT-NN's objects, None where the op takes none of that kind."""
 
     op: Any
@@ -27,8 +27,7 @@ class Lowered:
     grid: Any = None
 
 
-@dataclass(frozen=True)
-class LoweredPlan:
+class LoweredPlan(Frozen):
     """Each op of a plan, lowered; the names are the plan's."""
 
     word: Lowered

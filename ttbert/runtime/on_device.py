@@ -9,11 +9,11 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 from ..errors import DeviceError
+from ..frozen import Frozen
 from ..tt import devices_are_mock, first_line
 from .bert import Bert
 from .device import device_error
@@ -29,8 +29,7 @@ _UNDER_WAY = 2
 """Passes that are started before the first of them is waited for: one runs, and one waits on the device."""
 
 
-@dataclass(frozen=True)
-class Loading:
+class Loading(Frozen):
     """Seconds of each phase of loading, and the bytes of the weights, on each chip."""
 
     opening: float

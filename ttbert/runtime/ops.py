@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from math import prod
 
 from ..boards import Grid
+from ..frozen import Frozen
 from ..model import TILE
 from ..recipe.recipe import BITS
 
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(Frozen):
     """How a tensor is cut: `height` x `width` elements for each core of the grid that starts at (0, 0)."""
 
     layout: str
@@ -32,8 +32,7 @@ class Shard:
         return self.height * self.width // TILE**2
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(Frozen):
     """Where a tensor lies: `l1` or `dram`, in shards, or page by page over all banks."""
 
     buffer: str
@@ -48,8 +47,7 @@ class Memory:
 L1, DRAM = Memory("l1"), Memory("dram")
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(Frozen):
     """How the compute units work: math fidelity, whether partial sums add up in L1 through the packer, and whether exp,
     gelu and the like are approximated (as TT-NN does unless told otherwise)."""
 
@@ -58,8 +56,7 @@ class Kernel:
     approximates: bool = True
 
 
-@dataclass(frozen=True)
-class Blocks:
+class Blocks(Frozen):
     """A matmul on one core: `rows` x `columns` tiles of output, made `inner` tiles of the inner dimension at a time.
 
     `subblock` (height, width) is what the destination registers hold at once.

@@ -16,11 +16,11 @@ dispatched from here: from the second pass on, its program is in TT-NN's program
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..frozen import Frozen
 from ..tt import first_line
 from .bert import Bert
 from .inputs import Inputs, free_batch, host_batch, place
@@ -28,8 +28,7 @@ from .runtime import Logits
 from .tokens import Batch
 
 
-@dataclass(frozen=True)
-class Pass:
+class Pass(Frozen):
     """A pass that was started: the inputs that it takes from the host, the logits that come there, and when they have."""
 
     sent: Inputs

@@ -15,10 +15,11 @@ What does not fit is a BoardError that names the op. The model of L1 is in `l1`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 from ..boards import GRAYSKULL, Chip, Grid, largest_batch
 from ..errors import BoardError
+from ..frozen import Frozen
 from ..model import REGISTERS, TILE, BertShape
 from ..recipe.policy import DEFAULT_POLICY, POLICIES
 from .l1 import Usage, usage
@@ -48,8 +49,7 @@ of bfloat4_b one); softmax and norms have HiFi4 always. The gelu of bf16 is not 
 by up to 0.02, it would cost more of the logits' PCC than all that bfloat16 rounds."""
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Frozen):
     """Every op in the order it runs: embeddings, one encoder layer (each is planned alike), and the answer head."""
 
     shape: BertShape

@@ -21,18 +21,18 @@ answer; here no part of a question can.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from ..frozen import Frozen
 from .tokens import Window
 
 FloatArray = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Frozen):
     """A span of the context: `text` is `context[start:end]`. No answer is the empty text at 0."""
 
     text: str

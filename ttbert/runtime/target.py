@@ -6,12 +6,12 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from threading import Timer
 from typing import TYPE_CHECKING
 
 from ..boards import BOARDS, CPU, check_batch
 from ..errors import DeviceError, InputError
+from ..frozen import Frozen
 from ..recipe.policy import FLOAT32
 from ..text import count_text
 from ..tt import device_ttnn, devices_are_mock, dispatches_slowly
@@ -31,8 +31,7 @@ _NOT_READY = "the device is not ready yet; TT-NN compiles what it has not run on
 _USE_CPU = "--board cpu runs the reference on this machine's processor, in demo and squad"
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Frozen):
     """What a run uses: a device, `board` being its name, or the processor, `cpu`. A mock device computes nothing."""
 
     board: str

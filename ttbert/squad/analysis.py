@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from ..frozen import Frozen
 from .answers import Prediction
 from .dataset import Question
 from .metrics import Pair
@@ -26,8 +26,7 @@ _DATE = re.compile(
 _ARTICLES = ("the", "a", "an")
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(Frozen):
     """A group of questions and its scores, in percent."""
 
     name: str
@@ -36,8 +35,7 @@ class Slice:
     count: int
 
 
-@dataclass(frozen=True)
-class Bin:
+class Bin(Frozen):
     """Predictions of similar probability: the mean of that, in percent, and how many of them are exactly right."""
 
     low: float
@@ -46,8 +44,7 @@ class Bin:
     count: int
 
 
-@dataclass(frozen=True)
-class Miss:
+class Miss(Frozen):
     """A question that was answered wrongly; `certainty`, from 0 to 1, is the probability of the wrong answer."""
 
     question: Question

@@ -22,11 +22,11 @@ the same. It happens where all of the 20 best starts or ends are outside of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from ..frozen import Frozen
 from ..runtime.runtime import Logits
 from ..runtime.tokens import Window
 
@@ -36,8 +36,7 @@ NULL_THRESHOLD = 0.0
 PLACEHOLDER = "empty"
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(Frozen):
     """A possible answer: `text` is `context[start:end]`, empty for no answer."""
 
     text: str
@@ -57,8 +56,7 @@ class Candidate:
         }
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(Frozen):
     """The answer to a question: `best`, the best span, unless `says_none`.
 
     `null_score` is how much more the null answer scores than the best span: the official script's `na_prob`.

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError
+from ..frozen import Frozen
 from ..runtime.tokens import Batch, Encoder, Window, stack
 from .dataset import Question
 
 _POOL_BATCHES = 64
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(Frozen):
     """How windows are put into batches; `real_length` is for runtimes that take batches of any shape."""
 
     batch: int

@@ -8,13 +8,13 @@ The seed is fixed, so the same two runs have the same interval.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..frozen import Frozen
 from ..recipe.policy import BFLOAT16
 from ..runtime.pcc import pcc
 from ..runtime.runtime import Logits
@@ -28,8 +28,7 @@ FloatArray = npt.NDArray[np.float64]
 LogitsByWindow = Mapping[tuple[int, int], tuple[Logits, Logits]]
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(Frozen):
     """First minus second, in percentage points, and its interval."""
 
     value: float
@@ -40,8 +39,7 @@ class Difference:
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(Frozen):
     """A question that the two runs answer differently; `gain` is the first run's F1 minus the second's."""
 
     id: str
@@ -50,8 +48,7 @@ class Change:
     gain: float
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(Frozen):
     """Two runs compared. `correlated` says what the correlation (PCC) is of: logits, or null scores where there are none."""
 
     first: str

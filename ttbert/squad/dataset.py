@@ -15,7 +15,7 @@ import logging
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import blake3
 from ..cache.digest import Digest
 from ..cache.document import canonical
 from ..errors import InputError, NotCached, StoreUnavailable, TtbertError
+from ..frozen import Frozen
 from ..given import check_unicode, parse_json
 from ..text import error_text
 
@@ -32,16 +33,14 @@ HUB_NAME, HUB_SPLIT = "rajpurkar/squad_v2", "validation"
 _FORMAT = "it must be in the format of SQuAD: data > paragraphs > context, qas > id, question, answers > text, answer_start"
 
 
-@dataclass(frozen=True)
-class Gold:
+class Gold(Frozen):
     """An answer that a person gave: `context[start:start + len(text)]` is `text`."""
 
     text: str
     start: int
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(Frozen):
     """A question, its context and all answers that count as right; none if the context does not answer it."""
 
     id: str
@@ -55,8 +54,7 @@ class Question:
         return bool(self.answers)
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Frozen):
     """Which questions of a data set are asked: a random sample, drawn with `seed`, and of that the first ones."""
 
     limit: int | None = None
@@ -69,8 +67,7 @@ class Part:
         return " of ".join(filter(None, [limit, sample])) or "all"
 
 
-@dataclass(frozen=True)
-class Dataset:
+class Dataset(Frozen):
     """Questions in their order; `digest` is of the content of all `total` of them, wherever it came from."""
 
     questions: tuple[Question, ...]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .. import __version__
+from ..frozen import Frozen
 from ..runtime.on_device import OnDevice
 from ..runtime.runtime import Logits, Runtime
 from ..runtime.target import describe
@@ -31,8 +32,7 @@ class Ran:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(Frozen):
     """What a model runs on. `decides` are the things that decide the last bits of the logits, by name."""
 
     said: str

@@ -13,9 +13,9 @@ import re
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from ..errors import InputError
+from ..frozen import Frozen
 from .dataset import Question
 
 OFFICIAL_THRESHOLD = 1.0
@@ -25,16 +25,14 @@ _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = {ord(each): None for each in string.punctuation}
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(Frozen):
     """Exact match and F1 of one question, each from 0 to 1."""
 
     exact: float
     f1: float
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(Frozen):
     """Exact match and F1 over some questions, in percent."""
 
     exact: float
@@ -42,16 +40,14 @@ class Group:
     total: int
 
 
-@dataclass(frozen=True)
-class Best:
+class Best(Frozen):
     """The best score that one null threshold would reach, in percent, and that threshold."""
 
     score: float
     threshold: float
 
 
-@dataclass(frozen=True)
-class Metrics:
+class Metrics(Frozen):
     """What the official script prints. A group is None without a question in it; the best need null scores."""
 
     all: Group

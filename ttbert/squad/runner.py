@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import IntegrityError, TtbertError
+from ..frozen import Frozen
 from ..runtime.runtime import Logits
 from ..runtime.tokens import Encoder, Window
 from ..threads import Threads
@@ -30,8 +31,7 @@ from .pipe import Closed, Pipe
 _WAITING_JOBS = 8
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(Frozen):
     """One more question is answered: exact match and F1 over all so far, in percent."""
 
     exact: float

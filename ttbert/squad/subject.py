@@ -18,6 +18,7 @@ from ..convert.checkpoint import open_checkpoint
 from ..convert.convert import plan_conversion, small_files
 from ..convert.wanted import Wanted, is_folder
 from ..errors import DeviceError
+from ..frozen import Frozen
 from ..model import BertShape
 from ..recipe.bert import canonical_names, check_tensors
 from ..recipe.policy import FLOAT32
@@ -29,8 +30,7 @@ from ..runtime.target import Target, choose_target, open_runtime
 from ..runtime.tokens import Encoder
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(Frozen):
     """Where a model came from, as far as it decides or explains a score."""
 
     model: str

@@ -8,12 +8,12 @@ GOOGLE_* and AZURE_* variables, and gcloud's own files. Nothing of it is ever wr
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, StoreUnavailable
+from ...frozen import Frozen
 from ...text import error_text
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ _WHERE_FROM = {
 }
 
 
-@dataclass(frozen=True)
-class Access:
+class Access(Frozen):
     """What is in force for one URL; nothing here is secret."""
 
     kind: str
@@ -52,8 +51,7 @@ class Access:
     """Where they came from, never what they are."""
 
 
-@dataclass(frozen=True)
-class Patience:
+class Patience(Frozen):
     """Seconds that a request may take."""
 
     connect: float = 5.0

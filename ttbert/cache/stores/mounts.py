@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+from ...frozen import Frozen
 
 _NETWORK = re.compile(r"nfs4?|cifs|smb3|9p|virtiofs|ceph|glusterfs|lustre|beegfs|gpfs|wekafs|afs|fuse(\..*)?")
 _LEASED = {"ext2", "ext3", "ext4", "xfs", "btrfs", "bcachefs", "f2fs", "zfs", "tmpfs", "overlay"}
@@ -19,8 +20,7 @@ _SAID = ("acdirmax", "actimeo")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(Frozen):
     """A mounted file system: where, of which type, with which options."""
 
     point: Path

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from ...errors import StoreUnavailable
+from ...frozen import Frozen
 from ...threads import map_ahead
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ class Entry:
     modified: float
 
 
-@dataclass(frozen=True)
-class Capabilities:
+class Capabilities(Frozen):
     """What a store promises beyond reading back what was written."""
 
     creates_atomically: bool
