@@ -32,6 +32,7 @@ from ttbert.cache.places import Places
 from ttbert.convert.codec import EXTENSION, NUMPY, Codec, TtnnCodec
 from ttbert.convert.packing import has_extension
 from ttbert.convert.tensorbin import file_bytes
+from ttbert.memory import page_aligned
 from ttbert.recipe.bert import bert_recipe
 from ttbert.recipe.policy import POLICIES
 from ttbert.recipe.recipe import Recipe
@@ -125,14 +126,14 @@ def upstream(checkpoint: str, folder: str, small: bool) -> None:
 def read_and_write(clock: Clock, checkpoint: str, known: str, work: str, small: bool) -> Any:
     folder = _emptied(work)
     size = sum(pack.size for pack in _packs(Places(str(Path(known, "cache"))).open()))
-    buffer = bytearray(4 << 20)
+    buffer = page_aligned(4 << 20)
     with clock:
         with Path(checkpoint, "model.safetensors").open("rb", buffering=0) as source:
             while source.readinto(buffer):
                 pass
         with (folder / "written").open("wb", buffering=0) as target:
             for start in range(0, size, len(buffer)):
-                target.write(memoryview(buffer)[: size - start])
+                target.write(buffer[: size - start])
             os.fsync(target.fileno())
     return _facts_of_cache(Path(known, "cache"), small)
 

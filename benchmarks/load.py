@@ -26,6 +26,7 @@ import numpy as np
 from ttbert.cache.cache import Cache, Cached, blob_key
 from ttbert.cache.manifest import TensorEntry
 from ttbert.cache.places import Places
+from ttbert.memory import page_aligned
 from ttbert.recipe.bert import bert_recipe
 from ttbert.recipe.policy import POLICIES
 from ttbert.recipe.recipe import Recipe, TensorRecipe
@@ -158,7 +159,7 @@ def read_packs(clock: Clock, cache: str, **places: str) -> Any:
     def read(key: str) -> memoryview:
         with opened.store.open(key) as stream:
             size = os.fstat(stream.fileno()).st_size
-            content = memoryview(np.empty(size, np.uint8).data)
+            content = page_aligned(size)
             position = 0
             while position < size:
                 position += stream.readinto(content[position : position + (4 << 20)])  # type: ignore[attr-defined]
