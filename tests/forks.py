@@ -85,10 +85,13 @@ def _run(arguments: list[str], cache: str, kill_at: int, kill_with: int, written
 
 
 def _serve() -> None:
+    import click
     import torch  # noqa: F401
 
-    import ttbert.cli.cache
     import ttbert.convert.convert  # noqa: F401
+    from ttbert.cli import cli
+
+    cli.to_info_dict(click.Context(cli))  # which imports all commands
 
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has the tests ignore
     for line in sys.stdin:

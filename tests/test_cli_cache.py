@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 from models import (
     COMMIT,
@@ -685,3 +686,9 @@ def test_every_command_has_help_with_an_example(verb: str) -> None:
 
 def test_a_wrong_variable_is_named(root: Path) -> None:
     run(root, "rm", "tiny", "--yes", TTBERT_READ_ONLY="perhaps").failed_at_once(2, "TTBERT_READ_ONLY is 'perhaps'", "1 or 0")
+
+
+@pytest.mark.skipif(not hasattr(click.exceptions, "NoSuchCommand"), reason="this click suggests no commands")
+@pytest.mark.parametrize(("typed", "meant"), [(("convrt",), "convert"), (("cache", "verfy"), "verify"), (("cache", "l"), "ls")])
+def test_a_slip_of_the_pen_is_told_what_was_meant(typed: tuple[str, ...], meant: str) -> None:
+    ttbert(*typed).failed_at_once(2, f"no such command '{typed[-1]}'", f"'{meant}'")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import time
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +103,7 @@ def test_who_is_told_to_stop_notes_nothing(large: Path) -> None:
     assert not notes_folder().exists()
 
 
-@pytest.mark.parametrize("size", [SIZE, 16 << 20, (20 << 20) - 1, (20 << 20) + 1])
+@pytest.mark.parametrize("size", [SIZE, 16 << 20, (20 << 20) - 1, (20 << 20) + 1, (200 << 20) + 1])
 def test_what_threads_hash_side_by_side_is_found_again(large: Path, size: int) -> None:
     large.write_bytes(os.urandom(size))
     assert compute_sha256(large) == sha256(large) == recall_sha256(large)
@@ -168,6 +171,33 @@ def test_where_a_piece_cannot_be_fetched_ahead_the_file_is_read(large: Path, mon
     compute_sha256(large)
     monkeypatch.setattr(mapped, "_POPULATE_READ", 12345)  # as to an older kernel, which does not know it
     assert recall_sha256(large) == sha256(large)
+
+
+@pytest.mark.parametrize("slow", ["_look_at_piece", "_read_piece"])
+def test_the_quicker_way_is_taken_and_reading_keeps_no_writer_waiting(
+    slow: str, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each way reads a piece, then the other way than the slow one the three that are left."""
+    compute_sha256(large)
+    begun = []
+
+    def observed(way: str) -> Callable[..., bytes]:
+        hash_piece = getattr(digests, way)
+
+        def one(*arguments: Any) -> bytes:
+            begun.append(way)
+            time.sleep(0.2 * (way == slow))
+            if way == "_read_piece":
+                os.close(os.open(large, os.O_WRONLY | os.O_NONBLOCK))  # BlockingIOError if there were a lease
+            return hash_piece(*arguments)
+
+        return one
+
+    monkeypatch.setattr(digests, "_TRIED", 1)
+    for way in ("_look_at_piece", "_read_piece"):
+        monkeypatch.setattr(digests, way, observed(way))
+    assert recall_sha256(large) == sha256(large)
+    assert begun.count(slow) == 1 and len(begun) == 5
 
 
 def test_small_files_leave_no_notes(large: Path) -> None:

@@ -7,11 +7,13 @@ import dataclasses
 import pickle
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
 import pytest
 
 from ttbert.frozen import Frozen
+
+T = TypeVar("T")
 
 
 class Point(Frozen):
@@ -90,6 +92,22 @@ def test_equal_ones_are_of_one_class_and_have_equal_values() -> None:
     assert Point(1) == Point(1, 2) and hash(Point(1)) == hash(Point(1, tags={"a": 1})) and Point(1) != Point(2)
     assert Point(1) != Named(1) and Point(1) != (1, 2, {}) and len({Point(1), Point(1, 2), Point(3)}) == 2
     assert Named(1, name="a", seen=1) == Named(1, name="a") != Named(1, name="b")
+
+
+class Nothing(Frozen):
+    """One without fields."""
+
+
+class Pair(Frozen, Generic[T]):
+    """One of any type."""
+
+    first: T
+    second: T
+
+
+def test_it_may_be_empty_or_generic() -> None:
+    assert Nothing() == Nothing() and hash(Nothing()) == hash(Nothing()) and repr(Nothing()) == "Nothing()"
+    assert Pair[int](1, 2) == Pair(1, 2) and get_type_hints(Pair).items() >= {"first": T, "second": T}.items()
 
 
 def test_it_is_replaced_copied_pickled_and_matched() -> None:

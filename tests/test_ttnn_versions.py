@@ -10,10 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from program import environment
 
 from ttbert.cache.cache import Cache
 from ttbert.cache.digest import blake3_of
 from ttbert.cache.places import Places
+from ttbert.child import python_command
 from ttbert.convert.convert import convert, plan_conversion
 from ttbert.convert.wanted import BUNDLED, Wanted
 
@@ -76,3 +78,23 @@ def _read(cache: Cache, manifest: str, place: str) -> tuple[str, dict[str, str]]
     assert done.returncode == 0, done.stderr[-2000:]
     found, values = json.loads(done.stdout.rpartition("answer:")[2])
     return found, values
+
+
+def test_a_ttnn_that_cannot_be_imported_leaves_no_complaints_at_the_end() -> None:
+    """Its bindings, which are there then, list what is left of them on stderr, hundreds of lines."""
+    program = """
+import contextlib, sys
+import ttbert.__main__, ttbert.cli
+
+def command():
+    from ttbert.tt import host_ttnn
+    sys.modules["ttnn.operations"] = None
+    with contextlib.suppress(ImportError):
+        host_ttnn()
+    assert "ttnn" not in sys.modules and "ttnn._ttnn" in sys.modules
+
+ttbert.cli.main = command
+ttbert.__main__.main()
+"""
+    done = subprocess.run(python_command(program), env=environment(), capture_output=True, text=True, timeout=200, check=True)
+    assert done.stderr == ""

@@ -21,7 +21,7 @@ def main() -> None:
     finally:
         # Nor is anything gained by looking at the end, which takes 50 ms after a conversion. But what is not taken apart then,
         # TT-NN's bindings report as leaked.
-        if "ttnn" not in sys.modules:
+        if "ttnn._ttnn" not in sys.modules:
             gc.freeze()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -27,17 +26,18 @@ class Frozen:
     __all: ClassVar[frozenset[str]]
     __defaults: ClassVar[dict[str, Any]]
     __factories: ClassVar[dict[str, Callable[[], Any]]]
-    __compared: ClassVar[attrgetter[Any]]
-    __hashed: ClassVar[attrgetter[Any]]
+    __compared: ClassVar[tuple[str, ...]]
+    __hashed: ClassVar[tuple[str, ...]]
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
         found = fields(dataclass(init=False, repr=False, eq=False)(cls))  # type: ignore[arg-type]
         cls.__names = tuple(each.name for each in found)
         cls.__all = frozenset(cls.__names)
         cls.__defaults = {each.name: each.default for each in found if each.default is not MISSING}
         cls.__factories = {each.name: each.default_factory for each in found if each.default_factory is not MISSING}
-        cls.__compared = attrgetter(*(each.name for each in found if each.compare))
-        cls.__hashed = attrgetter(*(each.name for each in found if (each.compare if each.hash is None else each.hash)))
+        cls.__compared = tuple(each.name for each in found if each.compare)
+        cls.__hashed = tuple(each.name for each in found if (each.compare if each.hash is None else each.hash))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = dict(zip(self.__names, args), **kwargs)  # noqa: B905 - those that are too many are seen below
@@ -57,10 +57,13 @@ class Frozen:
         raise FrozenInstanceError(f"cannot delete field {name!r}")
 
     def __eq__(self, other: object) -> bool:
-        return self.__compared(self) == self.__compared(other) if type(other) is type(self) else NotImplemented
+        if type(other) is not type(self):
+            return NotImplemented
+        own, others = self.__dict__, other.__dict__
+        return all(own[name] is others[name] or own[name] == others[name] for name in self.__compared)
 
     def __hash__(self) -> int:
-        return hash(self.__hashed(self))
+        return hash(tuple(map(self.__dict__.__getitem__, self.__hashed)))
 
     def __repr__(self) -> str:
         shown = (f"{each.name}={getattr(self, each.name)!r}" for each in fields(self) if each.repr)  # type: ignore[arg-type]

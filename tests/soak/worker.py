@@ -98,6 +98,7 @@ def _serve() -> None:
     import ttbert.convert.convert
     import ttbert.runtime.loader  # noqa: F401
 
+    cli.to_info_dict(click.Context(cli))  # which imports all commands
     for line in sys.stdin:
         task = json.loads(line)
         with tempfile.TemporaryDirectory() as folder:

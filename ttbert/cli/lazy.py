@@ -23,3 +23,9 @@ class LazyGroup(click.Group):
         if cmd_name in self._modules and cmd_name not in self.commands:
             self.add_command(getattr(import_module(self._modules[cmd_name], __package__), f"{cmd_name}_command"))
         return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None:  # then click looks for similar names among those that are there
+            for name in self._modules:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
