@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from ttbert.cache.blob import Blob, check_end, hash_stream, read_blob
 from ttbert.cache.cache import Cache
 from ttbert.cache.digest import Digest, blake3_of
 from ttbert.cache.manifest import PackEntry
-from ttbert.cache.stores.pieces import pieces_of
+from ttbert.cache.stores.pieces import PIECE, _spare, pieces_of
 from ttbert.errors import IntegrityError
 
 BIG = os.urandom((9 << 20) + 12_345)
@@ -52,7 +53,8 @@ class FailingStream(CountingStream):
 
 
 def read(stream: CountingStream, digest: Digest, size: int) -> Blob:
-    return read_blob(pieces_of(stream), digest, size, "here")  # type: ignore[arg-type]
+    with pieces_of(stream) as take:  # type: ignore[arg-type]
+        return read_blob(take, digest, size, "here")
 
 
 @pytest.mark.parametrize("content", [b"", b"x", BIG], ids=["empty", "small", "big"])
@@ -264,3 +266,32 @@ def _published(root: Path) -> tuple[Cache, Path, PackEntry]:
     cache = open_local(root)
     pack = next(each for each in publish(cache).manifest.packs if each.name == "layer")
     return cache, blob_path(root, TENSORS["layer"]), pack
+
+
+def test_streams_that_are_read_at_once_share_no_buffer() -> None:
+    contents = [bytes([number]) * 3000 for number in range(3)]
+    with ExitStack() as stack:
+        takes = [stack.enter_context(pieces_of(io.BytesIO(content))) for content in contents]
+        pieces = [take(PIECE) for take in takes]
+        assert [bytes(piece) for piece in pieces] == contents
+
+
+def test_a_buffer_is_used_again_by_the_next_stream() -> None:
+    with pieces_of(io.BytesIO(b"first")) as take:
+        piece = take(PIECE)
+        assert bytes(piece) == b"first"
+    with pieces_of(io.BytesIO(b"other")) as take:
+        take(PIECE)
+        assert bytes(piece) == b"other"
+
+
+def test_a_pack_that_is_not_read_to_its_end_gives_its_buffer_back(cache: Cache) -> None:
+    pack = publish(cache).manifest.packs[0]
+    with pieces_of(io.BytesIO(b"")):  # there is at least one
+        pass
+    before = len(_spare)
+    for _, blob in cache.load_pack(pack):
+        blob.close()
+        assert len(_spare) == before - 1
+        break
+    assert len(_spare) == before

@@ -102,12 +102,12 @@ def check_end(stream: BinaryIO, where: str) -> None:
 def hash_stream(stream: BinaryIO) -> tuple[Digest, int]:
     """The BLAKE3 digest and the length of a stream, read to its end."""
     hasher = blake3.blake3()
-    take = pieces_of(stream)
     size = 0
-    while piece := take(PIECE):
-        hasher.update(piece)
-        size += len(piece)
-        check_wanted()
+    with pieces_of(stream) as take:
+        while piece := take(PIECE):
+            hasher.update(piece)
+            size += len(piece)
+            check_wanted()
     return Digest("blake3", hasher.hexdigest()), size
 
 

@@ -338,15 +338,15 @@ class Cache:
 
     def _read_file(self, stream: BinaryIO, entry: FileEntry) -> bytes:
         where = self.where(entry, entry)
-        with read_blob(pieces_of(stream, entry.size), entry.blob, entry.size, where) as blob:
+        with pieces_of(stream) as take, read_blob(take, entry.blob, entry.size, where) as blob:
             check_end(stream, where)
             return blob.bytes()
 
     def _read_pack(self, stream: BinaryIO, pack: PackEntry, start: int) -> Iterator[tuple[TensorEntry, Blob]]:
         skip(stream, sum(tensor.size for tensor in pack.tensors[:start]), self.where(pack, pack))
-        take = pieces_of(stream, pack.size)
-        for tensor in pack.tensors[start:]:
-            yield tensor, read_blob(take, tensor.digest, tensor.size, self.where(pack, tensor))
+        with pieces_of(stream) as take:
+            for tensor in pack.tensors[start:]:
+                yield tensor, read_blob(take, tensor.digest, tensor.size, self.where(pack, tensor))
         check_end(stream, self.where(pack, pack))
 
     def _absent(self, entry: PackEntry | FileEntry) -> IntegrityError:

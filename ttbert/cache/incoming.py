@@ -30,7 +30,8 @@ class Incoming(PieceStream):
         finish: Callable[[], None],
         held: ExitStack,
     ) -> None:
-        self._take = pieces_of(stream)
+        self._taking = ExitStack()
+        self._take = self._taking.enter_context(pieces_of(stream))
         self._stream, self._held = stream, held
         self._digest, self._where = digest, where
         self._keep, self._finish = keep, finish
@@ -62,6 +63,7 @@ class Incoming(PieceStream):
 
     def close(self) -> None:
         self._held.close()
+        self._taking.close()
         self._stream.close()
         super().close()
 

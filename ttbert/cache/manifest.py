@@ -32,8 +32,7 @@ _LARGEST_FILE = 256 << 20
 """Bytes that a file beside the packs may have, which is read into memory: the tokenizers of BERTs have 1 to 5 MB."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
+class TensorEntry(Frozen):
     """One device tensor: its name in the runtime, its logical shape, how it is stored, and the digest of its bytes."""
 
     name: str
@@ -58,8 +57,7 @@ class TensorEntry:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class PackEntry:
+class PackEntry(Frozen):
     """A blob of one or more tensors, one after another."""
 
     name: str
@@ -95,8 +93,7 @@ class FileEntry:
         return {"name": self.name, "blob": str(self.blob), "size": self.size}
 
 
-@dataclass(frozen=True, slots=True)
-class SourceEntry:
+class SourceEntry(Frozen):
     """A file of the checkpoint that was read."""
 
     name: str

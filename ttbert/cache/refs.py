@@ -14,7 +14,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import lru_cache
 from urllib.parse import quote, unquote
@@ -37,8 +37,7 @@ LARGEST_ENTRY = 64 << 10
 _TRIES = 100
 
 
-@dataclass(frozen=True, order=True)
-class Ref:
+class Ref(Frozen):
     """A name, the revision it was asked for (None for a folder) and the precision policy."""
 
     name: str

@@ -30,7 +30,11 @@ def push(near: Cache, far: Cache, ref: Ref, entry: RefEntry, cached: Cached, beg
 
     def one(entry: PackEntry | FileEntry) -> None:
         where = near.where(entry, entry)
-        with near.open(entry) as stream, read_blob(pieces_of(stream, entry.size), entry.blob, entry.size, where) as checked:
+        with (
+            near.open(entry) as stream,
+            pieces_of(stream) as take,
+            read_blob(take, entry.blob, entry.size, where) as checked,
+        ):
             check_end(stream, where)
             far.publish_blob(checked.view())
         progress(entry.size)

@@ -12,7 +12,6 @@ import click
 from ..console import Progress, say, show, table, tell
 from ..errors import InputError, NoSpaceError, NotCached, StoreUnavailable
 from ..text import size_text
-from .cache import note_beginning
 from .options import (
     complete_commands,
     json_option,
@@ -105,6 +104,8 @@ def convert_command(
         _keep_copy(conversion, cache)
     _report_conversion(conversion, cache, time.perf_counter() - started, as_json)
     if not conversion.hit:
+        from .cache import note_beginning  # and the commands beside it
+
         note_beginning(cache, conversion.ref)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from ...memory import page_aligned
@@ -14,6 +15,9 @@ PIECE = 1 << 20
 
 Take = Callable[[int], memoryview]
 """The next bytes, at least one and at most so many; none at the end. They hold until the next call."""
+
+_spare: list[memoryview] = []
+"""Buffers that nobody uses now. With a fresh one for each blob, to be mapped, touched and unmapped, loads took a tenth more."""
 
 
 class PieceStream(io.RawIOBase):
@@ -32,16 +36,20 @@ class PieceStream(io.RawIOBase):
         return len(part)
 
 
-def pieces_of(stream: BinaryIO | PieceStream, size: int = PIECE) -> Take:
-    """How to take pieces from any stream; from a usual one through a buffer that is no larger than `size`."""
+@contextmanager
+def pieces_of(stream: BinaryIO | PieceStream) -> Iterator[Take]:
+    """Inside of `with`, how to take pieces from any stream; after it, those of a usual one do not hold any more."""
     if isinstance(stream, PieceStream):
-        return stream.take
-    buffer = page_aligned(min(size, PIECE) or 1)
-
-    def take(most: int) -> memoryview:
-        return buffer[: _fill(stream, buffer[:most])]
-
-    return take
+        yield stream.take
+        return
+    try:
+        buffer = _spare.pop()
+    except IndexError:
+        buffer = page_aligned(PIECE)
+    try:
+        yield lambda most: buffer[: _fill(stream, buffer[:most])]
+    finally:
+        _spare.append(buffer)
 
 
 def _fill(stream: BinaryIO, buffer: memoryview) -> int:
