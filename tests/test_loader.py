@@ -23,8 +23,8 @@ from ttbert.recipe.tensorbin import HEADER_SIZE
 from ttbert.runtime.loader import CachedModel
 from ttbert.tt import host_ttnn
 
-MOST_AHEAD = 9
-"""Packs that may have been opened when the first tensor is given: of 14, the one that it is in, and eight more."""
+MOST_AHEAD = 13
+"""Packs that may have been opened when the first tensor is given: of 14, the one that it is in, and twelve more."""
 
 
 class CountingStore(LocalStore):

@@ -29,8 +29,8 @@ from ..tt import first_line, import_ttnn
 if TYPE_CHECKING:
     from .tokens import Encoder
 
-_AHEAD = 8
-"""Packs that are read before they are asked for, which bounds the memory that waits: under 100 MB of a BERT-large."""
+_AHEAD = 12
+"""Packs that are read before they are asked for, which bounds the memory that waits: at most 150 MB of a BERT-large."""
 
 
 Packs = Generator[tuple[PackEntry, list[tuple[TensorEntry, Blob]]], None, None]

@@ -58,8 +58,8 @@ class LocalStore(Store):
 
     @property
     def streams(self) -> int:  # type: ignore[override]
-        # From memory two are as fast; a disk is busy all the time only if several wait for it.
-        return 4 if self.capabilities.seen_within else 6
+        # From a disk one more than work at once, so that somebody waits for it all the time. Too many hold each other up.
+        return 4 if self.capabilities.seen_within else min(6, (os.cpu_count() or 1) + 1)
 
     @cached_property
     def capabilities(self) -> Capabilities:  # type: ignore[override]
