@@ -295,3 +295,13 @@ def test_a_pack_that_is_not_read_to_its_end_gives_its_buffer_back(cache: Cache) 
         assert len(_spare) == before - 1
         break
     assert len(_spare) == before
+
+
+def test_nothing_comes_of_a_stream_after_its_time() -> None:
+    """Its buffer belongs to another stream by then."""
+    with pieces_of(io.BytesIO(b"first")) as late:
+        pass
+    with pieces_of(io.BytesIO(b"other")) as take:
+        piece = take(PIECE)
+        assert not late(PIECE)
+        assert bytes(piece) == b"other"

@@ -11,7 +11,7 @@ from threading import Event, get_ident
 
 import pytest
 
-from ttbert.threads import Threads, check_wanted, map_ahead
+from ttbert.threads import Threads, check_wanted, map_ahead, processors
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
@@ -79,3 +79,14 @@ def test_a_thread_in_whose_start_ctrl_c_came_is_waited_for() -> None:
         threads.submit(work)
         Event().wait(60)  # Ctrl-C ends this at the latest
     assert over.is_set()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to processors")
+def test_processors_are_those_that_this_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    assert processors() == len(allowed)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert processors() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)

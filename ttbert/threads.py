@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -38,6 +39,11 @@ class Threads(ThreadPoolExecutor):
 def _begin(begun: list[Thread], begin: Callable[[], None]) -> None:
     begun.append(current_thread())
     begin()
+
+
+def processors() -> int:
+    """How many threads can work at once: processors that this process may use, which in a container can be a few of many."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_ahead(threads: int, function: Callable[[T], R], items: Iterable[T], ahead: int = _AHEAD) -> Generator[R, None, None]:

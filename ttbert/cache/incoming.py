@@ -63,8 +63,8 @@ class Incoming(PieceStream):
 
     def close(self) -> None:
         self._held.close()
-        self._taking.close()
         self._stream.close()
+        self._taking.close()
         super().close()
 
     def _check(self) -> None:

@@ -32,7 +32,8 @@ _LARGEST_FILE = 256 << 20
 """Bytes that a file beside the packs may have, which is read into memory: the tokenizers of BERTs have 1 to 5 MB."""
 
 
-class TensorEntry(Frozen):
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
     """One device tensor: its name in the runtime, its logical shape, how it is stored, and the digest of its bytes."""
 
     name: str
@@ -57,7 +58,8 @@ class TensorEntry(Frozen):
         }
 
 
-class PackEntry(Frozen):
+@dataclass(frozen=True, slots=True)
+class PackEntry:
     """A blob of one or more tensors, one after another."""
 
     name: str
@@ -93,7 +95,8 @@ class FileEntry:
         return {"name": self.name, "blob": str(self.blob), "size": self.size}
 
 
-class SourceEntry(Frozen):
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
     """A file of the checkpoint that was read."""
 
     name: str

@@ -27,7 +27,7 @@ import platformdirs
 from ..cache.digest import Digest, blake3_of, sha256_of_file
 from ..files import replace_file
 from ..memory import page_aligned
-from ..threads import Threads
+from ..threads import Threads, processors
 from .mapped import Look, MappedFile
 
 _LARGE = 16 << 20
@@ -119,7 +119,7 @@ def _each(starts: Iterable[int], hash_piece: Callable[[int], bytes]) -> list[byt
                 return
             digests[start] = hash_piece(start)
 
-    _run(work, min(_READERS, max(2, os.cpu_count() or 1)), stop)
+    _run(work, min(_READERS, max(2, processors())), stop)
     return [digests[start] for start in starts]
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .tokens import Encoder
 
 _AHEAD = 12
-"""Packs that are read before they are asked for, which bounds the memory that waits: at most 150 MB of a BERT-large."""
+"""Packs that are read before they are asked for, which bounds the memory that waits: 150 MB of a BERT-large in bfp8."""
 
 
 Packs = Generator[tuple[PackEntry, list[tuple[TensorEntry, Blob]]], None, None]

@@ -31,6 +31,7 @@ from typing import BinaryIO
 
 from ...errors import FULL, CacheError, InputError, NoSpaceError, StoreReadOnly, StoreUnavailable, TtbertError
 from ...paths import is_folder
+from ...threads import processors
 from .mounts import find_mount, nearest_existing
 from .store import Capabilities, Entry, R, Store, T, check_key, is_key, is_temporary, quarantine_key
 
@@ -59,7 +60,7 @@ class LocalStore(Store):
     @property
     def streams(self) -> int:  # type: ignore[override]
         # From a disk one more than work at once, so that somebody waits for it all the time. Too many hold each other up.
-        return 4 if self.capabilities.seen_within else min(6, (os.cpu_count() or 1) + 1)
+        return 4 if self.capabilities.seen_within else min(6, processors() + 1)
 
     @cached_property
     def capabilities(self) -> Capabilities:  # type: ignore[override]

@@ -38,7 +38,7 @@ class PieceStream(io.RawIOBase):
 
 @contextmanager
 def pieces_of(stream: BinaryIO | PieceStream) -> Iterator[Take]:
-    """Inside of `with`, how to take pieces from any stream; after it, those of a usual one do not hold any more."""
+    """Inside of `with`, how to take pieces from any stream. After it none of a usual one holds any more, and no other comes."""
     if isinstance(stream, PieceStream):
         yield stream.take
         return
@@ -49,7 +49,8 @@ def pieces_of(stream: BinaryIO | PieceStream) -> Iterator[Take]:
     try:
         yield lambda most: buffer[: _fill(stream, buffer[:most])]
     finally:
-        _spare.append(buffer)
+        spare, buffer = buffer, memoryview(b"")  # for who takes too late, and must not write into what is another's by then
+        _spare.append(spare)
 
 
 def _fill(stream: BinaryIO, buffer: memoryview) -> int:
