@@ -31,6 +31,7 @@ from ttbert.recipe.bert import bert_recipe
 from ttbert.recipe.policy import POLICIES
 from ttbert.recipe.recipe import Recipe, TensorRecipe
 from ttbert.runtime.loader import CachedModel
+from ttbert.threads import processors
 from ttbert.tt import host_ttnn
 
 from .inputs import make_cache, make_checkpoint, shape_of, stored_name
@@ -165,7 +166,7 @@ def read_packs(clock: Clock, cache: str, **places: str) -> Any:
                 position += stream.readinto(content[position : position + (4 << 20)])  # type: ignore[attr-defined]
         return content
 
-    with clock, ThreadPoolExecutor(os.cpu_count()) as threads:
+    with clock, ThreadPoolExecutor(processors()) as threads:
         contents = list(threads.map(read, [blob_key(pack.blob) for pack in packs]))
     ends: dict[str, memoryview] = {}
     for pack, content in zip(packs, contents, strict=True):
